@@ -1,0 +1,83 @@
+//! The CPU as a GLM-HAL device: SIMD kernels chosen at run time, one thread pool.
+//!
+//! Design choices:
+//! - Always present, needs nothing installed; the embedded default and the reference of speed for a laptop.
+//! - One [`Isa`] value, detected once, chooses each kernel's variant when it is planned: AVX-512 (with BF16), AVX2 with
+//!   FMA, NEON, or plain Rust. `GLM_CPU_LEVEL` lowers it.
+//! - Kernels split their outputs among threads, never a sum: results do not depend on the number of threads.
+//! - Streams work at once on the calling thread and the pool: when a call returns, the work is done.
+//!
+//! Who validates what: `ops` has checked shapes, types and devices before a kernel runs. Kernels bound the ids, page
+//! numbers and lengths that they read from memory.
+//!
+//! ```
+//! # fn main() -> hal::Result<()> {
+//! let cpu = backend_cpu::open(&backend_cpu::Options::default())?;
+//! println!("{}: {}", cpu.device.info().name, cpu.device.info().detail);
+//! # Ok(()) }
+//! ```
+
+mod device;
+mod isa;
+mod memory;
+mod ops;
+mod pool;
+
+use std::sync::Arc;
+
+use ::ops::Accelerator;
+use hal::{DeviceId, Error, ErrorKind, Result};
+
+pub use isa::{Isa, Level};
+
+/// How to open the CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Threads in all; `None`: one per available core.
+    pub threads: Option<usize>,
+    /// Highest instruction set to use; `None`: `GLM_CPU_LEVEL`, else the best there is.
+    pub level: Option<Level>,
+}
+
+/// The most threads that can be asked for.
+const MAX_THREADS: usize = 1024;
+
+/// Opens the CPU.
+///
+/// # Errors
+/// `InvalidArgument` for a number of threads outside 1..=1024 or an unknown `GLM_CPU_LEVEL`, `Unsupported` for a level
+/// that this CPU lacks.
+pub fn open(options: &Options) -> Result<Accelerator> {
+    let isa = match (options.level, std::env::var("GLM_CPU_LEVEL")) {
+        (Some(level), _) => Isa::at(level)?,
+        (None, Ok(level)) => Isa::at(level.parse()?)?,
+        (None, Err(_)) => Isa::detect(),
+    };
+    let threads = match options.threads {
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    if !(1..=MAX_THREADS).contains(&threads) {
+        return Err(
+            Error::invalid("open the CPU", format!("{threads} threads asked for"))
+                .next_step(format!("choose 1 to {MAX_THREADS}")),
+        );
+    }
+    let pool = pool::Pool::new(threads).map_err(|e| {
+        Error::new(
+            ErrorKind::Io,
+            "open the CPU",
+            format!("cannot start {threads} threads"),
+        )
+        .with_source(e)
+    })?;
+    let cpu = device::Cpu {
+        pool: Arc::new(pool),
+        isa,
+        id: DeviceId::new(),
+    };
+    Ok(Accelerator {
+        device: Arc::new(device::CpuDevice::new(&cpu)),
+        ops: ops::table(&cpu),
+    })
+}

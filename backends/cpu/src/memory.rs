@@ -1,0 +1,156 @@
+//! Host memory as device memory, and typed access to it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+use hal::{Buffer, DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
+
+/// Every buffer starts on a cache line; large ones on a page of 2 MiB, so that the system can map huge pages.
+const ALIGN: usize = 64;
+const HUGE: usize = 2 << 20;
+
+/// Below this size an allocation is not checked against free memory.
+const CHECKED_BYTES: usize = 64 << 20;
+
+#[derive(Debug)]
+pub(crate) struct CpuMemory {
+    data: NonNull<u8>,
+    layout: Layout,
+    bytes: usize,
+    device: DeviceId,
+}
+
+// SAFETY: the memory is plain bytes owned by this value; who writes when is ordered by streams.
+unsafe impl Send for CpuMemory {}
+// SAFETY: as above.
+unsafe impl Sync for CpuMemory {}
+
+impl CpuMemory {
+    /// Zeroed memory: the system gives zero pages lazily, and reading it is then always defined.
+    pub(crate) fn new(bytes: usize, device: DeviceId) -> Result<Self> {
+        let fail = |why: String| {
+            Error::new(
+                ErrorKind::OutOfMemory,
+                format!("allocate {bytes} B on the CPU"),
+                why,
+            )
+            .next_step("close other programs, or choose a smaller --dtype or context")
+        };
+        if bytes >= CHECKED_BYTES
+            && let Some(memory) = memory_info()
+            && bytes > memory.free_bytes
+        {
+            return Err(fail(format!("only {} B are free", memory.free_bytes)));
+        }
+        let align = if bytes >= HUGE { HUGE } else { ALIGN };
+        let layout =
+            Layout::from_size_align(bytes.max(1), align).map_err(|e| fail(e.to_string()))?;
+        // SAFETY: the layout is not zero-sized.
+        let data = NonNull::new(unsafe { alloc_zeroed(layout) })
+            .ok_or_else(|| fail("the system refused".into()))?;
+        Ok(Self {
+            data,
+            layout,
+            bytes,
+            device,
+        })
+    }
+}
+
+impl Drop for CpuMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, dropped once.
+        unsafe { dealloc(self.data.as_ptr(), self.layout) }
+    }
+}
+
+impl Memory for CpuMemory {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn device(&self) -> DeviceId {
+        self.device
+    }
+}
+
+/// The address of the first element of a view of CPU memory.
+///
+/// # Panics
+/// When the buffer is another backend's; `ops` checks devices before every launch.
+pub(crate) fn address<T>(view: &View<'_>) -> *mut T {
+    let memory: &CpuMemory = view
+        .buffer()
+        .downcast()
+        .expect("a buffer of the CPU backend");
+    // SAFETY: a view's offset lies inside its buffer.
+    unsafe { memory.data.as_ptr().add(view.offset_bytes()).cast() }
+}
+
+/// The elements of a view, from its first to its last, gaps included.
+///
+/// # Safety
+/// Nothing writes them while the slice lives, and `T` is the view's element type.
+pub(crate) unsafe fn elements<'a, T: bytemuck::Pod>(view: &View<'a>) -> &'a [T] {
+    let len = view.range_bytes().len() / size_of::<T>();
+    // SAFETY: the view's range lies inside its buffer, which is initialised and aligned; the caller orders writes.
+    unsafe { std::slice::from_raw_parts(address(view), len) }
+}
+
+/// The elements of a view to write, from its first to its last, gaps included.
+///
+/// # Safety
+/// Nothing else reads or writes them while the slice lives, and `T` is the view's element type.
+#[expect(
+    clippy::mut_from_ref,
+    reason = "device memory is shared; streams order who writes"
+)]
+pub(crate) unsafe fn elements_mut<'a, T: bytemuck::Pod>(view: &View<'a>) -> &'a mut [T] {
+    let len = view.range_bytes().len() / size_of::<T>();
+    // SAFETY: as in `elements`, and the caller has it alone.
+    unsafe { std::slice::from_raw_parts_mut(address(view), len) }
+}
+
+/// A new buffer that holds `bytes`.
+pub(crate) fn buffer_of(bytes: &[u8], device: DeviceId) -> Result<Buffer> {
+    let memory = CpuMemory::new(bytes.len(), device)?;
+    // SAFETY: the memory is new, as long as `bytes`, and nothing else knows it.
+    unsafe {
+        memory
+            .data
+            .as_ptr()
+            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+    };
+    Ok(Buffer::new(memory))
+}
+
+/// Memory of this machine, or of the control group that holds this process. `None` where the system does not tell.
+pub(crate) fn memory_info() -> Option<MemoryInfo> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| {
+        let line = meminfo.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace()
+            .nth(1)?
+            .parse::<usize>()
+            .ok()
+            .map(|kib| kib << 10)
+    };
+    let (total, free) = (field("MemTotal:")?, field("MemAvailable:")?);
+    let read = |file: &str| {
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
+            .ok()?
+            .trim()
+            .parse::<usize>()
+            .ok()
+    };
+    Some(match (read("memory.max"), read("memory.current")) {
+        (Some(max), Some(current)) => MemoryInfo {
+            total_bytes: total.min(max),
+            free_bytes: free.min(max.saturating_sub(current)),
+        },
+        _ => MemoryInfo {
+            total_bytes: total,
+            free_bytes: free,
+        },
+    })
+}

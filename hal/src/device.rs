@@ -1,0 +1,52 @@
+//! Devices.
+
+use std::fmt::Debug;
+
+use crate::{Buffer, DType, DeviceId, Result, Stream};
+
+/// What is known of a device once it is open.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    /// Identity within this process.
+    pub id: DeviceId,
+    /// The device spec that opens it: `cpu`, `cuda:0`, `opencl:0.1`.
+    pub spec: String,
+    /// The vendor's name of it: `AMD EPYC 9R14`, `NVIDIA A100-SXM4-80GB`.
+    pub name: String,
+    /// What else a person wants to know: instruction sets, driver and compiler versions.
+    pub detail: String,
+    /// Threads, cores or compute units that work in parallel.
+    pub parallelism: usize,
+    /// Float types the device computes with natively (others are converted in registers).
+    pub native_floats: Vec<DType>,
+}
+
+/// Memory of a device in bytes, now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// All memory that this process may use (on Linux hosts: the cgroup's limit, if any).
+    pub total_bytes: usize,
+    /// What an allocation could get at this moment.
+    pub free_bytes: usize,
+}
+
+/// An open device: gives memory and streams. Shared by all threads.
+pub trait Device: Send + Sync + Debug {
+    /// Fixed facts.
+    fn info(&self) -> &DeviceInfo;
+
+    /// Memory, now; `None` when the device does not tell.
+    fn memory(&self) -> Option<MemoryInfo>;
+
+    /// Uninitialised memory of at least `bytes` bytes, aligned for every kernel of this device.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `DeviceLost`.
+    fn alloc(&self, bytes: usize) -> Result<Buffer>;
+
+    /// A new in-order queue.
+    ///
+    /// # Errors
+    /// `DeviceLost`, `OutOfMemory`.
+    fn stream(&self) -> Result<Box<dyn Stream>>;
+}

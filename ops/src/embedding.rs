@@ -1,0 +1,90 @@
+//! Rows of a table: `out[t, :] = table[ids[t], :]`.
+//!
+//! An id outside `0..vocab` gives a row of zeros.
+
+use hal::{DType, Result, View, WeightFormat};
+
+use crate::op::{
+    expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
+};
+use crate::reference::Tensor;
+use crate::{Op, Signature};
+
+/// Specification of an embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Embedding {
+    /// Number of rows of the table.
+    pub vocab: usize,
+    /// Length of a row.
+    pub dim: usize,
+    /// Encoding of the table. A dense one is a plain view `[vocab, dim]`; others are packed by the plan.
+    pub table: WeightFormat,
+    /// Element type of `out`.
+    pub out: DType,
+}
+
+op_args! {
+    /// Arguments of [`Embedding`].
+    EmbeddingArgs {
+        /// `[rows, dim]`
+        out,
+        /// i32 `[rows]`
+        ids,
+        /// `[vocab, dim]`, or packed: see [`Embedding::table_view`]
+        table,
+    }
+}
+
+impl Embedding {
+    /// The view of a packed table that this operation takes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the buffer is smaller than the dense table.
+    pub fn table_view<'a>(&self, table: &'a hal::Buffer) -> Result<View<'a>> {
+        match self.table {
+            WeightFormat::Dense(dtype) => View::new(table, dtype, &[self.vocab, self.dim]),
+            _ => Ok(View::of_bytes(table)),
+        }
+    }
+}
+
+impl Op for Embedding {
+    const NAME: &'static str = "embedding";
+    type Args<'a> = EmbeddingArgs<'a>;
+
+    fn signature(&self) -> Signature {
+        let (role, dtype) = match self.table {
+            WeightFormat::Dense(dtype) => (crate::Role::In, dtype),
+            packed => (crate::Role::Weight(packed), DType::U8),
+        };
+        signature![out: Out, self.out; ids: In, DType::I32; table: role, dtype]
+    }
+
+    fn check(&self, args: &[View<'_>]) -> Result<()> {
+        let [out, ids, table] = args else {
+            unreachable!("counted by check_args")
+        };
+        expect_rank(Self::NAME, "ids", ids, 1)?;
+        expect_contiguous(Self::NAME, "ids", ids)?;
+        expect_shape(Self::NAME, "out", out, &[ids.dim(0), self.dim])?;
+        expect_dense_rows(Self::NAME, "out", out)?;
+        if let WeightFormat::Dense(_) = self.table {
+            expect_shape(Self::NAME, "table", table, &[self.vocab, self.dim])?;
+            expect_contiguous(Self::NAME, "table", table)?;
+        }
+        Ok(())
+    }
+
+    fn reference(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Tensor> {
+        let [ids, table] = inputs else {
+            unreachable!("two inputs")
+        };
+        let mut out = Tensor::zeros(shapes[0]);
+        for (t, &id) in ids.data.iter().enumerate() {
+            if (0.0..self.vocab as f64).contains(&id) {
+                out.row_mut(t).copy_from_slice(table.row(id as usize));
+            }
+        }
+        vec![out]
+    }
+}

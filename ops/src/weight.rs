@@ -1,0 +1,349 @@
+//! Weight matrices on the host, before a backend packs them; quantising and dequantising.
+//!
+//! Formula of the quantised formats, per row or group: `scale = max|w| / qmax`, `q = round_half_even(w / scale)`
+//! clamped to `[-qmax, qmax]`, with qmax 127 (int8) or 7 (int4). For f16 weights both divisions round to f16, which
+//! is what GLM-130B's and ChatGLM-6B's own quantisers compute, bit for bit.
+
+use std::borrow::Cow;
+
+use hal::{DType, Error, Result, WeightFormat};
+use half::{bf16, f16};
+
+use crate::reference::Tensor;
+
+/// A weight matrix `[rows, cols]` in host memory, in its format's canonical layout (see [`WeightFormat`]).
+#[derive(Clone, Debug)]
+pub struct HostWeight<'a> {
+    /// Encoding of the rows.
+    pub format: WeightFormat,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// Elements, row-major, little-endian.
+    pub data: Cow<'a, [u8]>,
+    /// Scales, row-major, little-endian, of the type that [`WeightFormat::row_scales`] says; empty for dense formats.
+    pub scales: Cow<'a, [u8]>,
+}
+
+impl<'a> HostWeight<'a> {
+    /// A weight from its parts.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when a length does not fit the format and shape.
+    pub fn new(
+        format: WeightFormat,
+        rows: usize,
+        cols: usize,
+        data: impl Into<Cow<'a, [u8]>>,
+        scales: impl Into<Cow<'a, [u8]>>,
+    ) -> Result<Self> {
+        let (data, scales) = (data.into(), scales.into());
+        let weight = Self {
+            format,
+            rows,
+            cols,
+            data,
+            scales,
+        };
+        weight.check()?;
+        Ok(weight)
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self {
+            format, rows, cols, ..
+        } = *self;
+        let fail = |why| {
+            Err(Error::invalid(
+                format!("make a {format} weight [{rows}, {cols}]"),
+                why,
+            ))
+        };
+        if !cols.is_multiple_of(format.cols_multiple()) {
+            return fail(format!(
+                "columns must be a multiple of {}",
+                format.cols_multiple()
+            ));
+        }
+        let (scales, dtype) = format.row_scales(cols);
+        let wanted = (
+            rows.checked_mul(format.row_bytes(cols)),
+            rows.checked_mul(scales * dtype.bytes()),
+        );
+        if wanted != (Some(self.data.len()), Some(self.scales.len())) {
+            return fail(format!(
+                "{} bytes of elements and {} of scales do not fit",
+                self.data.len(),
+                self.scales.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Requires this format and shape.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn expect(&self, format: WeightFormat, rows: usize, cols: usize) -> Result<()> {
+        if (self.format, self.rows, self.cols) == (format, rows, cols) {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "pack a weight",
+            format!(
+                "{} [{}, {}] given, {format} [{rows}, {cols}] planned",
+                self.format, self.rows, self.cols
+            ),
+        ))
+    }
+
+    /// The elements of row `r`.
+    pub fn row(&self, r: usize) -> &[u8] {
+        let n = self.format.row_bytes(self.cols);
+        &self.data[r * n..(r + 1) * n]
+    }
+
+    /// Scale `i` of row `r`.
+    pub fn scale(&self, r: usize, i: usize) -> f32 {
+        let (n, dtype) = self.format.row_scales(self.cols);
+        match dtype {
+            DType::F16 => f16::from_le_bytes(element(&self.scales, r * n + i)).to_f32(),
+            _ => f32::from_le_bytes(element(&self.scales, r * n + i)),
+        }
+    }
+
+    /// Element `(r, c)` as stored: the float itself, or the integer `q` of a quantised format.
+    pub fn element(&self, r: usize, c: usize) -> f32 {
+        let row = self.row(r);
+        match self.format {
+            WeightFormat::Dense(DType::F16) => f16::from_le_bytes(element(row, c)).to_f32(),
+            WeightFormat::Dense(DType::BF16) => bf16::from_le_bytes(element(row, c)).to_f32(),
+            WeightFormat::Dense(_) => f32::from_le_bytes(element(row, c)),
+            WeightFormat::Int8Row => f32::from(row[c] as i8),
+            _ => f32::from(nibble(row[c / 2], c)),
+        }
+    }
+
+    /// The values that the weight stands for.
+    pub fn dequantise(&self) -> Tensor {
+        let mut out = Tensor::zeros(&[self.rows, self.cols]);
+        for r in 0..self.rows {
+            for (c, value) in out.row_mut(r).iter_mut().enumerate() {
+                let scale = match self.format {
+                    WeightFormat::Dense(_) => 1.0,
+                    WeightFormat::Int4Group(group) => self.scale(r, c / group),
+                    _ => self.scale(r, 0),
+                };
+                *value = f64::from(self.element(r, c)) * f64::from(scale);
+            }
+        }
+        out
+    }
+
+    /// This dense weight in another format: a quantised one, or another float type (rounded to nearest even).
+    ///
+    /// # Errors
+    /// `Unsupported` when this weight is quantised already and `format` differs;
+    /// `InvalidArgument` when the columns do not fit the format or an element is not finite.
+    pub fn convert(&self, format: WeightFormat) -> Result<HostWeight<'_>> {
+        if format == self.format {
+            return Ok(HostWeight {
+                data: Cow::Borrowed(&self.data),
+                scales: Cow::Borrowed(&self.scales),
+                ..*self
+            });
+        }
+        let WeightFormat::Dense(source) = self.format else {
+            return Err(Error::unsupported(
+                "convert a weight",
+                format!("it is {} already; {format} was asked for", self.format),
+            )
+            .next_step("start from the unquantised checkpoint"));
+        };
+        if !self.cols.is_multiple_of(format.cols_multiple()) {
+            return Err(Error::invalid(
+                format!("convert a weight to {format}"),
+                format!(
+                    "{} columns are not a multiple of {}",
+                    self.cols,
+                    format.cols_multiple()
+                ),
+            ));
+        }
+        let mut data = Vec::with_capacity(self.rows * format.row_bytes(self.cols));
+        let mut scales = Vec::new();
+        let mut row = vec![0.0f32; self.cols];
+        for r in 0..self.rows {
+            for (c, x) in row.iter_mut().enumerate() {
+                *x = self.element(r, c);
+            }
+            encode_row(format, source, &row, &mut data, &mut scales)
+                .map_err(|c| not_finite(r, c, format))?;
+        }
+        HostWeight::new(format, self.rows, self.cols, data, scales)
+    }
+}
+
+fn not_finite(row: usize, col: usize, format: WeightFormat) -> Error {
+    Error::invalid(
+        format!("convert a weight to {format}"),
+        format!("element ({row}, {col}) is not finite"),
+    )
+    .next_step("the checkpoint is damaged or overflowed in training; load it without quantising to see where")
+}
+
+/// Appends one row in `format`. `Err` holds the first column that is not finite.
+fn encode_row(
+    format: WeightFormat,
+    source: DType,
+    row: &[f32],
+    data: &mut Vec<u8>,
+    scales: &mut Vec<u8>,
+) -> Result<(), usize> {
+    let (group, qmax) = match format {
+        WeightFormat::Dense(dtype) => {
+            for &x in row {
+                match dtype {
+                    DType::F16 => data.extend(f16::from_f32(x).to_le_bytes()),
+                    DType::BF16 => data.extend(bf16::from_f32(x).to_le_bytes()),
+                    _ => data.extend(x.to_le_bytes()),
+                }
+            }
+            return Ok(());
+        }
+        WeightFormat::Int8Row => (row.len(), 127.0),
+        WeightFormat::Int4Row => (row.len(), 7.0),
+        WeightFormat::Int4Group(group) => (group, 7.0),
+        _ => unreachable!("every format is listed above"),
+    };
+    if let Some(c) = row.iter().position(|x| !x.is_finite()) {
+        return Err(c);
+    }
+    // Group scales are stored in f16; row scales of f16 weights are f16 values too, as in the official quantiser.
+    let f16_scale = source == DType::F16 || matches!(format, WeightFormat::Int4Group(_));
+    let round = |x: f32, to_f16: bool| if to_f16 { f16::from_f32(x).to_f32() } else { x };
+    for block in row.chunks(group.max(1)) {
+        let max = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        let scale = round(max / qmax, f16_scale);
+        match format {
+            WeightFormat::Int4Group(_) => scales.extend(f16::from_f32(scale).to_le_bytes()),
+            _ => scales.extend(scale.to_le_bytes()),
+        }
+        let quantise = |x: f32| {
+            // A zero scale means a block of zeros (or of values that round to nothing).
+            let q = if scale == 0.0 {
+                0.0
+            } else {
+                round(x / scale, source == DType::F16)
+            };
+            q.round_ties_even().clamp(-qmax, qmax) as i8
+        };
+        match format {
+            WeightFormat::Int8Row => data.extend(block.iter().map(|&x| quantise(x) as u8)),
+            _ => {
+                data.extend(block.chunks_exact(2).map(|pair| {
+                    (quantise(pair[0]) as u8 & 15) << 4 | (quantise(pair[1]) as u8 & 15)
+                }))
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The int4 value of column `col` in `byte`: even columns in the high nibble, two's complement.
+pub fn nibble(byte: u8, col: usize) -> i8 {
+    if col.is_multiple_of(2) {
+        (byte as i8) >> 4
+    } else {
+        ((byte << 4) as i8) >> 4
+    }
+}
+
+fn element<const N: usize>(bytes: &[u8], i: usize) -> [u8; N] {
+    bytes[i * N..][..N].try_into().expect("N bytes were sliced")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dense(rows: usize, cols: usize, f: impl Fn(usize) -> f32) -> HostWeight<'static> {
+        let data: Vec<u8> = (0..rows * cols).flat_map(|i| f(i).to_le_bytes()).collect();
+        HostWeight::new(
+            WeightFormat::Dense(DType::F32),
+            rows,
+            cols,
+            data,
+            Vec::new(),
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn high_nibble_is_the_even_column() {
+        assert_eq!(
+            (nibble(0x7f, 0), nibble(0x7f, 1), nibble(0x92, 0)),
+            (7, -1, -7)
+        );
+    }
+
+    #[test]
+    fn error_is_at_most_half_a_step() {
+        let w = dense(3, 64, |i| ((i * 37 % 101) as f32 - 50.0) / 17.0);
+        for format in [
+            WeightFormat::Int8Row,
+            WeightFormat::Int4Row,
+            WeightFormat::Int4Group(32),
+        ] {
+            let q = w.convert(format).unwrap();
+            let (a, b) = (w.dequantise(), q.dequantise());
+            for r in 0..3 {
+                for c in 0..64 {
+                    let group = if let WeightFormat::Int4Group(g) = format {
+                        c / g
+                    } else {
+                        0
+                    };
+                    let scale = f64::from(q.scale(r, group));
+                    // f16 scales may be half a unit short, which clamping turns into at most 7·2⁻¹¹ steps more.
+                    assert!(
+                        (a.at(&[r, c]) - b.at(&[r, c])).abs() <= scale * (0.5 + 0.004),
+                        "{format}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        assert!(
+            dense(1, 48, |_| 0.0)
+                .convert(WeightFormat::Int4Group(32))
+                .is_err()
+        );
+        let damaged = dense(1, 4, |i| if i == 2 { f32::NAN } else { 1.0 });
+        let e = damaged.convert(WeightFormat::Int8Row).unwrap_err();
+        assert!(e.to_string().contains("(0, 2)"));
+        assert!(HostWeight::new(WeightFormat::Int8Row, 2, 3, vec![0; 6], vec![0; 4]).is_err());
+        assert!(HostWeight::new(WeightFormat::Int8Row, usize::MAX, 3, vec![0; 6], vec![]).is_err());
+    }
+
+    #[test]
+    fn zeros_stay_zeros() {
+        let w = dense(2, 32, |_| 0.0);
+        for format in WeightFormat::ALL {
+            if w.cols.is_multiple_of(format.cols_multiple()) {
+                assert!(
+                    w.convert(format)
+                        .unwrap()
+                        .dequantise()
+                        .data
+                        .iter()
+                        .all(|&x| x == 0.0)
+                );
+            }
+        }
+    }
+}
