@@ -1,10 +1,46 @@
 //! One file per operation: planner, kernels, and the choice among them.
 
+mod activation;
+mod add_layer_norm;
+mod add_rms_norm;
+mod argmax;
+mod cast;
+mod copy;
+mod elementwise;
+mod glu;
+mod kv_write;
+mod layer_norm;
+mod native;
+mod rms_norm;
+mod rope;
+mod softmax;
+mod strided;
+mod tensor;
+#[cfg(test)]
+mod testing;
+mod vector;
+
 use ops::Ops;
 
 use crate::device::Cpu;
+use native::planner;
 
 /// What the CPU can do.
-pub(crate) fn table(_cpu: &Cpu) -> Ops {
-    Ops { ..Ops::none() }
+pub(crate) fn table(cpu: &Cpu) -> Ops {
+    Ops {
+        softmax: planner(cpu, softmax::plan),
+        kv_write: planner(cpu, kv_write::plan),
+        rope: planner(cpu, rope::plan),
+        rms_norm: planner(cpu, rms_norm::plan),
+        layer_norm: planner(cpu, layer_norm::plan),
+        add_rms_norm: planner(cpu, add_rms_norm::plan),
+        add_layer_norm: planner(cpu, add_layer_norm::plan),
+        glu: planner(cpu, glu::plan),
+        activation: planner(cpu, activation::plan),
+        elementwise: planner(cpu, elementwise::plan),
+        cast: planner(cpu, cast::plan),
+        copy: planner(cpu, copy::plan),
+        argmax: planner(cpu, argmax::plan),
+        ..Ops::none()
+    }
 }

@@ -1,0 +1,45 @@
+//! Residual sum and layer normalisation in one visit of each row. The norm reads the sum as stored.
+
+use std::ops::Range;
+
+use ops::AddLayerNorm;
+
+use super::add_rms_norm::add;
+use super::layer_norm::normalise;
+use super::native::{Planned, native, with_float};
+use super::tensor::Tensor;
+use super::vector::{Element, Kernel, Lanes};
+use crate::device::Cpu;
+
+pub(super) fn plan(cpu: &Cpu, op: &AddLayerNorm) -> Planned {
+    let (cpu, op) = (cpu.clone(), op.clone());
+    Ok(with_float!(op.dtype, T => native(move |args| {
+        // SAFETY: each row is written by the thread that has it.
+        let tensors = [0, 1, 2, 3].map(|i| unsafe { Tensor::<T>::new(&args[i]) });
+        // SAFETY: only read.
+        let vectors = [4, 5].map(|i| unsafe { Tensor::<f32>::new(&args[i]) });
+        cpu.rows(tensors[0].dim(0), op.dim, |rows| {
+            cpu.isa.run(Rows { rows, tensors, vectors, op: &op });
+        });
+    })))
+}
+
+struct Rows<'a, 'op, T> {
+    rows: Range<usize>,
+    /// out, sum, x, residual
+    tensors: [Tensor<'a, T>; 4],
+    /// weight, bias
+    vectors: [Tensor<'a, f32>; 2],
+    op: &'op AddLayerNorm,
+}
+
+impl<T: Element> Kernel for Rows<'_, '_, T> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        for r in self.rows {
+            let [out, sum, x, residual] = self.tensors.map(|t| t.row([r]));
+            add::<V, T>(sum, x, residual, self.op.alpha);
+            normalise::<V, T>(out, sum, self.vectors.map(|v| v.flat()), self.op.eps);
+        }
+    }
+}

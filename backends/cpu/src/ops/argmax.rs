@@ -1,0 +1,65 @@
+//! Index of the largest element of each row.
+
+use std::ops::Range;
+
+use ops::Argmax;
+
+use super::native::{Planned, native, with_float};
+use super::tensor::{Row, Tensor};
+use super::vector::{Element, Kernel, Lanes};
+use crate::device::Cpu;
+
+/// Elements whose maximum is taken before it is compared with the best so far.
+const BLOCK: usize = 256;
+
+pub(super) fn plan(cpu: &Cpu, op: &Argmax) -> Planned {
+    let cpu = cpu.clone();
+    Ok(with_float!(op.dtype, T => native(move |args| {
+        // SAFETY: each row is written by the thread that has it.
+        let out = unsafe { Tensor::<i32>::new(&args[0]) };
+        // SAFETY: only read.
+        let x = unsafe { Tensor::<T>::new(&args[1]) };
+        cpu.rows(x.dim(0), x.dim(1), |rows| cpu.isa.run(Rows { rows, out, x }));
+    })))
+}
+
+struct Rows<'a, T> {
+    rows: Range<usize>,
+    out: Tensor<'a, i32>,
+    x: Tensor<'a, T>,
+}
+
+impl<T: Element> Kernel for Rows<'_, T> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        for r in self.rows {
+            self.out
+                .flat()
+                .set(r, argmax::<V, T>(self.x.row([r])) as i32);
+        }
+    }
+}
+
+/// The first index of the largest element, or of the first NaN.
+#[inline(always)]
+pub(super) fn argmax<V: Lanes, T: Element>(x: Row<'_, T>) -> usize {
+    let (mut best, mut at) = (f32::NEG_INFINITY, 0);
+    for start in (0..x.len()).step_by(BLOCK) {
+        let block = x.part(start..x.len().min(start + BLOCK));
+        let max = block
+            .fold(f32::NEG_INFINITY, |x: V, max| max.max(x), V::max)
+            .largest();
+        if max > best {
+            (best, at) = (max, start);
+        }
+    }
+    // NaN is not seen above. A sum is NaN for one, and also for ∞ − ∞: then the slow search below finds none.
+    let suspicious = x.sum(|x: V, sum| sum + x).is_nan();
+    let nan = suspicious
+        .then(|| x.0.iter().position(|x| x.get().widen().is_nan()))
+        .flatten();
+    nan.unwrap_or_else(|| {
+        let is_best = |x: &std::cell::Cell<T>| x.get().widen() == best;
+        at + x.0[at..].iter().position(is_best).unwrap_or(0)
+    })
+}

@@ -1,0 +1,54 @@
+//! Sum, difference and product over any strides: vectors where the run is dense or repeats an input.
+
+use ops::{Binary, Elementwise};
+
+use super::native::{Planned, native, with_float};
+use super::strided::Walk;
+use super::tensor::{Run, Tensor};
+use super::vector::{Element, Kernel, Lanes};
+use crate::device::Cpu;
+
+pub(super) fn plan(cpu: &Cpu, op: &Elementwise) -> Planned {
+    let (cpu, op) = (cpu.clone(), op.clone());
+    Ok(with_float!(op.dtype, T => native(move |args| {
+        // SAFETY: each run is written by the thread that has it.
+        let tensors = [0, 1, 2].map(|i| unsafe { Tensor::<T>::new(&args[i]) });
+        let walk = Walk::new([&args[0], &args[1], &args[2]]);
+        let steps = walk.steps();
+        walk.run(&cpu, |offsets, len| {
+            let run = |i: usize| tensors[i].run(offsets[i], steps[i], len);
+            cpu.isa.run(Runs { out: run(0), a: run(1), b: run(2), op: &op });
+        });
+    })))
+}
+
+struct Runs<'a, 'op, T> {
+    out: Run<'a, T>,
+    a: Run<'a, T>,
+    b: Run<'a, T>,
+    op: &'op Elementwise,
+}
+
+impl<T: Element> Kernel for Runs<'_, '_, T> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let alpha = V::splat(self.op.alpha);
+        match self.op.kind {
+            Binary::Add => self.zip::<V>(|a, b| b.mul_add(alpha, a)),
+            Binary::Sub => {
+                let minus = V::splat(-self.op.alpha);
+                self.zip::<V>(|a, b| b.mul_add(minus, a));
+            }
+            Binary::Mul => self.zip::<V>(|a, b| a * (alpha * b)),
+        }
+    }
+}
+
+impl<T: Element> Runs<'_, '_, T> {
+    #[inline(always)]
+    fn zip<V: Lanes>(self, f: impl Fn(V, V) -> V) {
+        for i in (0..self.out.len()).step_by(V::N) {
+            self.out.store(i, f(self.a.load(i), self.b.load(i)));
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Gated linear unit, a row at a time.
+
+use std::ops::Range;
+
+use ops::Glu;
+
+use super::activation::with_act;
+use super::native::{Planned, native, with_float};
+use super::tensor::Tensor;
+use super::vector::{Element, Kernel, Lanes};
+use crate::device::Cpu;
+
+pub(super) fn plan(cpu: &Cpu, op: &Glu) -> Planned {
+    let (cpu, op) = (cpu.clone(), op.clone());
+    Ok(with_float!(op.dtype, T => native(move |args| {
+        // SAFETY: each row is written by the thread that has it.
+        let [out, x] = [0, 1].map(|i| unsafe { Tensor::<T>::new(&args[i]) });
+        cpu.rows(out.dim(0), op.dim, |rows| {
+            cpu.isa.run(Rows { rows, out, x, op: &op });
+        });
+    })))
+}
+
+struct Rows<'a, 'op, T> {
+    rows: Range<usize>,
+    out: Tensor<'a, T>,
+    x: Tensor<'a, T>,
+    op: &'op Glu,
+}
+
+impl<T: Element> Kernel for Rows<'_, '_, T> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let (low, high) = match self.op.limit {
+            Some(limit) => (V::splat(-limit), V::splat(limit)),
+            None => (V::splat(f32::NEG_INFINITY), V::splat(f32::INFINITY)),
+        };
+        let halves = self.op.halves();
+        with_act!(self.op.act, act => for r in self.rows.clone() {
+            let (out, x) = (self.out.row([r]), self.x.row([r]));
+            let [gate, up] = halves.clone().map(|half| x.part(half));
+            out.fill_with::<V>(|i| {
+                act(gate.load::<V>(i).min(high)) * up.load::<V>(i).max(low).min(high)
+            });
+        });
+    }
+}

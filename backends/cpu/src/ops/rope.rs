@@ -1,0 +1,119 @@
+//! Rotary embedding, a token at a time: its angles are laid out once and serve every head.
+
+use std::ops::Range;
+
+use ops::{Rope, RopeLayout};
+
+use super::native::{Planned, native, with_float};
+use super::tensor::{Row, Tensor};
+use super::vector::{Element, Kernel, Lanes};
+use crate::device::Cpu;
+
+/// Elements whose angles are laid out at once. A power of two.
+const BLOCK: usize = 256;
+
+pub(super) fn plan(cpu: &Cpu, op: &Rope) -> Planned {
+    let (cpu, op) = (cpu.clone(), op.clone());
+    Ok(with_float!(op.dtype, T => native(move |args| {
+        // SAFETY: each token is written by the thread that has it.
+        let [out, x] = [0, 1].map(|i| unsafe { Tensor::<T>::new(&args[i]) });
+        // SAFETY: only read.
+        let positions = unsafe { Tensor::<i32>::new(&args[2]) };
+        // SAFETY: as above.
+        let [cos, sin] = [3, 4].map(|i| unsafe { Tensor::<f32>::new(&args[i]) });
+        cpu.rows(out.dim(0), out.dim(1) * op.head_dim, |tokens| {
+            cpu.isa.run(Tokens { tokens, out, x, positions, cos, sin, op: &op });
+        });
+    })))
+}
+
+struct Tokens<'a, 'op, T> {
+    tokens: Range<usize>,
+    out: Tensor<'a, T>,
+    x: Tensor<'a, T>,
+    positions: Tensor<'a, i32>,
+    cos: Tensor<'a, f32>,
+    sin: Tensor<'a, f32>,
+    op: &'op Rope,
+}
+
+impl<T: Element> Kernel for Tokens<'_, '_, T> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let part = self.op.head_dim / self.op.streams.max(1);
+        for t in self.tokens.clone() {
+            for s in 0..self.op.streams {
+                let position = self.positions.row([s]).get(t);
+                let position = (position.max(0) as usize).min(self.cos.dim(0) - 1);
+                let (cos, sin) = (self.cos.row([position]), self.sin.row([position]));
+                let heads = |h: usize| {
+                    let columns = s * part..(s + 1) * part;
+                    (
+                        self.out.row([t, h]).part(columns.clone()),
+                        self.x.row([t, h]).part(columns),
+                    )
+                };
+                match self.op.layout {
+                    RopeLayout::Interleaved => self.interleaved::<V>(cos, sin, heads),
+                    RopeLayout::HalfSplit => self.half_split::<V>(cos, sin, heads),
+                }
+                for h in 0..self.out.dim(1) {
+                    let (out, x) = heads(h);
+                    let rest = self.op.rotary_dim..part;
+                    let (out, x) = (out.part(rest.clone()), x.part(rest));
+                    out.fill_with::<V>(|i| x.load(i));
+                }
+            }
+        }
+    }
+}
+
+impl<'a, T: Element> Tokens<'a, '_, T> {
+    /// `out = x·(c0, c0, c1, c1, …) + swapped(x)·(−s0, s0, −s1, s1, …)`
+    #[inline(always)]
+    fn interleaved<V: Lanes>(
+        &self,
+        cos: Row<'a, f32>,
+        sin: Row<'a, f32>,
+        heads: impl Fn(usize) -> (Row<'a, T>, Row<'a, T>),
+    ) {
+        let (mut c, mut s) = ([0.0; BLOCK], [0.0; BLOCK]);
+        for start in (0..self.op.rotary_dim).step_by(BLOCK) {
+            let block = start..self.op.rotary_dim.min(start + BLOCK);
+            for (i, pair) in (block.start / 2..block.end / 2).enumerate() {
+                (c[2 * i], c[2 * i + 1]) = (cos.get(pair), cos.get(pair));
+                (s[2 * i], s[2 * i + 1]) = (-sin.get(pair), sin.get(pair));
+            }
+            let (c, s) = (Row::of(&mut c), Row::of(&mut s));
+            for h in 0..self.out.dim(1) {
+                let (out, x) = heads(h);
+                let (out, x) = (out.part(block.clone()), x.part(block.clone()));
+                out.fill_with::<V>(|i| {
+                    let x = x.load::<V>(i);
+                    x.mul_add(c.load(i), x.swap_pairs() * s.load(i))
+                });
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn half_split<V: Lanes>(
+        &self,
+        cos: Row<'a, f32>,
+        sin: Row<'a, f32>,
+        heads: impl Fn(usize) -> (Row<'a, T>, Row<'a, T>),
+    ) {
+        let pairs = cos.len();
+        for h in 0..self.out.dim(1) {
+            let (out, x) = heads(h);
+            let halves = |row: Row<'a, T>| [row.part(0..pairs), row.part(pairs..2 * pairs)];
+            let ([out0, out1], [x0, x1]) = (halves(out), halves(x));
+            for i in (0..pairs).step_by(V::N) {
+                let (x0, x1) = (x0.load::<V>(i), x1.load::<V>(i));
+                let (cos, sin) = (cos.load::<V>(i), sin.load::<V>(i));
+                out0.store(i, x0.mul_add(cos, V::splat(-0.0) - x1 * sin));
+                out1.store(i, x1.mul_add(cos, x0 * sin));
+            }
+        }
+    }
+}

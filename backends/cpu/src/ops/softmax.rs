@@ -1,0 +1,94 @@
+//! Softmax of rows in three passes: maximum, sum of exponentials, result.
+//!
+//! Every mask shows a row its first columns and hides the rest, so a row is `visible` columns and then zeros.
+
+use std::ops::Range;
+
+use ops::{Mask, Softmax};
+
+use super::native::{Planned, native, with_float};
+use super::tensor::{Row, Tensor};
+use super::vector::{Element, Kernel, Lanes};
+use crate::device::Cpu;
+
+pub(super) fn plan(cpu: &Cpu, op: &Softmax) -> Planned {
+    let (cpu, op) = (cpu.clone(), op.clone());
+    Ok(with_float!(op.dtype, T => native(move |args| {
+        // SAFETY: each row is written by the thread that has it.
+        let [out, x] = [0, 1].map(|i| unsafe { Tensor::<T>::new(&args[i]) });
+        // SAFETY: only read.
+        let ints = |i: usize| unsafe { Tensor::<i32>::new(&args[i]) }.flat();
+        let sequence = op.mask.map(|mask| Sequence {
+            mask,
+            rows: i64::from(ints(2).get(0))..i64::from(ints(2).get(1)),
+            kv_len: i64::from(ints(3).get(0)),
+            prefix: if mask == Mask::Prefix { i64::from(ints(4).get(0)) } else { 0 },
+        });
+        cpu.rows(out.dim(0) * out.dim(1), out.dim(2), |rows| {
+            cpu.isa.run(Rows { rows, out, x, scale: op.scale, sequence: sequence.as_ref() });
+        });
+    })))
+}
+
+struct Sequence {
+    mask: Mask,
+    rows: Range<i64>,
+    kv_len: i64,
+    prefix: i64,
+}
+
+impl Sequence {
+    /// How many of `cols` columns row `r` sees.
+    fn visible(&self, r: usize, cols: usize) -> usize {
+        if !self.rows.contains(&(r as i64)) {
+            return 0;
+        }
+        let position = self.kv_len - self.rows.end + r as i64;
+        visible(self.mask, position, self.kv_len, self.prefix).min(cols)
+    }
+}
+
+/// How many slots the token at `position` sees: those of [`Mask::sees`], which are always the first ones.
+pub(super) fn visible(mask: Mask, position: i64, kv_len: i64, prefix: i64) -> usize {
+    let end = match mask {
+        Mask::Causal => position + 1,
+        Mask::Prefix => prefix.max(position + 1),
+        Mask::Full => kv_len,
+    };
+    end.min(kv_len).max(0) as usize
+}
+
+struct Rows<'a, 's, T> {
+    rows: Range<usize>,
+    out: Tensor<'a, T>,
+    x: Tensor<'a, T>,
+    scale: f32,
+    sequence: Option<&'s Sequence>,
+}
+
+impl<T: Element> Kernel for Rows<'_, '_, T> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        for r in self.rows {
+            let at = [r / self.out.dim(1), r % self.out.dim(1)];
+            let (out, x) = (self.out.row(at), self.x.row(at));
+            let seen = self.sequence.map_or(x.len(), |s| s.visible(at[1], x.len()));
+            softmax::<V, T>(out.part(0..seen), x.part(0..seen), self.scale);
+            out.part(seen..out.len()).fill_with::<V>(|_| V::splat(0.0));
+        }
+    }
+}
+
+#[inline(always)]
+fn softmax<V: Lanes, T: Element>(out: Row<'_, T>, x: Row<'_, T>, scale: f32) {
+    let lanes = V::splat(scale);
+    let max = x
+        .fold(f32::NEG_INFINITY, |x: V, max| max.max(x * lanes), V::max)
+        .largest();
+    // A row of −∞ alone: the exponentials are 0, or NaN where x is.
+    let shift = V::splat(if max == f32::NEG_INFINITY { 0.0 } else { -max });
+    let exp = |x: V| x.mul_add(lanes, shift).exp();
+    let sum = x.sum(|x: V, sum| sum + exp(x));
+    let factor = V::splat(if sum == 0.0 { 0.0 } else { 1.0 / sum });
+    out.fill_with::<V>(|i| exp(x.load(i)) * factor);
+}

@@ -1,0 +1,686 @@
+//! Vectors of f32: one small set of operations per instruction set, and kernels written once over them.
+//!
+//! A [`Kernel`] is generic over [`Lanes`]; [`Isa::run`] instantiates it inside a function that has the instruction
+//! set switched on. Everything that a kernel calls is `#[inline(always)]`, so that it is compiled with that set too.
+//! The vector types are private to this module: nothing but `Isa::run` can name one, which makes their methods safe.
+
+use std::ops::{Add, Div, Mul, Sub};
+
+use half::{bf16, f16};
+
+use crate::isa::{Isa, Level};
+
+/// The most lanes that any instruction set has.
+pub(crate) const MAX_LANES: usize = 16;
+
+/// What is run once per instruction set.
+pub(crate) trait Kernel {
+    /// The work, in `#[inline(always)]` code.
+    fn run<V: Lanes>(self);
+}
+
+impl Isa {
+    /// Runs `kernel` with the vectors of this instruction set.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) {
+        match self.level() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level is the proof that the CPU has it.
+            Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Level::Neon => unsafe { neon::run(kernel) },
+            _ => kernel.run::<Scalar>(),
+        }
+    }
+}
+
+/// A vector of f32.
+pub(crate) trait Lanes:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    /// Number of lanes: a power of two up to [`MAX_LANES`].
+    const N: usize;
+    /// Whether there are 32 vector registers rather than 16.
+    const MANY_REGISTERS: bool;
+
+    fn splat(x: f32) -> Self;
+    /// # Safety
+    /// `N` elements can be read at `from`; so for the other loads.
+    unsafe fn load_f32(from: *const f32) -> Self;
+    /// # Safety
+    /// As `load_f32`.
+    unsafe fn load_f16(from: *const f16) -> Self;
+    /// # Safety
+    /// As `load_f32`.
+    unsafe fn load_bf16(from: *const bf16) -> Self;
+    /// # Safety
+    /// `N` elements can be written at `to`; so for the other stores.
+    unsafe fn store_f32(self, to: *mut f32);
+    /// Rounds to nearest even.
+    /// # Safety
+    /// As `store_f32`.
+    unsafe fn store_f16(self, to: *mut f16);
+    /// Rounds to nearest even.
+    /// # Safety
+    /// As `store_f32`.
+    unsafe fn store_bf16(self, to: *mut bf16);
+    /// `self · b + c`, rounded once where the CPU can.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+    /// `a · b − p`, exact when `p` is the rounded product.
+    fn residue(a: Self, b: Self, p: Self) -> Self;
+    /// The smaller; NaN where `self` is NaN.
+    fn min(self, b: Self) -> Self;
+    /// The larger; NaN where `self` is NaN.
+    fn max(self, b: Self) -> Self;
+    /// To the nearest integer.
+    fn round(self) -> Self;
+    /// `self · 2^n` for integers n in [-200, 200], rounded as if the exponent had no limits until the end.
+    fn scale2(self, n: Self) -> Self;
+    /// `yes` where `self < b`, else `no`.
+    fn less(self, b: Self, yes: Self, no: Self) -> Self;
+    /// Lanes 0 and 1 exchanged, 2 and 3, and so on.
+    fn swap_pairs(self) -> Self;
+    /// Sum of the lanes, always in the same order.
+    fn sum(self) -> f32;
+    /// The largest lane; which one counts with a NaN among them is not defined.
+    fn largest(self) -> f32;
+
+    /// `yes` in the first `n` lanes, else `no`.
+    #[inline(always)]
+    fn first(n: usize, yes: Self, no: Self) -> Self {
+        const COUNT: [f32; MAX_LANES] = [
+            0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0,
+        ];
+        // SAFETY: there are `MAX_LANES` elements.
+        let count = unsafe { Self::load_f32(COUNT.as_ptr()) };
+        count.less(Self::splat(n.min(MAX_LANES) as f32), yes, no)
+    }
+
+    /// `|self|`
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.max(Self::splat(-0.0) - self)
+    }
+
+    /// `e^self` within 2 units in the last place: −∞ gives 0, overflow ∞, NaN stays.
+    ///
+    /// Source: the range reduction and polynomial of Cephes `expf` (Moshier, 1987).
+    #[inline(always)]
+    fn exp(self) -> Self {
+        let c = Self::splat;
+        let x = self.min(c(89.0)).max(c(-104.0));
+        let n = (x * c(std::f32::consts::LOG2_E)).round();
+        // ln 2 in two parts; n times the first is exact.
+        let r = n.mul_add(c(-0.693_359_375), x);
+        let r = n.mul_add(c(2.121_944_4e-4), r);
+        let p = c(1.987_569_2e-4).mul_add(r, c(1.398_199_9e-3));
+        let p = p.mul_add(r, c(8.333_452e-3));
+        let p = p.mul_add(r, c(4.166_579_6e-2));
+        let p = p.mul_add(r, c(1.666_666_5e-1));
+        let p = p.mul_add(r, c(5.000_000_1e-1));
+        ((p * r).mul_add(r, r) + c(1.0)).scale2(n)
+    }
+}
+
+/// A type of number in memory.
+pub(crate) trait Element: bytemuck::Pod + Send + Sync {
+    /// # Safety
+    /// `V::N` elements can be read at `from`.
+    unsafe fn load<V: Lanes>(from: *const Self) -> V;
+    /// # Safety
+    /// `V::N` elements can be written at `to`.
+    unsafe fn store<V: Lanes>(v: V, to: *mut Self);
+    fn widen(self) -> f32;
+    /// Rounded to nearest even.
+    fn narrow(x: f32) -> Self;
+}
+
+macro_rules! element {
+    ($type:ty, $load:ident, $store:ident, $widen:expr, $narrow:expr) => {
+        impl Element for $type {
+            #[inline(always)]
+            unsafe fn load<V: Lanes>(from: *const Self) -> V {
+                // SAFETY: the caller's promise.
+                unsafe { V::$load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store<V: Lanes>(v: V, to: *mut Self) {
+                // SAFETY: the caller's promise.
+                unsafe { v.$store(to) }
+            }
+            #[inline(always)]
+            fn widen(self) -> f32 {
+                $widen(self)
+            }
+            #[inline(always)]
+            fn narrow(x: f32) -> Self {
+                $narrow(x)
+            }
+        }
+    };
+}
+
+element!(f32, load_f32, store_f32, |x| x, |x| x);
+element!(f16, load_f16, store_f16, f16::to_f32, f16::from_f32);
+element!(bf16, load_bf16, store_bf16, bf16::to_f32, bf16::from_f32);
+
+/// Plain Rust, in groups that any compiler can vectorise.
+#[derive(Clone, Copy)]
+struct Scalar([f32; 8]);
+
+impl Scalar {
+    #[inline(always)]
+    fn zip(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        Self(std::array::from_fn(|i| f(self.0[i], b.0[i])))
+    }
+
+    #[inline(always)]
+    fn fold(self, f: impl Fn(f32, f32) -> f32) -> f32 {
+        let x = self.0;
+        f(
+            f(f(x[0], x[4]), f(x[2], x[6])),
+            f(f(x[1], x[5]), f(x[3], x[7])),
+        )
+    }
+}
+
+macro_rules! operators {
+    ($type:ident: $($trait:ident $method:ident $f:expr;)*) => {
+        $(impl $trait for $type {
+            type Output = Self;
+            #[inline(always)]
+            fn $method(self, b: Self) -> Self {
+                $f(self, b)
+            }
+        })*
+    };
+}
+
+operators! { Scalar:
+    Add add |a: Self, b| a.zip(b, |a, b| a + b);
+    Sub sub |a: Self, b| a.zip(b, |a, b| a - b);
+    Mul mul |a: Self, b| a.zip(b, |a, b| a * b);
+    Div div |a: Self, b| a.zip(b, |a, b| a / b);
+}
+
+macro_rules! scalar_memory {
+    ($($load:ident $store:ident $type:ty;)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $load(from: *const $type) -> Self {
+                // SAFETY: the caller's promise; slices of elements need no vector alignment.
+                Self(unsafe { *from.cast::<[$type; 8]>() }.map(<$type>::widen))
+            }
+            #[inline(always)]
+            unsafe fn $store(self, to: *mut $type) {
+                // SAFETY: the caller's promise.
+                unsafe { *to.cast::<[$type; 8]>() = self.0.map(<$type>::narrow) }
+            }
+        )*
+    };
+}
+
+impl Lanes for Scalar {
+    const N: usize = 8;
+    const MANY_REGISTERS: bool = false;
+
+    scalar_memory! { load_f32 store_f32 f32; load_f16 store_f16 f16; load_bf16 store_bf16 bf16; }
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        Self([x; 8])
+    }
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        // Not `f32::mul_add`, which is a slow call where the CPU lacks the instruction.
+        self * b + c
+    }
+    #[inline(always)]
+    fn residue(a: Self, b: Self, p: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            (f64::from(a.0[i]) * f64::from(b.0[i]) - f64::from(p.0[i])) as f32
+        }))
+    }
+    #[inline(always)]
+    fn min(self, b: Self) -> Self {
+        self.zip(b, |a, b| if b < a { b } else { a })
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        self.zip(b, |a, b| if b > a { b } else { a })
+    }
+    #[inline(always)]
+    fn round(self) -> Self {
+        // Adding 1.5·2²³ leaves no fraction bits; enough for |x| < 2²².
+        let magic = Self::splat(12_582_912.0);
+        self + magic - magic
+    }
+    #[inline(always)]
+    fn scale2(self, n: Self) -> Self {
+        self.zip(n, |x, n| {
+            let n = n as i32;
+            let pow2 = |n: i32| f32::from_bits(((n + 127) as u32) << 23);
+            x * pow2(n >> 1) * pow2(n - (n >> 1))
+        })
+    }
+    #[inline(always)]
+    fn less(self, b: Self, yes: Self, no: Self) -> Self {
+        Self(std::array::from_fn(|i| {
+            if self.0[i] < b.0[i] {
+                yes.0[i]
+            } else {
+                no.0[i]
+            }
+        }))
+    }
+    #[inline(always)]
+    fn swap_pairs(self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i ^ 1]))
+    }
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        self.fold(|a, b| a + b)
+    }
+    #[inline(always)]
+    fn largest(self) -> f32 {
+        self.fold(f32::max)
+    }
+}
+
+/// Wraps intrinsics: `lanes!(expression)`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! intrinsics {
+    ($($body:tt)*) => {
+        // SAFETY: a vector of this type exists only inside `Isa::run`, which has checked the instruction set;
+        // what memory is touched, the caller has promised.
+        unsafe { $($body)* }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use half::{bf16, f16};
+
+    use super::*;
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    pub(super) fn run_avx512<K: Kernel>(kernel: K) {
+        kernel.run::<Avx512>();
+    }
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) fn run_avx2<K: Kernel>(kernel: K) {
+        kernel.run::<Avx2>();
+    }
+
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+    #[derive(Clone, Copy)]
+    struct Avx512(__m512);
+
+    operators! { Avx512:
+        Add add |a: Self, b: Self| Self(intrinsics!(_mm512_add_ps(a.0, b.0)));
+        Sub sub |a: Self, b: Self| Self(intrinsics!(_mm512_sub_ps(a.0, b.0)));
+        Mul mul |a: Self, b: Self| Self(intrinsics!(_mm512_mul_ps(a.0, b.0)));
+        Div div |a: Self, b: Self| Self(intrinsics!(_mm512_div_ps(a.0, b.0)));
+    }
+
+    impl Lanes for Avx512 {
+        const N: usize = 16;
+        const MANY_REGISTERS: bool = true;
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(intrinsics!(_mm512_set1_ps(x)))
+        }
+        #[inline(always)]
+        unsafe fn load_f32(from: *const f32) -> Self {
+            Self(intrinsics!(_mm512_loadu_ps(from)))
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Self {
+            Self(intrinsics!(_mm512_cvtph_ps(_mm256_loadu_si256(
+                from.cast()
+            ))))
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            Self(intrinsics!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
+                _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))
+            ))))
+        }
+        #[inline(always)]
+        unsafe fn store_f32(self, to: *mut f32) {
+            intrinsics!(_mm512_storeu_ps(to, self.0))
+        }
+        #[inline(always)]
+        unsafe fn store_f16(self, to: *mut f16) {
+            intrinsics!(_mm256_storeu_si256(
+                to.cast(),
+                _mm512_cvtps_ph::<NEAREST>(self.0)
+            ))
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            // Not `vcvtneps2bf16`: it flushes subnormals.
+            intrinsics!({
+                let bits = _mm512_castps_si512(self.0);
+                let high = _mm512_srli_epi32::<16>(bits);
+                let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+                let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+                let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                let quiet = _mm512_set1_epi32(0x40);
+                let out = _mm512_mask_or_epi32(rounded, nan, high, quiet);
+                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(out))
+            })
+        }
+        #[inline(always)]
+        fn mul_add(self, b: Self, c: Self) -> Self {
+            Self(intrinsics!(_mm512_fmadd_ps(self.0, b.0, c.0)))
+        }
+        #[inline(always)]
+        fn residue(a: Self, b: Self, p: Self) -> Self {
+            Self(intrinsics!(_mm512_fmsub_ps(a.0, b.0, p.0)))
+        }
+        #[inline(always)]
+        fn min(self, b: Self) -> Self {
+            Self(intrinsics!(_mm512_min_ps(b.0, self.0)))
+        }
+        #[inline(always)]
+        fn max(self, b: Self) -> Self {
+            Self(intrinsics!(_mm512_max_ps(b.0, self.0)))
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            Self(intrinsics!(_mm512_roundscale_ps::<NEAREST>(self.0)))
+        }
+        #[inline(always)]
+        fn scale2(self, n: Self) -> Self {
+            Self(intrinsics!(_mm512_scalef_ps(self.0, n.0)))
+        }
+        #[inline(always)]
+        fn less(self, b: Self, yes: Self, no: Self) -> Self {
+            Self(intrinsics!({
+                let mask = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0);
+                _mm512_mask_blend_ps(mask, no.0, yes.0)
+            }))
+        }
+        #[inline(always)]
+        fn swap_pairs(self) -> Self {
+            Self(intrinsics!(_mm512_permute_ps::<0b1011_0001>(self.0)))
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            intrinsics!(_mm512_reduce_add_ps(self.0))
+        }
+        #[inline(always)]
+        fn largest(self) -> f32 {
+            intrinsics!(_mm512_reduce_max_ps(self.0))
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    struct Avx2(__m256);
+
+    operators! { Avx2:
+        Add add |a: Self, b: Self| Self(intrinsics!(_mm256_add_ps(a.0, b.0)));
+        Sub sub |a: Self, b: Self| Self(intrinsics!(_mm256_sub_ps(a.0, b.0)));
+        Mul mul |a: Self, b: Self| Self(intrinsics!(_mm256_mul_ps(a.0, b.0)));
+        Div div |a: Self, b: Self| Self(intrinsics!(_mm256_div_ps(a.0, b.0)));
+    }
+
+    impl Avx2 {
+        /// Folds the upper half onto the lower one, three times.
+        #[inline(always)]
+        fn fold(self, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
+            intrinsics!({
+                let x = f(
+                    _mm256_castps256_ps128(self.0),
+                    _mm256_extractf128_ps::<1>(self.0),
+                );
+                let x = f(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32(f(x, _mm_movehdup_ps(x)))
+            })
+        }
+    }
+
+    impl Lanes for Avx2 {
+        const N: usize = 8;
+        const MANY_REGISTERS: bool = false;
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(intrinsics!(_mm256_set1_ps(x)))
+        }
+        #[inline(always)]
+        unsafe fn load_f32(from: *const f32) -> Self {
+            Self(intrinsics!(_mm256_loadu_ps(from)))
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Self {
+            Self(intrinsics!(_mm256_cvtph_ps(_mm_loadu_si128(from.cast()))))
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            Self(intrinsics!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))
+            ))))
+        }
+        #[inline(always)]
+        unsafe fn store_f32(self, to: *mut f32) {
+            intrinsics!(_mm256_storeu_ps(to, self.0))
+        }
+        #[inline(always)]
+        unsafe fn store_f16(self, to: *mut f16) {
+            intrinsics!(_mm_storeu_si128(
+                to.cast(),
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0)
+            ))
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            intrinsics!({
+                let bits = _mm256_castps_si256(self.0);
+                let high = _mm256_srli_epi32::<16>(bits);
+                let odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+                let half = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+                let rounded = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, half));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+                let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+                let out = _mm256_blendv_epi8(rounded, quiet, nan);
+                let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(out, out));
+                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed))
+            })
+        }
+        #[inline(always)]
+        fn mul_add(self, b: Self, c: Self) -> Self {
+            Self(intrinsics!(_mm256_fmadd_ps(self.0, b.0, c.0)))
+        }
+        #[inline(always)]
+        fn residue(a: Self, b: Self, p: Self) -> Self {
+            Self(intrinsics!(_mm256_fmsub_ps(a.0, b.0, p.0)))
+        }
+        #[inline(always)]
+        fn min(self, b: Self) -> Self {
+            Self(intrinsics!(_mm256_min_ps(b.0, self.0)))
+        }
+        #[inline(always)]
+        fn max(self, b: Self) -> Self {
+            Self(intrinsics!(_mm256_max_ps(b.0, self.0)))
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            Self(intrinsics!(_mm256_round_ps::<NEAREST>(self.0)))
+        }
+        #[inline(always)]
+        fn scale2(self, n: Self) -> Self {
+            Self(intrinsics!({
+                let pow2 = |n: __m256i| {
+                    let biased = _mm256_add_epi32(n, _mm256_set1_epi32(127));
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+                };
+                let n = _mm256_cvtps_epi32(n.0);
+                // Two factors, since one alone may be below the normal range.
+                let half = _mm256_srai_epi32::<1>(n);
+                let rest = _mm256_sub_epi32(n, half);
+                _mm256_mul_ps(_mm256_mul_ps(self.0, pow2(half)), pow2(rest))
+            }))
+        }
+        #[inline(always)]
+        fn less(self, b: Self, yes: Self, no: Self) -> Self {
+            Self(intrinsics!({
+                let mask = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, b.0);
+                _mm256_blendv_ps(no.0, yes.0, mask)
+            }))
+        }
+        #[inline(always)]
+        fn swap_pairs(self) -> Self {
+            Self(intrinsics!(_mm256_permute_ps::<0b1011_0001>(self.0)))
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            self.fold(|a, b| intrinsics!(_mm_add_ps(a, b)))
+        }
+        #[inline(always)]
+        fn largest(self) -> f32 {
+            self.fold(|a, b| intrinsics!(_mm_max_ps(a, b)))
+        }
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    use half::{bf16, f16};
+
+    use super::*;
+
+    #[target_feature(enable = "neon")]
+    pub(super) fn run<K: Kernel>(kernel: K) {
+        kernel.run::<Neon>();
+    }
+
+    #[derive(Clone, Copy)]
+    struct Neon(float32x4_t);
+
+    operators! { Neon:
+        Add add |a: Self, b: Self| Self(intrinsics!(vaddq_f32(a.0, b.0)));
+        Sub sub |a: Self, b: Self| Self(intrinsics!(vsubq_f32(a.0, b.0)));
+        Mul mul |a: Self, b: Self| Self(intrinsics!(vmulq_f32(a.0, b.0)));
+        Div div |a: Self, b: Self| Self(intrinsics!(vdivq_f32(a.0, b.0)));
+    }
+
+    impl Lanes for Neon {
+        const N: usize = 4;
+        const MANY_REGISTERS: bool = true;
+
+        #[inline(always)]
+        fn splat(x: f32) -> Self {
+            Self(intrinsics!(vdupq_n_f32(x)))
+        }
+        #[inline(always)]
+        unsafe fn load_f32(from: *const f32) -> Self {
+            Self(intrinsics!(vld1q_f32(from)))
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const f16) -> Self {
+            // The intrinsics for f16 are not in this Rust yet; the instruction is in every aarch64.
+            Self(intrinsics!({
+                let (half, wide): (uint16x4_t, float32x4_t);
+                half = vld1_u16(from.cast());
+                asm!("fcvtl {0:v}.4s, {1:v}.4h", out(vreg) wide, in(vreg) half,
+                    options(pure, nomem, nostack));
+                wide
+            }))
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            Self(intrinsics!(vreinterpretq_f32_u32(vshll_n_u16::<16>(
+                vld1_u16(from.cast())
+            ))))
+        }
+        #[inline(always)]
+        unsafe fn store_f32(self, to: *mut f32) {
+            intrinsics!(vst1q_f32(to, self.0))
+        }
+        #[inline(always)]
+        unsafe fn store_f16(self, to: *mut f16) {
+            intrinsics!({
+                let half: uint16x4_t;
+                asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) half, in(vreg) self.0,
+                    options(pure, nomem, nostack));
+                vst1_u16(to.cast(), half)
+            })
+        }
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            intrinsics!({
+                let bits = vreinterpretq_u32_f32(self.0);
+                let high = vshrq_n_u32::<16>(bits);
+                let odd = vandq_u32(high, vdupq_n_u32(1));
+                let half = vaddq_u32(odd, vdupq_n_u32(0x7fff));
+                let rounded = vshrq_n_u32::<16>(vaddq_u32(bits, half));
+                let number = vceqq_f32(self.0, self.0);
+                let quiet = vorrq_u32(high, vdupq_n_u32(0x40));
+                vst1_u16(to.cast(), vmovn_u32(vbslq_u32(number, rounded, quiet)))
+            })
+        }
+        #[inline(always)]
+        fn mul_add(self, b: Self, c: Self) -> Self {
+            Self(intrinsics!(vfmaq_f32(c.0, self.0, b.0)))
+        }
+        #[inline(always)]
+        fn residue(a: Self, b: Self, p: Self) -> Self {
+            Self(intrinsics!(vfmaq_f32(vnegq_f32(p.0), a.0, b.0)))
+        }
+        #[inline(always)]
+        fn min(self, b: Self) -> Self {
+            Self(intrinsics!(vbslq_f32(vcltq_f32(b.0, self.0), b.0, self.0)))
+        }
+        #[inline(always)]
+        fn max(self, b: Self) -> Self {
+            Self(intrinsics!(vbslq_f32(vcgtq_f32(b.0, self.0), b.0, self.0)))
+        }
+        #[inline(always)]
+        fn round(self) -> Self {
+            Self(intrinsics!(vrndnq_f32(self.0)))
+        }
+        #[inline(always)]
+        fn scale2(self, n: Self) -> Self {
+            Self(intrinsics!({
+                let pow2 = |n: int32x4_t| {
+                    vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127))))
+                };
+                let n = vcvtq_s32_f32(n.0);
+                // Two factors, since one alone may be below the normal range.
+                let half = vshrq_n_s32::<1>(n);
+                let rest = vsubq_s32(n, half);
+                vmulq_f32(vmulq_f32(self.0, pow2(half)), pow2(rest))
+            }))
+        }
+        #[inline(always)]
+        fn less(self, b: Self, yes: Self, no: Self) -> Self {
+            Self(intrinsics!(vbslq_f32(vcltq_f32(self.0, b.0), yes.0, no.0)))
+        }
+        #[inline(always)]
+        fn swap_pairs(self) -> Self {
+            Self(intrinsics!(vrev64q_f32(self.0)))
+        }
+        #[inline(always)]
+        fn sum(self) -> f32 {
+            intrinsics!(vaddvq_f32(self.0))
+        }
+        #[inline(always)]
+        fn largest(self) -> f32 {
+            intrinsics!(vmaxvq_f32(self.0))
+        }
+    }
+}
