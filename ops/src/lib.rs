@@ -60,7 +60,9 @@ pub use glu::{Glu, GluArgs, Half};
 pub use kv_write::{KvWrite, KvWriteArgs};
 pub use layer_norm::{LayerNorm, LayerNormArgs};
 pub use matmul::{Matmul, MatmulArgs};
-pub use op::{Arg, ArgList, Launch, MAX_ARGS, Op, Planned, Planner, Role, Signature, check_args};
+pub use op::{
+    Arg, ArgList, Launch, MAX_ARGS, Op, Planned, Planner, Role, SafeLaunch, Signature, check_args,
+};
 pub use plan::{How, Plan};
 pub use rms_norm::{RmsNorm, RmsNormArgs};
 pub use rope::{Rope, RopeArgs, RopeLayout};

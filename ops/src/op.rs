@@ -143,6 +143,41 @@ pub trait Launch: Send + Sync {
     }
 }
 
+/// A [`Launch`] that needs no workspace and no unsafe code: for devices whose memory is reached by safe calls.
+pub trait SafeLaunch: Send + Sync {
+    /// Does the work. `args` passed [`check_args`] of the planned operation.
+    ///
+    /// # Errors
+    /// As [`Launch::launch`].
+    fn run(&self, stream: &mut dyn Stream, args: &[View<'_>]) -> Result<()>;
+
+    /// As [`Launch::pack`].
+    ///
+    /// # Errors
+    /// As [`Launch::pack`].
+    fn pack(&self, _weight: &HostWeight<'_>) -> Result<Buffer> {
+        Err(Error::unsupported(
+            "pack a weight",
+            "this operation has none",
+        ))
+    }
+}
+
+impl<T: SafeLaunch> Launch for T {
+    unsafe fn launch(
+        &self,
+        stream: &mut dyn Stream,
+        args: &[View<'_>],
+        _: &View<'_>,
+    ) -> Result<()> {
+        self.run(stream, args)
+    }
+
+    fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
+        SafeLaunch::pack(self, weight)
+    }
+}
+
 /// Checks `args` against the signature and the rules of `op`.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Draws the next token of each row from its logits, by the rules of transformers 4.x in their order:
 //!
-//! 1. repetition penalty p over the distinct ids of the row's history: `l ← l/p` where l > 0, else `l·p`;
+//! 1. repetition penalty p over the distinct ids of the row's history: `l ← l/p` where l > 0, else `l·p`; ids outside
+//!    the vocabulary are skipped;
 //! 2. temperature 0: the largest logit wins, of equal ones the lowest id. Otherwise `l ← l/temperature`;
 //! 3. top-k: the k largest stay (0: all), of equal ones the lowest ids;
 //! 4. top-p: in descending order, a token stays when the probability before it is below p (so the first always stays);
@@ -133,6 +134,7 @@ impl Op for Sample {
                 .row(r)
                 .iter()
                 .take(history_len.data[r].max(0.0) as usize);
+            let ids = ids.filter(|&&id| id >= 0.0);
             let ids: BTreeSet<usize> = ids.map(|&id| id as usize).collect();
             let (f, i) = (floats.row(r), ints.row(r));
             let control = SampleControl {

@@ -201,7 +201,7 @@ fn encode_row(
     data: &mut Vec<u8>,
     scales: &mut Vec<u8>,
 ) -> Result<(), usize> {
-    let (group, qmax) = match format {
+    let qmax = match format {
         WeightFormat::Dense(dtype) => {
             for &x in row {
                 match dtype {
@@ -212,9 +212,8 @@ fn encode_row(
             }
             return Ok(());
         }
-        WeightFormat::Int8Row => (row.len(), 127.0),
-        WeightFormat::Int4Row => (row.len(), 7.0),
-        WeightFormat::Int4Group(group) => (group, 7.0),
+        WeightFormat::Int8Row => 127.0,
+        WeightFormat::Int4Row | WeightFormat::Int4Group(_) => 7.0,
         _ => unreachable!("every format is listed above"),
     };
     if let Some(c) = row.iter().position(|x| !x.is_finite()) {
@@ -223,7 +222,12 @@ fn encode_row(
     // Group scales are stored in f16; row scales of f16 weights are f16 values too, as in the official quantiser.
     let f16_scale = source == DType::F16 || matches!(format, WeightFormat::Int4Group(_));
     let round = |x: f32, to_f16: bool| if to_f16 { f16::from_f32(x).to_f32() } else { x };
-    for block in row.chunks(group.max(1)) {
+    // A row without columns still has its scale.
+    let blocks = match format {
+        WeightFormat::Int4Group(group) => row.chunks(group).collect(),
+        _ => vec![row],
+    };
+    for block in blocks {
         let max = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let scale = round(max / qmax, f16_scale);
         match format {
@@ -328,6 +332,14 @@ mod tests {
         assert!(e.to_string().contains("(0, 2)"));
         assert!(HostWeight::new(WeightFormat::Int8Row, 2, 3, vec![0; 6], vec![0; 4]).is_err());
         assert!(HostWeight::new(WeightFormat::Int8Row, usize::MAX, 3, vec![0; 6], vec![]).is_err());
+    }
+
+    #[test]
+    fn empty_rows_convert() {
+        for format in WeightFormat::ALL {
+            let w = dense(2, 0, |_| 0.0).convert(format).unwrap().dequantise();
+            assert_eq!(w.shape, [2, 0], "{format}");
+        }
     }
 
     #[test]
