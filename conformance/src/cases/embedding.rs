@@ -1,0 +1,63 @@
+//! Cases of [`Embedding`]: dense tables bit-exact, quantised ones within the rounding of `q · scale`, ids outside.
+
+use hal::WeightFormat;
+use ops::reference::Tensor;
+use ops::{Embedding, Op};
+
+use super::{Conformance, FLOATS};
+use crate::bound::{U, stored};
+use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks, Rng};
+
+impl Conformance for Embedding {
+    fn case(picks: &mut Picks) -> Case<Self> {
+        let table = picks.one(&WeightFormat::ALL);
+        let (rows, dim) = (picks.size(65), picks.size(1025));
+        let vocab = picks.one(&[151, 1, 2, 1000]);
+        let op = Embedding {
+            vocab,
+            dim: dim.next_multiple_of(table.cols_multiple()),
+            table,
+            out: picks.one(&FLOATS),
+        };
+        let generator = picks.one(&[
+            Generator::Normal,
+            Generator::Integers,
+            Generator::SignedZeros,
+            Generator::Subnormals,
+        ]);
+        let out = picks.one(&Layout::ROWS);
+        let mut rng = Rng::of(&format!("{op:?} {rows}"));
+        let ids = (0..rows).map(|t| match t {
+            1 => -1.0,
+            2 => vocab as f64,
+            3 => f64::from(i32::MAX),
+            _ => rng.below(vocab) as f64,
+        });
+        let ids = ids.collect();
+        Case::new(
+            op.clone(),
+            vec![
+                Operand::out(&[rows, op.dim]).layout(out),
+                Operand::values(&[rows], ids),
+                Operand::random(&[vocab, op.dim], generator),
+            ],
+        )
+    }
+
+    fn weight_shape(&self) -> Option<[usize; 2]> {
+        match self.table {
+            WeightFormat::Dense(_) => None,
+            _ => Some([self.vocab, self.dim]),
+        }
+    }
+
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+        let want = self.reference(shapes, inputs).swap_remove(0);
+        if let WeightFormat::Dense(_) = self.table {
+            return vec![Expected::Bits(want)];
+        }
+        let bound = |&y: &f64| Bound::of(|_| stored(self.out, y, U * y.abs()));
+        let bounds = want.data.iter().map(bound).collect();
+        vec![Expected::Within(want, bounds)]
+    }
+}

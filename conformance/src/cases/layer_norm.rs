@@ -1,0 +1,44 @@
+//! Cases of [`LayerNorm`], among them rows whose mean is far larger than their spread.
+
+use ops::reference::Tensor;
+use ops::{LayerNorm, Op};
+
+use super::norm::layer_errors;
+use super::{Conformance, FLOATS, NORM_GENERATORS};
+use crate::bound::stored;
+use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
+
+impl Conformance for LayerNorm {
+    fn case(picks: &mut Picks) -> Case<Self> {
+        let (rows, dim) = (picks.size(33), picks.size_from_1(4097));
+        let op = LayerNorm {
+            dim,
+            dtype: picks.one(&FLOATS),
+            eps: picks.one(&[1e-5, 1e-6]),
+        };
+        let generator = picks.one(&NORM_GENERATORS);
+        let x = picks.one(&Layout::ROWS);
+        let out = picks.one(&[Layout::Contiguous, Layout::InPlace(1), Layout::Padded(3)]);
+        Case::new(
+            op,
+            vec![
+                Operand::out(&[rows, dim]).layout(out),
+                Operand::random(&[rows, dim], generator).layout(x),
+                Operand::random(&[dim], Generator::Normal),
+                Operand::random(&[dim], Generator::Normal),
+            ],
+        )
+    }
+
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+        let want = self.reference(shapes, inputs).swap_remove(0);
+        let moved = vec![0.0; self.dim];
+        let bounds = Bound::rows(want.rows(), |r, model| {
+            let (row, weight, bias) = (inputs[0].row(r), &inputs[1].data, &inputs[2].data);
+            let errors = layer_errors(row, &moved, weight, bias, self.eps, model);
+            let elements = want.row(r).iter().zip(errors);
+            elements.map(|(&y, e)| stored(self.dtype, y, e)).collect()
+        });
+        vec![Expected::Within(want, bounds)]
+    }
+}

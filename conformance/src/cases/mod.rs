@@ -1,0 +1,103 @@
+//! What each operation is tried on, and how exact it must be: one file per operation, named as in `ops`.
+
+mod activation;
+mod add_layer_norm;
+mod add_rms_norm;
+mod argmax;
+mod attention;
+mod batched_matmul;
+mod cast;
+mod copy;
+mod elementwise;
+mod embedding;
+mod glu;
+mod kv_write;
+mod layer_norm;
+mod matmul;
+mod norm;
+mod rms_norm;
+mod rope;
+mod sample;
+mod softmax;
+mod top_k;
+
+use std::collections::BTreeSet;
+
+use hal::DType;
+use ops::Op;
+use ops::reference::Tensor;
+
+use crate::{Case, Expected, Generator, Picks};
+
+/// An operation that the suite knows how to try and to judge.
+pub trait Conformance: Op {
+    /// The case that these picks choose.
+    fn case(picks: &mut Picks) -> Case<Self>;
+
+    /// What the outputs must be. Arguments as for [`Op::reference`]; one entry per `Out` and `InOut`, in order.
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected>;
+
+    /// Rows and columns of the packed weight, for operations that have one.
+    fn weight_shape(&self) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// The standard cases: every pair of picks occurs, no case twice.
+    fn cases() -> Vec<Case<Self>> {
+        let mut seen = BTreeSet::new();
+        let mut cases = Picks::pairwise(Self::case);
+        cases.retain(|case| seen.insert(case.id()));
+        cases
+    }
+}
+
+/// The float types.
+const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// What bit-exact operations are tried on.
+const EXACT_GENERATORS: [Generator; 7] = [
+    Generator::Normal,
+    Generator::Integers,
+    Generator::Wide,
+    Generator::Subnormals,
+    Generator::SignedZeros,
+    Generator::NegInf,
+    Generator::Nan,
+];
+
+/// What normalisations are tried on.
+const NORM_GENERATORS: [Generator; 7] = [
+    Generator::Normal,
+    Generator::Outliers,
+    Generator::Shifted,
+    Generator::Constant,
+    Generator::SignedZeros,
+    Generator::Subnormals,
+    Generator::Nan,
+];
+
+/// What operations that rank elements are tried on.
+const RANK_GENERATORS: [Generator; 7] = [
+    Generator::Normal,
+    Generator::Ties,
+    Generator::Constant,
+    Generator::SignedZeros,
+    Generator::NegInf,
+    Generator::Rising,
+    Generator::Nan,
+];
+
+/// A shape of up to four dimensions, for operations that take any.
+fn strided_shape(picks: &mut Picks) -> Vec<usize> {
+    let rank = picks.one(&[2, 0, 1, 3, 4]);
+    let sizes = [
+        picks.size(33),
+        picks.size(129),
+        picks.one(&[3, 1, 2]),
+        picks.one(&[1, 2]),
+    ];
+    let mut shape = sizes[..rank].to_vec();
+    // The longest dimension last.
+    shape.sort_unstable();
+    shape
+}

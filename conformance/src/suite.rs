@@ -1,0 +1,571 @@
+//! Runs cases on an accelerator and judges the results.
+
+use std::fmt;
+
+use hal::{Buffer, DType, Error, ErrorKind, Result, View};
+use ops::reference::Tensor;
+use ops::{Accelerator, ArgList, Context, How, Op, Ops, Plan, Role};
+
+use crate::case::{Case, Fill, Layout};
+use crate::cases::Conformance;
+use crate::number::{decode, encode};
+
+/// Bytes before and after every argument and workspace that no kernel may touch. A multiple of every device's
+/// alignment, so that guarded buffers are as aligned as plain ones.
+const GUARD_BYTES: usize = 256;
+
+/// What unwritten memory holds in the first and in the second run: NaN in every float type, then 3.4e38 (f32, bf16)
+/// or NaN (f16). As ids they are −1 and far too large.
+const POISON: [u8; 2] = [0xff, 0x7f];
+
+/// The cases of all operations, run on one accelerator.
+#[derive(Debug)]
+pub struct Suite {
+    context: Context,
+    claimed: Ops,
+}
+
+/// What became of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// Every element within the probable bound.
+    Pass,
+    /// Every element within the certain bound, one beyond the probable bound: look at it.
+    PassWeak,
+    /// The device has no planner for this operation, and no other way was found.
+    Unsupported,
+    /// The device has a planner for this operation that declines this specification. Counts as a failure.
+    ClaimedButUnsupported,
+    /// Wrong.
+    Fail,
+}
+
+/// The element that uses most of its bound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Worst {
+    /// The output's name.
+    pub arg: &'static str,
+    /// Where in it.
+    pub index: Vec<usize>,
+    /// The device's result.
+    pub got: f64,
+    /// The reference.
+    pub want: f64,
+    /// The allowed distance, by the probable model.
+    pub bound: f64,
+    /// Distance over bound.
+    pub utilisation: f64,
+}
+
+/// The result of one case.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Name of the operation.
+    pub op: &'static str,
+    /// Id of the case.
+    pub case: String,
+    /// What became of it.
+    pub status: Status,
+    /// How it was carried out, when it was planned.
+    pub how: Option<How>,
+    /// The worst element, when there are any.
+    pub worst: Option<Worst>,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// The results of many cases.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// One per case, in the order they ran.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Suite {
+    /// The suite on `accelerator` alone.
+    pub fn new(accelerator: Accelerator) -> Self {
+        Self {
+            claimed: accelerator.ops.clone(),
+            context: Context::new(accelerator),
+        }
+    }
+
+    /// The same with operations that the accelerator lacks run on `host`.
+    #[must_use]
+    pub fn with_host_fallback(self, host: Accelerator) -> Self {
+        Self {
+            context: self.context.with_host_fallback(host),
+            ..self
+        }
+    }
+
+    /// Runs every case of `O`.
+    pub fn run<O: Conformance>(&self) -> Report {
+        self.run_where::<O>(|_| true)
+    }
+
+    /// Runs the cases of `O` that `keep` keeps.
+    pub fn run_where<O: Conformance>(&self, keep: impl Fn(&Case<O>) -> bool) -> Report {
+        let cases = O::cases().into_iter().filter(keep);
+        Report {
+            outcomes: cases.map(|case| self.run_case(&case)).collect(),
+        }
+    }
+
+    /// Runs every case of every operation; one report per operation.
+    pub fn run_all(&self) -> Vec<Report> {
+        macro_rules! run_each {
+            ($($name:ident $op:ident),*) => { vec![$(self.run::<ops::$op>()),*] };
+        }
+        crate::for_each_op!(run_each)
+    }
+
+    /// Runs one case.
+    pub fn run_case<O: Conformance>(&self, case: &Case<O>) -> Outcome {
+        let mut outcome = Outcome {
+            op: O::NAME,
+            case: case.id(),
+            status: Status::Pass,
+            how: None,
+            worst: None,
+            why: String::new(),
+        };
+        if let Err(wrong) = self.try_case(case, &mut outcome) {
+            (outcome.status, outcome.why) = match wrong {
+                Wrong::Unsupported(e) if O::planner(&self.claimed).is_some() => {
+                    (Status::ClaimedButUnsupported, e.to_string())
+                }
+                Wrong::Unsupported(e) => (Status::Unsupported, e.to_string()),
+                Wrong::Failed(why) => (Status::Fail, why),
+            };
+        }
+        outcome
+    }
+
+    fn try_case<O: Conformance>(&self, case: &Case<O>, outcome: &mut Outcome) -> Result<(), Wrong> {
+        let plan = self
+            .context
+            .plan(case.op.clone())
+            .map_err(|e| match e.kind() {
+                ErrorKind::Unsupported => Wrong::Unsupported(e),
+                _ => e.into(),
+            })?;
+        outcome.how = Some(plan.how());
+        let bench = Bench::new(&self.context, &plan, case)?;
+        let first = bench.run(&plan, POISON[0])?;
+        let second = bench.run(&plan, POISON[1])?;
+        let signature = case.op.signature();
+        let written = signature
+            .iter()
+            .zip(&case.operands)
+            .filter(|(arg, _)| matches!(arg.role, Role::Out | Role::InOut));
+        let expected = case.op.expect(&bench.shapes(), &bench.inputs);
+        let outputs = first.into_iter().zip(second).zip(expected);
+        for ((arg, operand), ((got, again), expected)) in written.zip(outputs) {
+            if got.len() != expected.len() {
+                let lengths = (got.len(), expected.len());
+                return Err(Wrong::Failed(format!(
+                    "the suite is wrong: {} has {} elements, {} are expected",
+                    arg.name, lengths.0, lengths.1
+                )));
+            }
+            for (i, (&got, again)) in got.iter().zip(again).enumerate() {
+                let c = expected.compare(arg.dtype, i, got);
+                let index = || index_of(&operand.shape, i);
+                if c.wrong {
+                    outcome.status = Status::Fail;
+                } else if c.utilisation > 1.0 {
+                    outcome.status = outcome.status.max(Status::PassWeak);
+                }
+                if got.to_bits() != again.to_bits() && outcome.why.is_empty() {
+                    outcome.status = Status::Fail;
+                    outcome.why = format!(
+                        "{}{:?} is {got:e} in the first run and {again:e} in the second: \
+                         never written, or not repeatable",
+                        arg.name,
+                        index()
+                    );
+                }
+                let worse = |worst: &Worst| c.utilisation > worst.utilisation;
+                if outcome.worst.as_ref().is_none_or(worse) {
+                    outcome.worst = Some(Worst {
+                        arg: arg.name,
+                        index: index(),
+                        got,
+                        want: c.want,
+                        bound: c.bound,
+                        utilisation: c.utilisation,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a case has no result to compare.
+enum Wrong {
+    Unsupported(Error),
+    Failed(String),
+}
+
+impl From<Error> for Wrong {
+    fn from(e: Error) -> Self {
+        Wrong::Failed(format!("{e:?}"))
+    }
+}
+
+/// One argument in device memory.
+struct Placed {
+    buffer: Buffer,
+    dtype: DType,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset_bytes: usize,
+    /// Each element's distance from the first, in bytes, row-major.
+    offsets: Vec<usize>,
+    /// Row-major values, rounded to storage; `None` for a pure output.
+    values: Option<Vec<f64>>,
+    written: bool,
+}
+
+impl Placed {
+    fn view(&self) -> Result<View<'_>> {
+        View::strided(
+            &self.buffer,
+            self.offset_bytes,
+            self.dtype,
+            &self.shape,
+            &self.strides,
+        )
+    }
+
+    /// Whether these are the bytes of a weight, whose layout only the backend knows.
+    fn is_packed(&self) -> bool {
+        self.values.is_none() && !self.written
+    }
+
+    /// The bytes of the whole buffer before a run.
+    fn image(&self, poison: u8) -> Vec<u8> {
+        let mut image = vec![poison; self.buffer.bytes()];
+        let mut bytes = Vec::new();
+        for (&x, at) in self.values.iter().flatten().zip(&self.offsets) {
+            bytes.clear();
+            encode(self.dtype, x, &mut bytes);
+            let at = self.offset_bytes + at;
+            image[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        image
+    }
+
+    /// The elements in `image`, row-major.
+    fn elements(&self, image: &[u8]) -> Vec<f64> {
+        let element = |at: &usize| decode(self.dtype, &image[self.offset_bytes + at..]);
+        self.offsets.iter().map(element).collect()
+    }
+
+    /// The first byte that differs between two images outside the elements that may be written.
+    fn disturbed(&self, before: &[u8], after: &[u8]) -> Option<usize> {
+        let mut after = after.to_vec();
+        if self.written {
+            for at in &self.offsets {
+                let at = self.offset_bytes + at;
+                let range = at..at + self.dtype.bytes();
+                after[range.clone()].copy_from_slice(&before[range]);
+            }
+        }
+        before.iter().zip(&after).position(|(a, b)| a != b)
+    }
+}
+
+/// The arguments of one case, ready to run.
+struct Bench<'a> {
+    context: &'a Context,
+    /// By argument; outputs in place share the entry of their input.
+    placed: Vec<Placed>,
+    /// Which of `placed` each argument is.
+    of_arg: Vec<usize>,
+    names: Vec<&'static str>,
+    shapes: Vec<Vec<usize>>,
+    /// Which arguments are written, in order.
+    outputs: Vec<usize>,
+    /// All arguments but pure outputs, for the reference.
+    inputs: Vec<Tensor>,
+}
+
+impl<'a> Bench<'a> {
+    fn new<O: Conformance>(context: &'a Context, plan: &Plan<O>, case: &Case<O>) -> Result<Self> {
+        let signature = case.op.signature();
+        let mut bench = Self {
+            context,
+            placed: Vec::new(),
+            of_arg: vec![0; signature.len()],
+            names: signature.iter().map(|arg| arg.name).collect(),
+            shapes: Vec::new(),
+            outputs: Vec::new(),
+            inputs: Vec::new(),
+        };
+        for (i, (arg, operand)) in signature.iter().zip(&case.operands).enumerate() {
+            let written = matches!(arg.role, Role::Out | Role::InOut);
+            if written {
+                bench.outputs.push(i);
+            }
+            bench.of_arg[i] = bench.placed.len();
+            if let Layout::InPlace(_) = operand.layout {
+                // Placed with its input, below.
+                continue;
+            }
+            let mut rng = case.rng(i);
+            if let (Role::Weight(format), Fill::Random(generator)) = (arg.role, &operand.fill) {
+                let [rows, cols] = case.op.weight_shape().unwrap_or_default();
+                let weight = generator.weight(format, [rows, cols], &mut rng)?;
+                bench.inputs.push(weight.dequantise());
+                let buffer = plan.pack(&weight)?;
+                bench.placed.push(Placed {
+                    dtype: DType::U8,
+                    shape: vec![buffer.bytes()],
+                    strides: vec![1],
+                    offset_bytes: 0,
+                    offsets: Vec::new(),
+                    values: None,
+                    written: false,
+                    buffer,
+                });
+                continue;
+            }
+            let (offset, strides) = operand.layout.place(&operand.shape);
+            let size = arg.dtype.bytes();
+            let mut offsets = offsets(&operand.shape, &strides);
+            offsets.iter_mut().for_each(|at| *at *= size);
+            let extent_bytes = offsets.iter().max().map_or(0, |last| last + size);
+            let row = operand.shape.last().copied().unwrap_or(1);
+            let values = match &operand.fill {
+                Fill::None => None,
+                Fill::Values(values) => Some(values.clone()),
+                Fill::Random(generator) => {
+                    Some(generator.fill(arg.dtype, offsets.len(), row, &mut rng))
+                }
+            };
+            let offset_bytes = GUARD_BYTES + offset * size;
+            let mut placed = Placed {
+                buffer: context
+                    .device()
+                    .alloc(offset_bytes + extent_bytes + GUARD_BYTES)?,
+                dtype: arg.dtype,
+                shape: operand.shape.clone(),
+                strides,
+                offset_bytes,
+                offsets,
+                values,
+                written,
+            };
+            // Repeated elements are written over one another: read back what is there.
+            if placed.values.is_some() {
+                let stored = placed.elements(&placed.image(POISON[0]));
+                bench
+                    .inputs
+                    .push(Tensor::new(&operand.shape, stored.clone()));
+                placed.values = Some(stored);
+            }
+            bench.placed.push(placed);
+        }
+        for (i, operand) in case.operands.iter().enumerate() {
+            if let Layout::InPlace(input) = operand.layout {
+                bench.of_arg[i] = bench.of_arg[input];
+                bench.placed[bench.of_arg[input]].written = true;
+            }
+        }
+        for (i, operand) in case.operands.iter().enumerate() {
+            // A packed weight's view is bytes, whatever its operand's shape.
+            let packed = matches!(signature[i].role, Role::Weight(_));
+            bench.shapes.push(match packed {
+                true => bench.placed[bench.of_arg[i]].shape.clone(),
+                false => operand.shape.clone(),
+            });
+        }
+        Ok(bench)
+    }
+
+    fn shapes(&self) -> Vec<&[usize]> {
+        self.shapes.iter().map(Vec::as_slice).collect()
+    }
+
+    /// Runs the plan over memory filled with `poison`; the outputs' elements.
+    fn run<O: Op>(&self, plan: &Plan<O>, poison: u8) -> Result<Vec<Vec<f64>>, Wrong> {
+        let device = self.context.device();
+        let mut stream = device.stream()?;
+        let workspace_bytes = plan.workspace_bytes(&self.shapes());
+        let workspace = device.alloc(workspace_bytes + 2 * GUARD_BYTES)?;
+        stream.upload(
+            &View::of_bytes(&workspace),
+            &vec![poison; workspace.bytes()],
+        )?;
+        let here = |placed: &Placed| placed.buffer.device() == device.info().id;
+        let mut before = Vec::new();
+        for placed in &self.placed {
+            let mut image = Vec::new();
+            // A weight that was packed for the host cannot be seen from this device.
+            if here(placed) {
+                let whole = View::of_bytes(&placed.buffer);
+                if placed.is_packed() {
+                    image.resize(placed.buffer.bytes(), 0);
+                    stream.download(&mut image, &whole)?;
+                } else {
+                    image = placed.image(poison);
+                    stream.upload(&whole, &image)?;
+                }
+            }
+            before.push(image);
+        }
+        let mut args = ArgList::new();
+        for &at in &self.of_arg {
+            args.push(self.placed[at].view()?);
+        }
+        let guarded =
+            View::of_bytes(&workspace).slice(0, GUARD_BYTES..GUARD_BYTES + workspace_bytes)?;
+        plan.run_list(&mut *stream, &args, &guarded)?;
+        stream.synchronize()?;
+        let mut after = Vec::new();
+        for (placed, before) in self.placed.iter().zip(&before) {
+            let mut image = vec![0; before.len()];
+            if here(placed) {
+                stream.download(&mut image, &View::of_bytes(&placed.buffer))?;
+            }
+            after.push(image);
+        }
+        for (i, &at) in self.of_arg.iter().enumerate() {
+            let placed = &self.placed[at];
+            if let Some(byte) = placed.disturbed(&before[at], &after[at]) {
+                let elements =
+                    placed.offset_bytes..placed.offset_bytes + placed.view()?.range_bytes().len();
+                let what = match (elements.contains(&byte), placed.written) {
+                    (true, false) => "an input was changed",
+                    (true, true) => "a gap between rows was written",
+                    (false, _) => "memory outside was written",
+                };
+                return Err(Wrong::Failed(format!(
+                    "{}: {what}, at byte {} of {elements:?}",
+                    self.names[i], byte
+                )));
+            }
+        }
+        let mut image = vec![0; workspace.bytes()];
+        stream.download(&mut image, &View::of_bytes(&workspace))?;
+        image[GUARD_BYTES..GUARD_BYTES + workspace_bytes].fill(poison);
+        if let Some(byte) = image.iter().position(|&b| b != poison) {
+            return Err(Wrong::Failed(format!(
+                "memory outside the workspace of {workspace_bytes} B was written, at byte {}",
+                byte as isize - GUARD_BYTES as isize
+            )));
+        }
+        let outputs = self.outputs.iter().map(|&i| {
+            let at = self.of_arg[i];
+            self.placed[at].elements(&after[at])
+        });
+        Ok(outputs.collect())
+    }
+}
+
+/// Distances of all elements from the first, row-major, in elements.
+pub(crate) fn offsets(shape: &[usize], strides: &[usize]) -> Vec<usize> {
+    let mut offsets = vec![0];
+    for (&n, &stride) in shape.iter().zip(strides) {
+        offsets = offsets
+            .iter()
+            .flat_map(|&at| (0..n).map(move |i| at + i * stride))
+            .collect();
+    }
+    offsets
+}
+
+/// The index of row-major element `i`.
+fn index_of(shape: &[usize], mut i: usize) -> Vec<usize> {
+    let mut index = vec![0; shape.len()];
+    for (at, &n) in index.iter_mut().zip(shape).rev() {
+        (*at, i) = (i % n, i / n);
+    }
+    index
+}
+
+impl Report {
+    /// How many cases ended with `status`.
+    pub fn count(&self, status: Status) -> usize {
+        self.outcomes.iter().filter(|o| o.status == status).count()
+    }
+
+    /// The largest share of a bound that any case used, and the case.
+    pub fn worst(&self) -> Option<(&Outcome, &Worst)> {
+        self.outcomes
+            .iter()
+            .filter_map(|o| Some((o, o.worst.as_ref()?)))
+            .max_by(|a, b| a.1.utilisation.total_cmp(&b.1.utilisation))
+    }
+
+    /// `Ok` when at least one case ran and every case passed.
+    ///
+    /// # Errors
+    /// What did not pass, in words: the number of cases of each status, then the first ones that did not pass.
+    pub fn require_pass(&self) -> Result<(), String> {
+        let passed = self.count(Status::Pass) + self.count(Status::PassWeak);
+        if passed > 0 && passed == self.outcomes.len() {
+            return Ok(());
+        }
+        let bad = self.outcomes.iter().filter(|o| o.status > Status::PassWeak);
+        let lines: Vec<String> = bad.take(5).map(ToString::to_string).collect();
+        Err(format!("{self}\n{}", lines.join("\n")))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let op = self.outcomes.first().map_or("nothing", |o| o.op);
+        write!(f, "{op}: {} cases", self.outcomes.len())?;
+        for (status, name) in [
+            (Status::Pass, "passed"),
+            (Status::PassWeak, "passed weakly"),
+            (Status::Unsupported, "unsupported"),
+            (Status::ClaimedButUnsupported, "claimed but unsupported"),
+            (Status::Fail, "failed"),
+        ] {
+            match self.count(status) {
+                0 => {}
+                n => write!(f, ", {n} {name}")?,
+            }
+        }
+        match self.worst() {
+            Some((_, worst)) => write!(f, "; at most {:.3} of a bound used", worst.utilisation),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.status, self.case)?;
+        if !self.why.is_empty() {
+            write!(f, "\n    {}", self.why)?;
+        }
+        match &self.worst {
+            Some(w) => write!(
+                f,
+                "\n    worst {}{:?}: got {:e}, want {:e}, bound {:.2e}, utilisation {:.3}",
+                w.arg, w.index, w.got, w.want, w.bound, w.utilisation
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+/// For every standard case of `O`: the reference's outputs, and what the suite expects.
+#[cfg(test)]
+pub(crate) fn cases_expectations<O: Conformance>() -> Vec<(Vec<Tensor>, Vec<crate::Expected>)> {
+    let context = Context::new(crate::reference_device::open());
+    let of_case = |case: Case<O>| {
+        let plan = context.plan(case.op.clone()).unwrap();
+        let bench = Bench::new(&context, &plan, &case).unwrap();
+        let shapes = bench.shapes();
+        let reference = case.op.reference(&shapes, &bench.inputs);
+        (reference, case.op.expect(&shapes, &bench.inputs))
+    };
+    O::cases().into_iter().map(of_case).collect()
+}
