@@ -22,6 +22,9 @@ mod isa;
 mod memory;
 mod ops;
 mod pool;
+mod simd;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 

@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
-use hal::{Buffer, DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
+use hal::{DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
 
 /// Every buffer starts on a cache line; large ones on a page of 2 MiB, so that the system can map huge pages.
 const ALIGN: usize = 64;
@@ -101,27 +101,10 @@ pub(crate) unsafe fn elements<'a, T: bytemuck::Pod>(view: &View<'a>) -> &'a [T] 
 ///
 /// # Safety
 /// Nothing else reads or writes them while the slice lives, and `T` is the view's element type.
-#[expect(
-    clippy::mut_from_ref,
-    reason = "device memory is shared; streams order who writes"
-)]
 pub(crate) unsafe fn elements_mut<'a, T: bytemuck::Pod>(view: &View<'a>) -> &'a mut [T] {
     let len = view.range_bytes().len() / size_of::<T>();
     // SAFETY: as in `elements`, and the caller has it alone.
     unsafe { std::slice::from_raw_parts_mut(address(view), len) }
-}
-
-/// A new buffer that holds `bytes`.
-pub(crate) fn buffer_of(bytes: &[u8], device: DeviceId) -> Result<Buffer> {
-    let memory = CpuMemory::new(bytes.len(), device)?;
-    // SAFETY: the memory is new, as long as `bytes`, and nothing else knows it.
-    unsafe {
-        memory
-            .data
-            .as_ptr()
-            .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-    };
-    Ok(Buffer::new(memory))
 }
 
 /// Memory of this machine, or of the control group that holds this process. `None` where the system does not tell.

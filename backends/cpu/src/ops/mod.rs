@@ -4,12 +4,15 @@ mod activation;
 mod add_layer_norm;
 mod add_rms_norm;
 mod argmax;
+mod batched_matmul;
 mod cast;
 mod copy;
 mod elementwise;
+mod embedding;
 mod glu;
 mod kv_write;
 mod layer_norm;
+mod matmul;
 mod native;
 mod rms_norm;
 mod rope;
@@ -28,6 +31,9 @@ use native::planner;
 /// What the CPU can do.
 pub(crate) fn table(cpu: &Cpu) -> Ops {
     Ops {
+        embedding: planner(cpu, embedding::plan),
+        matmul: planner(cpu, matmul::plan),
+        batched_matmul: planner(cpu, batched_matmul::plan),
         softmax: planner(cpu, softmax::plan),
         kv_write: planner(cpu, kv_write::plan),
         rope: planner(cpu, rope::plan),

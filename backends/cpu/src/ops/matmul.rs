@@ -1,0 +1,383 @@
+//! Matrix product with a weight.
+//!
+//! Numeric class: weights dequantised exactly, sums in f32. Products of bf16 x with bf16, int8 and int4 weights are
+//! `vdpbf16ps` where the CPU has it (both factors exact, subnormals flushed to zero), f32 products otherwise; the scale
+//! of a row multiplies the finished sum, the scale of a group that group's part of it.
+//! f32 x is never rounded to a shorter type.
+//!
+//! One layout and one loop serve every shape: a panel of weight rows lies across the lanes, a value of x is broadcast.
+//! With up to six rows of x the panel streams from memory once; with more, stretches of it are decoded into the
+//! first-level cache and used by all tiles of x.
+
+mod kernel;
+mod layout;
+pub(super) mod tile;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use hal::{Buffer, DType, Result, Stream, View, WeightFormat};
+use ops::{HostWeight, Launch, Matmul};
+
+use crate::device::Cpu;
+use crate::memory::{address, elements};
+use crate::simd::{Path, Rows, run};
+use kernel::{Call, Pass, Share, Workspace};
+use layout::Layout;
+
+/// Below this many products the other threads are not worth waking.
+const ALONE_PRODUCTS: usize = 1 << 16;
+
+/// Plans a product: every specification has a kernel.
+pub(super) fn plan(cpu: &Cpu, op: &Matmul) -> Result<Option<Arc<dyn Launch>>> {
+    let path = choose(cpu, op);
+    Ok(Some(Arc::new(Kernel {
+        layout: Layout::new(path, op.weight, op.n, op.k),
+        path,
+        op: op.clone(),
+        cpu: cpu.clone(),
+    })))
+}
+
+fn choose(cpu: &Cpu, op: &Matmul) -> Path {
+    let exact_in_bf16 = !matches!(op.weight, WeightFormat::Dense(DType::F32 | DType::F16));
+    match Path::bf16(cpu.isa) {
+        Some(path) if op.x == DType::BF16 && exact_in_bf16 => path,
+        _ => Path::f32(cpu.isa),
+    }
+}
+
+struct Kernel {
+    cpu: Cpu,
+    op: Matmul,
+    path: Path,
+    layout: Layout,
+}
+
+impl Launch for Kernel {
+    fn workspace_bytes(&self, shapes: &[&[usize]]) -> usize {
+        Workspace::new(&self.layout, shapes[0][0], self.cpu.pool.threads()).bytes()
+    }
+
+    unsafe fn launch(
+        &self,
+        _stream: &mut dyn Stream,
+        args: &[View<'_>],
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let (out, x, weight) = (&args[0], &args[1], &args[2]);
+        self.layout.expect(&self.cpu, weight)?;
+        let mut rest = args[3..].iter();
+        // SAFETY: `ops` checked the type; nothing writes a bias while it is read.
+        let bias = (self.op.bias.then(|| rest.next()).flatten())
+            .map(|bias| unsafe { elements::<f32>(bias) });
+        let base: *mut u8 = address(workspace);
+        let m = x.dim(0);
+        let mut call = Call {
+            layout: &self.layout,
+            m,
+            weight: address(weight),
+            x: Rows::of(x),
+            out: Rows::of(out),
+            bias,
+            activation: self.op.activation,
+            residual: self
+                .op
+                .residual
+                .then(|| rest.next())
+                .flatten()
+                .map(Rows::of),
+            workspace: base.wrapping_add(base.align_offset(64)),
+            sizes: Workspace::new(&self.layout, m, self.cpu.pool.threads()),
+            next: AtomicUsize::new(0),
+        };
+        if m == 0 {
+            return Ok(());
+        }
+        self.pass(&call, Pass::PackX, m * self.op.k);
+        call.next = AtomicUsize::new(0);
+        self.pass(&call, Pass::Multiply, m * self.op.k * self.op.n);
+        Ok(())
+    }
+
+    fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
+        self.layout.pack(&self.cpu, weight)
+    }
+}
+
+impl Kernel {
+    fn pass(&self, call: &Call<'_>, pass: Pass, work: usize) {
+        let share = |thread| {
+            let share = Share { call, pass, thread };
+            run(self.path, &share);
+        };
+        if work < ALONE_PRODUCTS {
+            share(0);
+        } else {
+            self.cpu.pool.run(|thread, _| share(thread));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ops::reference::Tensor;
+    use ops::{Act, Context, MatmulArgs, Op, Plan};
+
+    use super::*;
+    use crate::Level;
+    use crate::testing::{Random, context, contexts, decode, encode};
+
+    /// Elements between rows beyond their length.
+    const GAP: usize = 3;
+
+    struct Case {
+        op: Matmul,
+        m: usize,
+    }
+
+    /// What one launch got and gave, in f64.
+    struct Outcome {
+        inputs: Vec<Tensor>,
+        got: Vec<f64>,
+        bytes: Vec<u8>,
+    }
+
+    fn host_weight(op: &Matmul, random: &mut Random) -> HostWeight<'static> {
+        let dense: Vec<u8> = (0..op.n * op.k)
+            .flat_map(|_| random.normal().to_le_bytes())
+            .collect();
+        let format = WeightFormat::Dense(DType::F32);
+        let dense = HostWeight::new(format, op.n, op.k, dense, vec![]).unwrap();
+        let weight = dense.convert(op.weight).unwrap();
+        let (data, scales) = (weight.data.into_owned(), weight.scales.into_owned());
+        HostWeight::new(op.weight, op.n, op.k, data, scales).unwrap()
+    }
+
+    /// Runs with gaps between rows, `out` filled with NaN before.
+    fn launch(context: &Context, case: &Case, seed: u64) -> Outcome {
+        let Case { op, m } = case;
+        let (device, m) = (context.device(), *m);
+        let random = &mut Random::new(seed);
+        let mut stream = device.stream().unwrap();
+        let mut upload =
+            |rows: usize, cols: usize, dtype: DType, values: &mut dyn FnMut() -> f32| {
+                let stride = cols + GAP;
+                let mut tensor = Tensor::zeros(&[rows, cols]);
+                let mut bytes = vec![];
+                for r in 0..rows {
+                    for c in 0..stride {
+                        let element = encode(dtype, values());
+                        if c < cols {
+                            tensor.row_mut(r)[c] = decode(dtype, &element);
+                        }
+                        bytes.extend(element);
+                    }
+                }
+                let buffer = device.alloc(bytes.len()).unwrap();
+                stream.upload(&View::of_bytes(&buffer), &bytes).unwrap();
+                (buffer, tensor)
+            };
+        let (x, x_values) = upload(m, op.k, op.x, &mut || random.normal());
+        let (bias, bias_values) = upload(1, op.n, DType::F32, &mut || random.normal());
+        let (residual, residual_values) = upload(m, op.n, op.x, &mut || random.normal());
+        let (out, _) = upload(m, op.n, op.out, &mut || f32::NAN);
+
+        let plan: Plan<Matmul> = context.plan(op.clone()).unwrap();
+        let host = host_weight(op, random);
+        let weight = plan.pack(&host).unwrap();
+        let view = |buffer, dtype, cols: usize| {
+            View::strided(buffer, 0, dtype, &[m, cols], &[cols + GAP, 1]).unwrap()
+        };
+        let args = MatmulArgs {
+            out: view(&out, op.out, op.n),
+            x: view(&x, op.x, op.k),
+            weight: View::of_bytes(&weight),
+            bias: (op.bias).then(|| View::new(&bias, DType::F32, &[op.n]).unwrap()),
+            residual: op.residual.then(|| view(&residual, op.x, op.n)),
+        };
+        let workspace = device
+            .alloc(plan.workspace_bytes(&[args.out.shape(), args.x.shape()]))
+            .unwrap();
+        plan.run(&mut *stream, args, &View::of_bytes(&workspace))
+            .unwrap();
+
+        let mut bytes = vec![0; out.bytes()];
+        stream.download(&mut bytes, &View::of_bytes(&out)).unwrap();
+        let mut got = vec![];
+        for (i, element) in bytes.chunks_exact(op.out.bytes()).enumerate() {
+            let value = decode(op.out, element);
+            if i % (op.n + GAP) < op.n {
+                got.push(value);
+            } else {
+                assert!(value.is_nan(), "{op:?}: wrote into the gap between rows");
+            }
+        }
+        let mut inputs = vec![x_values, host.dequantise()];
+        inputs.extend(
+            op.bias
+                .then(|| Tensor::new(&[op.n], bias_values.data[..op.n].to_vec())),
+        );
+        inputs.extend(op.residual.then_some(residual_values));
+        Outcome { inputs, got, bytes }
+    }
+
+    /// Checks a launch against the reference, with a bound from the formats and the length alone.
+    fn check(context: &Context, case: &Case, seed: u64) {
+        let Case { op, m } = case;
+        let Outcome { inputs, got, .. } = launch(context, case, seed);
+        let want = &op.reference(&[&[*m, op.n]], &inputs)[0];
+        // The same sums of magnitudes: S of every output.
+        let plain = Matmul {
+            activation: None,
+            ..op.clone()
+        };
+        let magnitudes: Vec<Tensor> = inputs.iter().map(|t| t.map(f64::abs)).collect();
+        let s = &plain.reference(&[&[*m, op.n]], &magnitudes)[0];
+        let (u32, u) = (DType::F32.unit_roundoff(), op.out.unit_roundoff());
+        let k = op.k as f64;
+        // Sums in f32 (probabilistic bound, λ = 8), then scale, bias, residual: one rounding each.
+        let g = (k.min(8.0 * k.sqrt()) + 4.0) * u32;
+        // No activation is steeper than 1.13.
+        let lipschitz = if op.activation.is_some() { 1.2 } else { 1.0 };
+        let tiny = f64::from(f32::MIN_POSITIVE) * (k + 1.0) * 8.0;
+        assert_eq!(got.len(), want.data.len());
+        for (i, (&got, (&want, &s))) in got.iter().zip(want.data.iter().zip(&s.data)).enumerate() {
+            let bound = u * want.abs() + (1.0 + u) * lipschitz * g * s + tiny;
+            let bound = bound + if op.out == DType::F16 { 6e-8 } else { 0.0 };
+            assert!(
+                (got - want).abs() <= bound,
+                "{op:?}, m {m}, element {i}: {got:e}, expected {want:e} within {bound:e}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_format_type_and_level_stays_within_its_bound() {
+        let shapes: [(usize, usize, usize); 8] = [
+            (1, 1, 32),
+            (1, 70, 256),
+            (2, 65, 96),
+            (3, 64, 160),
+            (5, 33, 32),
+            (7, 129, 384),
+            (13, 48, 64),
+            (70, 67, 224),
+        ];
+        for context in contexts() {
+            for weight in WeightFormat::ALL {
+                for x in [DType::F32, DType::F16, DType::BF16] {
+                    for (i, (m, n, k)) in shapes.into_iter().enumerate() {
+                        let k = k.next_multiple_of(weight.cols_multiple());
+                        let op = Matmul::new(n, k, x, weight);
+                        check(&context, &Case { op, m }, i as u64);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn odd_lengths_and_nothing_at_all() {
+        for context in contexts() {
+            for weight in [
+                WeightFormat::Dense(DType::F32),
+                WeightFormat::Dense(DType::F16),
+                WeightFormat::Dense(DType::BF16),
+                WeightFormat::Int8Row,
+                WeightFormat::Int4Row,
+            ] {
+                for x in [DType::F32, DType::BF16] {
+                    for (m, n, k) in [
+                        (0, 5, 8),
+                        (1, 1, 1),
+                        (4, 17, 67),
+                        (9, 3, 0),
+                        (1, 66, 131),
+                        (23, 70, 9),
+                    ] {
+                        let k = k * weight.cols_multiple();
+                        let op = Matmul {
+                            bias: true,
+                            residual: true,
+                            ..Matmul::new(n, k, x, weight)
+                        };
+                        check(&context, &Case { op, m }, k as u64);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        let level = crate::Isa::detect().level();
+        let [one, three] = [1, 3].map(|threads| context(level, threads));
+        for weight in WeightFormat::ALL {
+            for m in [1, 6, 9, 40] {
+                let op = Matmul::new(200, 384, DType::BF16, weight);
+                let case = Case { op, m };
+                assert_eq!(launch(&one, &case, 3).bytes, launch(&three, &case, 3).bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_weight_is_refused() {
+        let context = context(Level::Scalar, 1);
+        let device = context.device();
+        let plan = context
+            .plan(Matmul::new(3, 4, DType::F32, WeightFormat::Int8Row))
+            .unwrap();
+        let buffer = device.alloc(4096).unwrap();
+        let (x, out) = (device.alloc(16).unwrap(), device.alloc(12).unwrap());
+        let args = MatmulArgs {
+            out: View::new(&out, DType::F32, &[1, 3]).unwrap(),
+            x: View::new(&x, DType::F32, &[1, 4]).unwrap(),
+            weight: View::new(&buffer, DType::U8, &[12]).unwrap(),
+            bias: None,
+            residual: None,
+        };
+        let mut stream = device.stream().unwrap();
+        let e = plan
+            .run(&mut *stream, args, &View::of_bytes(&buffer))
+            .unwrap_err();
+        assert!(e.to_string().contains("expected 64 B packed"), "{e}");
+    }
+
+    #[test]
+    fn every_epilogue_and_output_type() {
+        for context in contexts() {
+            for activation in Act::ALL.map(Some).into_iter().chain([None]) {
+                for (x, out) in [
+                    (DType::BF16, DType::F32),
+                    (DType::F32, DType::BF16),
+                    (DType::F16, DType::F16),
+                    (DType::F32, DType::F16),
+                ] {
+                    for bias in [false, true] {
+                        for residual in [false, true] {
+                            let weight = WeightFormat::Int4Group(32);
+                            let op = Matmul {
+                                out,
+                                bias,
+                                activation,
+                                residual,
+                                ..Matmul::new(35, 64, x, weight)
+                            };
+                            check(
+                                &context,
+                                &Case {
+                                    op: op.clone(),
+                                    m: 2,
+                                },
+                                7,
+                            );
+                            check(&context, &Case { op, m: 8 }, 8);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Weights as the kernels read them: panels of as many rows as the registers hold sums.
+//!
+//! A panel is a sequence of runs: columns that share a scale (a group), or all columns. A run holds its elements (see
+//! `simd::formats`), then, for groups, one f16 scale per row. After the runs come the f32 scales of the rows.
+//! Rows past the end and columns past a whole unit are zeros.
+
+use hal::{Buffer, Error, Result, View, WeightFormat};
+use ops::HostWeight;
+
+use crate::device::Cpu;
+use crate::memory::{CpuMemory, address};
+use crate::simd::Path;
+
+/// Columns of one packed int4 word.
+const WORD: usize = 8;
+
+/// Where everything lies in a packed weight `[n, k]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub(super) format: WeightFormat,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Rows of a panel.
+    pub(super) panel: usize,
+    /// Columns that one instruction multiplies.
+    pub(super) step: usize,
+}
+
+impl Layout {
+    pub(super) fn new(path: Path, format: WeightFormat, n: usize, k: usize) -> Self {
+        Self {
+            format,
+            n,
+            k,
+            panel: path.panel(),
+            step: path.step(),
+        }
+    }
+
+    fn is_int4(&self) -> bool {
+        matches!(
+            self.format,
+            WeightFormat::Int4Row | WeightFormat::Int4Group(_)
+        )
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.n.div_ceil(self.panel)
+    }
+
+    /// Steps of all columns, the padding of the last unit included.
+    pub(super) fn steps(&self) -> usize {
+        let unit = if self.is_int4() { WORD } else { self.step };
+        self.k.next_multiple_of(unit) / self.step
+    }
+
+    /// Steps of one run.
+    pub(super) fn run_steps(&self) -> usize {
+        match self.format {
+            WeightFormat::Int4Group(group) => group / self.step,
+            _ => self.steps(),
+        }
+    }
+
+    pub(super) fn runs(&self) -> usize {
+        match self.format {
+            WeightFormat::Int4Group(group) => self.k / group,
+            _ => usize::from(self.k > 0),
+        }
+    }
+
+    /// Bytes of the elements of one run.
+    pub(super) fn run_data_bytes(&self) -> usize {
+        self.format
+            .row_bytes(self.run_steps() * self.step)
+            .saturating_mul(self.panel)
+    }
+
+    /// Whether each run ends with its scales.
+    pub(super) fn has_group_scales(&self) -> bool {
+        matches!(self.format, WeightFormat::Int4Group(_))
+    }
+
+    /// Whether each panel ends with its scales.
+    pub(super) fn has_row_scales(&self) -> bool {
+        matches!(self.format, WeightFormat::Int8Row | WeightFormat::Int4Row)
+    }
+
+    pub(super) fn run_bytes(&self) -> usize {
+        self.run_data_bytes()
+            + if self.has_group_scales() {
+                2 * self.panel
+            } else {
+                0
+            }
+    }
+
+    /// Where the row scales start in a panel.
+    pub(super) fn runs_bytes(&self) -> usize {
+        self.runs() * self.run_bytes()
+    }
+
+    pub(super) fn panel_bytes(&self) -> usize {
+        self.runs_bytes()
+            + if self.has_row_scales() {
+                4 * self.panel
+            } else {
+                0
+            }
+    }
+
+    fn bytes(&self) -> usize {
+        self.panels().saturating_mul(self.panel_bytes())
+    }
+
+    /// Requires `weight` to be a packed weight of this layout's size, in memory of this device.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(super) fn expect(&self, cpu: &Cpu, weight: &View<'_>) -> Result<()> {
+        if weight.buffer().device() == cpu.id
+            && weight.bytes() == self.bytes()
+            && weight.is_contiguous()
+        {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            "run matmul",
+            format!("weight is {weight:?}, expected {} B packed", self.bytes()),
+        )
+        .next_step("pass what pack() of the same plan returned"))
+    }
+
+    /// Packs `weight`, all threads together.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for another format or shape, `OutOfMemory`.
+    pub(super) fn pack(&self, cpu: &Cpu, weight: &HostWeight<'_>) -> Result<Buffer> {
+        weight.expect(self.format, self.n, self.k)?;
+        let buffer = Buffer::new(CpuMemory::new(self.bytes(), cpu.id)?);
+        let panels = Panels(address(&View::of_bytes(&buffer)));
+        cpu.pool.split(self.panels(), 1, 0, |part| {
+            for p in part {
+                // SAFETY: each panel is written by one thread, and nothing else knows the buffer yet.
+                let panel = unsafe { panels.slice(p * self.panel_bytes(), self.panel_bytes()) };
+                self.pack_panel(weight, p, panel);
+            }
+        });
+        Ok(buffer)
+    }
+
+    fn pack_panel(&self, weight: &HostWeight<'_>, p: usize, panel: &mut [u8]) {
+        let first = p * self.panel;
+        let rows = self.panel.min(self.n - first);
+        // Short pieces of many rows: the lines written stay in the cache until they are full.
+        const PIECE: usize = 128;
+        for start in (0..self.k).step_by(PIECE) {
+            let cols = start..(start + PIECE).min(self.k);
+            for r in 0..rows {
+                let row = weight.row(first + r);
+                match self.format {
+                    WeightFormat::Int8Row => self.pack_elements::<1>(row, cols.clone(), r, panel),
+                    WeightFormat::Dense(dtype) if dtype.bytes() == 2 => {
+                        self.pack_elements::<2>(row, cols.clone(), r, panel)
+                    }
+                    WeightFormat::Dense(_) => self.pack_elements::<4>(row, cols.clone(), r, panel),
+                    _ => self.pack_int4(row, cols.clone(), r, panel),
+                }
+            }
+        }
+        for r in 0..rows {
+            if self.has_row_scales() {
+                let at = self.runs_bytes() + 4 * r;
+                panel[at..at + 4].copy_from_slice(&weight.scale(first + r, 0).to_le_bytes());
+            }
+            if self.has_group_scales() {
+                for run in 0..self.runs() {
+                    let from = &weight.scales[2 * ((first + r) * self.runs() + run)..][..2];
+                    let at = run * self.run_bytes() + self.run_data_bytes() + 2 * r;
+                    panel[at..at + 2].copy_from_slice(from);
+                }
+            }
+        }
+    }
+
+    /// Elements of `N` bytes.
+    fn pack_elements<const N: usize>(
+        &self,
+        row: &[u8],
+        cols: std::ops::Range<usize>,
+        r: usize,
+        panel: &mut [u8],
+    ) {
+        let (from, _) = row.as_chunks::<N>();
+        let (to, _) = panel.as_chunks_mut::<N>();
+        for k in cols {
+            to[(k / self.step * self.panel + r) * self.step + k % self.step] = from[k];
+        }
+    }
+
+    /// Words of eight columns; `cols` starts at one.
+    fn pack_int4(&self, row: &[u8], cols: std::ops::Range<usize>, r: usize, panel: &mut [u8]) {
+        let run_words = self.run_steps() * self.step / WORD;
+        for k in cols.clone().step_by(WORD) {
+            let mut word = 0u32;
+            for i in 0..WORD.min(cols.end - k) {
+                let byte = row[(k + i) / 2];
+                let q = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
+                let slot = i % self.step * (WORD / self.step) + i / self.step;
+                word |= u32::from(q) << (4 * slot);
+            }
+            let (run, w) = (k / WORD / run_words, k / WORD % run_words);
+            let at = run * self.run_bytes() + (w * self.panel + r) * 4;
+            panel[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
+/// The start of a buffer that threads fill, each its own panels.
+struct Panels(*mut u8);
+
+// SAFETY: `slice` makes its caller keep the parts apart.
+unsafe impl Sync for Panels {}
+
+impl Panels {
+    /// # Safety
+    /// The bytes lie in the buffer, and nothing else uses them meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "parts of one buffer for many threads")]
+    unsafe fn slice(&self, at: usize, bytes: usize) -> &mut [u8] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), bytes) }
+    }
+}

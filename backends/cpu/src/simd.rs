@@ -1,0 +1,171 @@
+//! Vector arithmetic of each instruction set, as types that generic kernels are compiled for.
+//!
+//! A kernel is written once over [`Arith`] and entered through [`run`], which compiles it for the instruction set of an
+//! [`Isa`]. Everything between is `#[inline(always)]`, so that the intrinsics land in a function that has their feature.
+
+/// Methods that are one expression of intrinsics.
+macro_rules! simd {
+    ($(fn $name:ident($($arg:ident: $type:ty),*) -> $out:ty = $body:expr;)*) => {
+        $(#[inline(always)]
+        unsafe fn $name($($arg: $type),*) -> $out {
+            // SAFETY: the caller promised the instruction set, and memory for a whole vector.
+            unsafe { $body }
+        })*
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod convert;
+mod formats;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+use crate::isa::{Isa, Level};
+
+pub(crate) use convert::{Float, Rows, load_f32, store_f32};
+pub(crate) use formats::{BF16, F16, Format, I4, I8, Native};
+
+/// Multiply-accumulate over vectors of `LANES` f32 sums, `STEP` products per sum and instruction.
+///
+/// # Safety
+/// Of every method: the CPU has the instruction set, and `at` may be read (or written) for a whole vector,
+/// at any alignment.
+pub(crate) trait Arith: Copy + 'static {
+    /// `LANES` sums.
+    type Sum: Copy;
+    /// `LANES · STEP` factors.
+    type Operand: Copy;
+    /// `STEP` values of x, as they are packed.
+    type Scalar: bytemuck::Pod;
+
+    const LANES: usize;
+    const STEP: usize;
+    /// Bytes of an operand in memory.
+    const OPERAND_BYTES: usize = Self::LANES * size_of::<Self::Scalar>();
+
+    unsafe fn zero() -> Self::Sum;
+    unsafe fn load(at: *const f32) -> Self::Sum;
+    unsafe fn store(at: *mut f32, sum: Self::Sum);
+    unsafe fn load_f16(at: *const u16) -> Self::Sum;
+    /// `a · b + c`, rounded once where the instruction set can.
+    unsafe fn mul_add(a: Self::Sum, b: Self::Sum, c: Self::Sum) -> Self::Sum;
+    unsafe fn add(a: Self::Sum, b: Self::Sum) -> Self::Sum;
+
+    unsafe fn operand(at: *const u8) -> Self::Operand;
+    unsafe fn store_operand(at: *mut u8, operand: Self::Operand);
+    /// The same `STEP` values in every lane.
+    unsafe fn splat(x: Self::Scalar) -> Self::Operand;
+    /// `sum + w · x`.
+    unsafe fn dot(sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
+
+    /// Asks for the cache line at `at`; never faults.
+    unsafe fn prefetch(_at: *const u8) {}
+
+    /// The values of x that make one [`Arith::Scalar`], zeros past the end.
+    fn pack(x: [f32; 2]) -> Self::Scalar;
+}
+
+/// Arithmetic whose operands are f32 vectors too: one product per sum and instruction.
+///
+/// # Safety
+/// As [`Arith`].
+pub(crate) trait F32Arith: Arith<Operand = <Self as Arith>::Sum, Scalar = f32> {
+    /// `LANES` packed words of eight int4.
+    type Words: Copy;
+
+    unsafe fn load_bf16(at: *const u16) -> Self::Sum;
+    unsafe fn load_i8(at: *const i8) -> Self::Sum;
+    unsafe fn words(at: *const u8) -> Self::Words;
+    /// The lowest int4 of each word.
+    unsafe fn lowest(words: Self::Words) -> Self::Sum;
+    /// Drops the lowest int4 of each word.
+    unsafe fn shift(words: Self::Words) -> Self::Words;
+}
+
+/// A kernel that is written once and compiled for each instruction set.
+pub(crate) trait Task {
+    /// Runs with `A`, in panels of `NV` vectors.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set of `A`.
+    unsafe fn with_f32<A: F32Arith, const NV: usize>(&self);
+
+    /// Runs with products of bf16 pairs.
+    ///
+    /// # Safety
+    /// As [`Self::with_f32`].
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn with_bf16<A: Arith, const NV: usize>(&self)
+    where
+        I8: Format<A>,
+        I4: Format<A>;
+}
+
+/// The arithmetic that a kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Path {
+    level: Level,
+    bf16: bool,
+}
+
+impl Path {
+    /// Products in f32.
+    pub(crate) fn f32(isa: Isa) -> Self {
+        Self {
+            level: isa.level(),
+            bf16: false,
+        }
+    }
+
+    /// Products of bf16 pairs, where this CPU has them.
+    pub(crate) fn bf16(isa: Isa) -> Option<Self> {
+        isa.has_bf16().then_some(Self {
+            level: isa.level(),
+            bf16: true,
+        })
+    }
+
+    /// Rows of one panel: the lanes of its `NV` vectors.
+    pub(crate) fn panel(self) -> usize {
+        match self.level {
+            Level::Scalar => 8,
+            Level::Neon | Level::Avx2 => 16,
+            Level::Avx512 => 64,
+        }
+    }
+
+    /// [`Arith::STEP`].
+    pub(crate) fn step(self) -> usize {
+        1 + usize::from(self.bf16)
+    }
+
+    /// Size of [`Arith::Scalar`] and of one lane of an operand.
+    pub(crate) const SCALAR_BYTES: usize = 4;
+}
+
+/// The most rows of a panel on any instruction set.
+pub(crate) const MAX_PANEL: usize = 64;
+
+/// Runs `task` compiled for `path`.
+pub(crate) fn run<T: Task>(path: Path, task: &T) {
+    match path.level {
+        // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if path.bf16 => unsafe { avx512::run_bf16(task) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::run(task) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::run(task) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { neon::run(task) },
+        // SAFETY: every CPU has it.
+        _ => unsafe { task.with_f32::<scalar::Scalar, 2>() },
+    }
+}

@@ -1,0 +1,58 @@
+//! AVX2 with FMA and F16C.
+
+use std::arch::x86_64::*;
+
+use super::{Arith, F32Arith, Task};
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx2;
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run<T: Task>(task: &T) {
+    // SAFETY: the features of this function.
+    unsafe { task.with_f32::<Avx2, 2>() }
+}
+
+impl Arith for Avx2 {
+    type Sum = __m256;
+    type Operand = __m256;
+    type Scalar = f32;
+    const LANES: usize = 8;
+    const STEP: usize = 1;
+
+    simd! {
+        fn zero() -> __m256 = _mm256_setzero_ps();
+        fn load(at: *const f32) -> __m256 = _mm256_loadu_ps(at);
+        fn store(at: *mut f32, sum: __m256) -> () = _mm256_storeu_ps(at, sum);
+        fn load_f16(at: *const u16) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+        fn operand(at: *const u8) -> __m256 = _mm256_loadu_ps(at.cast());
+        fn store_operand(at: *mut u8, operand: __m256) -> () = _mm256_storeu_ps(at.cast(), operand);
+        fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
+        fn dot(sum: __m256, w: __m256, x: __m256) -> __m256 = _mm256_fmadd_ps(w, x, sum);
+        fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline(always)]
+    fn pack(x: [f32; 2]) -> f32 {
+        x[0]
+    }
+}
+
+impl F32Arith for Avx2 {
+    type Words = __m256i;
+
+    simd! {
+        fn load_bf16(at: *const u16) -> __m256 = {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        };
+        fn load_i8(at: *const i8) -> __m256 =
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())));
+        fn words(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+        fn lowest(words: __m256i) -> __m256 =
+            _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(words)));
+        fn shift(words: __m256i) -> __m256i = _mm256_srli_epi32::<4>(words);
+    }
+}

@@ -1,0 +1,122 @@
+//! Plain Rust, in vectors of four that a compiler may turn into whatever it has.
+
+use half::f16;
+
+use super::{Arith, F32Arith, Float};
+
+#[derive(Clone, Copy)]
+pub(super) struct Scalar;
+
+/// `[f(0), f(1), f(2), f(3)]`, without a closure that might not be inlined.
+macro_rules! lanes {
+    ($i:ident => $e:expr) => {{
+        let mut out = [0.0; 4];
+        let mut $i = 0;
+        while $i < 4 {
+            // SAFETY: a pointer in `$e` is good for four elements, as the caller promised.
+            out[$i] = unsafe { $e };
+            $i += 1;
+        }
+        out
+    }};
+}
+
+#[expect(unused_unsafe, reason = "some lanes need no pointer")]
+impl Arith for Scalar {
+    type Sum = [f32; 4];
+    type Operand = [f32; 4];
+    type Scalar = f32;
+
+    const LANES: usize = 4;
+    const STEP: usize = 1;
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 4] {
+        [0.0; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> [f32; 4] {
+        lanes!(i => at.add(i).read_unaligned())
+    }
+
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, sum: [f32; 4]) {
+        // SAFETY: good for four elements, as the caller promised.
+        unsafe { at.cast::<[f32; 4]>().write_unaligned(sum) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(at: *const u16) -> [f32; 4] {
+        lanes!(i => Float::to_f32(f16::from_bits(at.add(i).read_unaligned())))
+    }
+
+    // Two roundings: a fused product would be a library call on CPUs without one.
+    #[inline(always)]
+    unsafe fn mul_add(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        lanes!(i => a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        lanes!(i => a[i] + b[i])
+    }
+
+    #[inline(always)]
+    unsafe fn operand(at: *const u8) -> [f32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { Self::load(at.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_operand(at: *mut u8, operand: [f32; 4]) {
+        // SAFETY: the caller's promise.
+        unsafe { Self::store(at.cast(), operand) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 4] {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sum: [f32; 4], w: [f32; 4], x: [f32; 4]) -> [f32; 4] {
+        lanes!(i => w[i] * x[i] + sum[i])
+    }
+
+    #[inline(always)]
+    fn pack(x: [f32; 2]) -> f32 {
+        x[0]
+    }
+}
+
+impl F32Arith for Scalar {
+    type Words = [u32; 4];
+
+    #[inline(always)]
+    unsafe fn load_bf16(at: *const u16) -> [f32; 4] {
+        lanes!(i => f32::from_bits(u32::from(at.add(i).read_unaligned()) << 16))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(at: *const i8) -> [f32; 4] {
+        lanes!(i => f32::from(*at.add(i)))
+    }
+
+    #[inline(always)]
+    unsafe fn words(at: *const u8) -> [u32; 4] {
+        // SAFETY: good for four words, as the caller promised.
+        unsafe { at.cast::<[u32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    #[expect(unused_unsafe, reason = "no pointer here")]
+    unsafe fn lowest(words: [u32; 4]) -> [f32; 4] {
+        lanes!(i => ((words[i] << 28) as i32 >> 28) as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn shift(words: [u32; 4]) -> [u32; 4] {
+        [words[0] >> 4, words[1] >> 4, words[2] >> 4, words[3] >> 4]
+    }
+}

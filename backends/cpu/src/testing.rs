@@ -1,0 +1,69 @@
+//! What the tests of kernels share.
+
+use hal::DType;
+use half::{bf16, f16};
+use ops::Context;
+
+use crate::{Level, Options, open};
+
+/// This CPU at every level it has, on one thread and on three.
+pub(crate) fn contexts() -> Vec<Context> {
+    let levels = Level::ALL.into_iter().filter(|level| level.is_available());
+    levels
+        .flat_map(|level| [1, 3].map(|threads| context(level, threads)))
+        .collect()
+}
+
+/// This CPU at one level.
+pub(crate) fn context(level: Level, threads: usize) -> Context {
+    let options = Options {
+        threads: Some(threads),
+        level: Some(level),
+    };
+    Context::new(open(&options).expect("the level is available"))
+}
+
+/// A small generator (SplitMix64): the same numbers everywhere.
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    /// In [0, 1).
+    pub(crate) fn uniform(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    /// Nearly normal: the sum of four uniform numbers, centred.
+    pub(crate) fn normal(&mut self) -> f32 {
+        let sum: f32 = (0..4).map(|_| self.uniform()).sum();
+        (sum - 2.0) * 1.732
+    }
+}
+
+/// One element of a float type.
+pub(crate) fn encode(dtype: DType, x: f32) -> Vec<u8> {
+    match dtype {
+        DType::F16 => f16::from_f32(x).to_le_bytes().to_vec(),
+        DType::BF16 => bf16::from_f32(x).to_le_bytes().to_vec(),
+        _ => x.to_le_bytes().to_vec(),
+    }
+}
+
+/// The value of one element.
+pub(crate) fn decode(dtype: DType, bytes: &[u8]) -> f64 {
+    match dtype {
+        DType::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f64(),
+        DType::BF16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f64(),
+        _ => f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])),
+    }
+}
