@@ -54,21 +54,24 @@ impl Context {
             )
             .next_step("choose another --dtype or --device, or allow the host with --fallback host")
         })?;
-        *self
-            .counts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((O::NAME, how_name(how)))
-            .or_default() += 1;
+        self.count([((O::NAME, how_name(how)), 1)]);
         Ok(Plan::new(op, how, info.id, launch))
     }
 
-    /// How many plans of each operation went which way: `("attention", "composed") → 40`.
+    /// How many plans of each operation went which way: `("attention", "composed") → 40`; the parts of a composed
+    /// operation count too.
     pub fn counts(&self) -> BTreeMap<(&'static str, &'static str), usize> {
         self.counts
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn count(&self, plans: impl IntoIterator<Item = ((&'static str, &'static str), usize)>) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        for (plan, n) in plans {
+            *counts.entry(plan).or_default() += n;
+        }
     }
 
     fn climb<O: Op>(&self, op: &O) -> Result<Option<(How, Arc<dyn Launch>)>> {
@@ -77,8 +80,13 @@ impl Context {
         {
             return Ok(Some((How::Native, launch)));
         }
-        match op.compose(self) {
-            Ok(Some(launch)) => return Ok(Some((How::Composed, launch))),
+        // Composed means on this device: its parts may not go to the host one by one.
+        let parts = Context::new(self.accelerator.clone());
+        match op.compose(&parts) {
+            Ok(Some(launch)) => {
+                self.count(parts.counts());
+                return Ok(Some((How::Composed, launch)));
+            }
             Ok(None) => {}
             // A part is missing too: the next step of the ladder may still hold.
             Err(e) if e.kind() == hal::ErrorKind::Unsupported => {}

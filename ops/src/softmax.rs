@@ -83,6 +83,7 @@ impl Op for Softmax {
             unreachable!("checked rank")
         };
         let mut out = inputs[0].map(|x| x * f64::from(self.scale));
+        let mut hidden = Vec::new();
         for (b, r) in (0..batch).flat_map(|b| (0..rows).map(move |r| (b, r))) {
             let row = out.row_mut(b * rows + r);
             if let Some(mask) = self.mask {
@@ -90,13 +91,13 @@ impl Op for Softmax {
                 let kv_len = inputs[2].data[0] as i64;
                 let prefix = inputs.get(3).map_or(0, |p| p.data[0] as i64);
                 let (r, inside) = (r as i64, (start..end).contains(&(r as i64)));
-                for (c, x) in row.iter_mut().enumerate().take(cols) {
-                    if !inside || !mask.sees(kv_len - end + r, c as i64, kv_len, prefix) {
-                        *x = f64::NEG_INFINITY;
-                    }
-                }
+                let sees = |c| inside && mask.sees(kv_len - end + r, c as i64, kv_len, prefix);
+                hidden.extend((0..cols).filter(|&c| !sees(c)));
             }
+            hidden.iter().for_each(|&c| row[c] = f64::NEG_INFINITY);
             softmax(row);
+            // They are 0 even where a visible NaN spoils the row.
+            hidden.drain(..).for_each(|c| row[c] = 0.0);
         }
         vec![out]
     }
