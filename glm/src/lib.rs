@@ -3,6 +3,10 @@
 //! Design choices:
 //! - An architecture is data ([`architecture`]); one set of layers reads it.
 //! - Knows operations and devices, never a backend: a caller passes an `ops::Context`.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod architecture;
+pub mod checkpoint;
+pub mod config;
+
+mod files;

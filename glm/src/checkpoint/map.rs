@@ -1,0 +1,52 @@
+//! A file's bytes, mapped: the only unsafe code of this crate.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+
+use hal::{Error, Result};
+use memmap2::Mmap;
+
+use crate::files;
+
+/// The bytes of one file.
+#[derive(Debug)]
+pub(super) enum Bytes {
+    /// Mapped from disk; pages are read when touched and given back under memory pressure.
+    Mapped(Mmap),
+    /// Part of this executable.
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// Maps `path` read-only.
+    ///
+    /// # Errors
+    /// `NotFound`, `Io`; `Corrupt` when the file is empty.
+    pub(super) fn map(path: &Path) -> Result<Self> {
+        let doing = format!("map {}", path.display());
+        let file = File::open(path).map_err(|e| files::io_error(&doing, e))?;
+        let metadata = file.metadata().map_err(|e| files::io_error(&doing, e))?;
+        if !metadata.is_file() || metadata.len() == 0 {
+            return Err(Error::corrupt(doing, "not a file with contents")
+                .next_step("copy or download it again"));
+        }
+        // SAFETY: the map is read-only and private to this value; the documentation of `Checkpoint`
+        // asks that nobody changes the file while it is open, which no process can rule out for
+        // another.
+        #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
+        let map = unsafe { Mmap::map(&file) };
+        Ok(Self::Mapped(map.map_err(|e| files::io_error(&doing, e))?))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
