@@ -8,5 +8,6 @@
 pub mod architecture;
 pub mod checkpoint;
 pub mod config;
+pub mod tokenizer;
 
 mod files;
