@@ -239,3 +239,20 @@ pub const CHATGLM_NAMES: Names = Names {
     head: "transformer.output_layer",
     ignored: &["rotary_pos_emb.inv_freq"],
 };
+
+/// Names of GLM-130B and ChatGLM-6B.
+pub const GLM_NAMES: Names = Names {
+    embedding: "transformer.word_embeddings",
+    layer: "transformer.layers.{}.",
+    input_norm: "input_layernorm",
+    qkv: QkvNames::PerHead("attention.query_key_value"),
+    dense: "attention.dense",
+    attention_out_norm: None,
+    mlp_norm: "post_attention_layernorm",
+    up: "mlp.dense_h_to_4h",
+    down: "mlp.dense_4h_to_h",
+    mlp_out_norm: None,
+    final_norm: "transformer.final_layernorm",
+    head: "lm_head",
+    ignored: &["rotary_emb.inv_freq"],
+};

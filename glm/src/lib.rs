@@ -6,8 +6,12 @@
 #![deny(unsafe_code)]
 
 pub mod architecture;
+pub mod cache;
 pub mod checkpoint;
 pub mod config;
+pub mod model;
+pub mod rope;
 pub mod tokenizer;
+mod weights;
 
 mod files;

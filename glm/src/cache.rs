@@ -1,0 +1,357 @@
+//! The KV cache: pages of every layer, and the sequences that own them.
+//!
+//! A page id names the same slots in the keys and values of every layer, so a sequence is a list of ids. Pages are
+//! zeroed once, when the cache is made: operations may multiply slots that nobody sees by zero, so each must hold a
+//! finite value at all times.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View};
+
+/// Geometry of a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Transformer layers.
+    pub layers: usize,
+    /// Pages per layer.
+    pub pages: usize,
+    /// Key-value heads.
+    pub kv_heads: usize,
+    /// Slots per page.
+    pub page_size: usize,
+    /// Elements per head.
+    pub head_dim: usize,
+    /// Element type.
+    pub dtype: DType,
+}
+
+impl CacheShape {
+    /// `[pages, kv_heads, page_size, head_dim]`
+    pub fn dims(&self) -> [usize; 4] {
+        [self.pages, self.kv_heads, self.page_size, self.head_dim]
+    }
+
+    /// Bytes of the keys, or of the values, of one layer.
+    pub fn layer_bytes(&self) -> usize {
+        let dims = self.dims().into_iter();
+        dims.fold(self.dtype.bytes(), usize::saturating_mul)
+    }
+
+    /// Bytes of the whole cache.
+    pub fn bytes(&self) -> usize {
+        self.layer_bytes().saturating_mul(2 * self.layers)
+    }
+}
+
+/// The pages of every layer.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: CacheShape,
+    k: Vec<Buffer>,
+    v: Vec<Buffer>,
+    pool: Arc<Pool>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    pages: usize,
+    page_size: usize,
+    free: Mutex<Vec<i32>>,
+}
+
+impl Pool {
+    fn free(&self) -> MutexGuard<'_, Vec<i32>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KvCache {
+    /// A zeroed cache.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `DeviceLost`.
+    pub fn new(device: &dyn Device, stream: &mut dyn Stream, shape: CacheShape) -> Result<Self> {
+        let mut layers = || -> Result<Vec<Buffer>> {
+            (0..shape.layers)
+                .map(|_| zeroed(device, stream, &shape))
+                .collect()
+        };
+        let (k, v) = (layers()?, layers()?);
+        // The lowest page ids are given out first.
+        let free = (0..shape.pages as i32).rev().collect();
+        let pool = Pool {
+            pages: shape.pages,
+            page_size: shape.page_size,
+            free: Mutex::new(free),
+        };
+        Ok(Self {
+            shape,
+            k,
+            v,
+            pool: Arc::new(pool),
+        })
+    }
+
+    /// Geometry.
+    pub fn shape(&self) -> &CacheShape {
+        &self.shape
+    }
+
+    /// Keys and values of layer `i`, each `[pages, kv_heads, page_size, head_dim]`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is no such layer.
+    pub fn layer(&self, i: usize) -> Result<(View<'_>, View<'_>)> {
+        let (Some(k), Some(v)) = (self.k.get(i), self.v.get(i)) else {
+            let detail = format!("{i} of {}", self.shape.layers);
+            return Err(Error::invalid("read a layer of the cache", detail));
+        };
+        let dims = self.shape.dims();
+        Ok((
+            View::new(k, self.shape.dtype, &dims)?,
+            View::new(v, self.shape.dtype, &dims)?,
+        ))
+    }
+
+    /// Tokens that could still be stored.
+    pub fn free_tokens(&self) -> usize {
+        self.pool.free().len() * self.shape.page_size
+    }
+
+    /// A new, empty sequence of at most `max_tokens` tokens.
+    pub fn sequence(&self, max_tokens: usize) -> Sequence {
+        Sequence {
+            pool: self.pool.clone(),
+            // Growing must not allocate in the middle of decoding.
+            pages: Vec::with_capacity(max_tokens.div_ceil(self.shape.page_size)),
+            len: 0,
+            max_tokens,
+            prefix: 0,
+        }
+    }
+
+    /// Whether `sequence` lives in this cache.
+    pub fn owns(&self, sequence: &Sequence) -> bool {
+        Arc::ptr_eq(&self.pool, &sequence.pool)
+    }
+
+    /// Empties `sequence` and writes zeros over what it held: for values that are not finite, which would reach the
+    /// next owner of the pages.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub fn scrub(&self, stream: &mut dyn Stream, sequence: &mut Sequence) -> Result<()> {
+        let zeros = vec![0; self.shape.layer_bytes() / self.shape.pages];
+        for layer in 0..self.shape.layers {
+            let (k, v) = self.layer(layer)?;
+            for &page in &sequence.pages {
+                let page = page as usize;
+                stream.upload(&k.slice(0, page..page + 1)?, &zeros)?;
+                stream.upload(&v.slice(0, page..page + 1)?, &zeros)?;
+            }
+        }
+        sequence.truncate(0);
+        Ok(())
+    }
+}
+
+fn zeroed(device: &dyn Device, stream: &mut dyn Stream, shape: &CacheShape) -> Result<Buffer> {
+    /// Host memory that zeroing may use.
+    const CHUNK_BYTES: usize = 1 << 20;
+    let buffer = device.alloc(shape.layer_bytes())?;
+    let zeros = vec![0; CHUNK_BYTES.min(shape.layer_bytes())];
+    for at in (0..shape.layer_bytes()).step_by(CHUNK_BYTES) {
+        let len = CHUNK_BYTES.min(shape.layer_bytes() - at);
+        stream.upload(&View::at(&buffer, at, DType::U8, &[len])?, &zeros[..len])?;
+    }
+    Ok(buffer)
+}
+
+/// One sequence of tokens in a cache. Its pages are free again when it is dropped.
+#[derive(Debug)]
+pub struct Sequence {
+    pool: Arc<Pool>,
+    pages: Vec<i32>,
+    len: usize,
+    max_tokens: usize,
+    prefix: usize,
+}
+
+impl Sequence {
+    /// Tokens stored.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no token is stored.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The most tokens it may have.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Slots that every token sees, with `Mask::Prefix`.
+    pub fn prefix(&self) -> usize {
+        self.prefix
+    }
+
+    /// Sets [`Self::prefix`]. For an empty sequence: what tokens have seen cannot change.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when tokens are stored.
+    pub fn set_prefix(&mut self, prefix: usize) -> Result<()> {
+        if self.len > 0 {
+            return Err(Error::invalid(
+                "set the prefix of a sequence",
+                format!("{} tokens are stored already", self.len),
+            )
+            .next_step("truncate it to 0 tokens first"));
+        }
+        self.prefix = prefix;
+        Ok(())
+    }
+
+    /// Forgets all tokens but the first `len`; whole pages become free.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        let keep = self.len.div_ceil(self.pool.page_size);
+        // Back in the order in which they were taken, so that a rewound sequence gets the same pages again.
+        self.pool.free().extend(self.pages.drain(keep..).rev());
+    }
+
+    /// The pages, in order.
+    pub(crate) fn pages(&self) -> &[i32] {
+        &self.pages
+    }
+
+    /// The slot of token `i`; its page must have been reserved.
+    pub(crate) fn slot(&self, i: usize) -> usize {
+        let page_size = self.pool.page_size;
+        self.pages[i / page_size] as usize * page_size + i % page_size
+    }
+
+    /// Makes room for `more` tokens after those stored.
+    ///
+    /// # Errors
+    /// `InvalidArgument` beyond `max_tokens`; `OutOfMemory` when the cache is full.
+    pub(crate) fn reserve(&mut self, more: usize) -> Result<()> {
+        let doing = || format!("add {more} tokens to a sequence of {}", self.len);
+        let wanted = self.len.saturating_add(more);
+        if wanted > self.max_tokens {
+            let detail = format!("the context is {} tokens", self.max_tokens);
+            return Err(Error::invalid(doing(), detail)
+                .next_step("shorten the prompt, or load the model with a longer context"));
+        }
+        let missing = (wanted.div_ceil(self.pool.page_size)).saturating_sub(self.pages.len());
+        let mut free = self.pool.free();
+        if missing > free.len() {
+            let (pages, page_size) = (self.pool.pages, self.pool.page_size);
+            return Err(Error::new(
+                ErrorKind::OutOfMemory,
+                doing(),
+                format!(
+                    "the KV cache of {} tokens has room for {}",
+                    pages * page_size,
+                    free.len() * page_size
+                ),
+            )
+            .next_step("end other sequences, or load the model with a larger cache"));
+        }
+        let at = free.len() - missing;
+        self.pages.extend(free.drain(at..).rev());
+        Ok(())
+    }
+
+    /// Counts `more` tokens as stored; their room was reserved.
+    pub(crate) fn advance(&mut self, more: usize) {
+        self.len += more;
+        debug_assert!(self.len <= self.pages.len() * self.pool.page_size);
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        self.pool.free().extend(self.pages.drain(..).rev());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hal::null::NullDevice;
+
+    fn cache(pages: usize) -> KvCache {
+        let device = NullDevice::new();
+        let shape = CacheShape {
+            layers: 2,
+            pages,
+            kv_heads: 2,
+            page_size: 4,
+            head_dim: 8,
+            dtype: DType::F16,
+        };
+        assert_eq!(shape.bytes(), 2 * 2 * pages * 2 * 4 * 8 * 2);
+        KvCache::new(&device, &mut *device.stream().unwrap(), shape).unwrap()
+    }
+
+    fn grow(sequence: &mut Sequence, n: usize) -> Result<()> {
+        sequence.reserve(n)?;
+        sequence.advance(n);
+        Ok(())
+    }
+
+    #[test]
+    fn gives_takes_back_and_never_twice() {
+        let cache = cache(4);
+        let (mut a, mut b) = (cache.sequence(16), cache.sequence(16));
+        grow(&mut a, 5).unwrap();
+        grow(&mut b, 4).unwrap();
+        grow(&mut a, 3).unwrap();
+        assert_eq!((a.pages(), b.pages()), (&[0, 1][..], &[2][..]));
+        assert_eq!((a.slot(3), a.slot(7), b.slot(1)), (3, 7, 9));
+        assert_eq!(cache.free_tokens(), 4);
+        drop(a);
+        assert_eq!(cache.free_tokens(), 12);
+        grow(&mut b, 12).unwrap();
+        let mut pages = b.pages().to_vec();
+        pages.sort_unstable();
+        assert_eq!(pages, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn says_when_it_is_full() {
+        let cache = cache(2);
+        let (mut a, mut b) = (cache.sequence(8), cache.sequence(8));
+        grow(&mut a, 5).unwrap();
+        let e = grow(&mut b, 1).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::OutOfMemory);
+        assert!(e.to_string().contains("room for 0") && e.next().is_some());
+        assert_eq!((b.len(), a.len()), (0, 5));
+        let e = grow(&mut a, 4).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::InvalidArgument);
+    }
+
+    #[test]
+    fn rewinds_to_the_same_pages() {
+        let cache = cache(4);
+        let mut a = cache.sequence(16);
+        grow(&mut a, 14).unwrap();
+        let pages = a.pages().to_vec();
+        a.truncate(5);
+        assert_eq!(
+            (a.len(), a.pages(), cache.free_tokens()),
+            (5, &pages[..2], 8)
+        );
+        a.truncate(9);
+        assert_eq!(a.len(), 5);
+        grow(&mut a, 9).unwrap();
+        assert_eq!(a.pages(), pages);
+        assert!(a.set_prefix(1).is_err());
+        a.truncate(0);
+        a.set_prefix(3).unwrap();
+        assert_eq!((a.prefix(), cache.free_tokens()), (3, 16));
+    }
+}

@@ -1,0 +1,713 @@
+//! A model on a device: one set of layers, driven by an [`Architecture`].
+//!
+//! Design choices:
+//! - Everything is planned, checked against free memory and allocated when the model is loaded; a step allocates
+//!   nothing.
+//! - One call runs any mixture of prefill and decoding of several sequences ([`Chunk`]); each token's numbers depend
+//!   on its own sequence only.
+//! - Logits are computed for the rows that are asked for, in f32.
+
+mod inputs;
+mod plans;
+
+use std::fmt;
+use std::sync::Arc;
+
+use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View, WeightFormat};
+use ops::{AttentionArgs, Context, EmbeddingArgs, KvWriteArgs, Mask, RopeArgs};
+
+use crate::architecture::Architecture;
+use crate::cache::{CacheShape, KvCache, Sequence};
+use crate::checkpoint::Checkpoint;
+use crate::rope::RopeTables;
+use crate::weights::{Bias, Linear, Loader, Matrix, NormWeights, check_norm, weight_bytes};
+use inputs::{Inputs, Part, Picked, Step};
+use plans::{Limits, Plans};
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Type of the activations: f32, f16 or bf16. `None`: the checkpoint's type if the device computes with it
+    /// natively, else f32.
+    pub dtype: Option<DType>,
+    /// Encoding of the layers' matrices; `None`: as stored.
+    pub weights: Option<WeightFormat>,
+    /// Encoding of embedding and output layer; `None`: as stored. They suffer most from quantisation.
+    pub tables: Option<WeightFormat>,
+    /// Type of the KV cache; `None`: that of the activations.
+    pub kv: Option<DType>,
+    /// The most tokens of a sequence; `None`: 8192, or what the model was made for if that is less.
+    pub context: Option<usize>,
+    /// Tokens in the KV cache, shared by all sequences; `None`: room for `max_sequences` full ones.
+    pub cache_tokens: Option<usize>,
+    /// Slots per page of the KV cache.
+    pub page_size: usize,
+    /// The most tokens of one step, over all sequences.
+    pub max_tokens: usize,
+    /// The most sequences of one step.
+    pub max_sequences: usize,
+    /// The most rows of logits of one step.
+    pub max_logits: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            dtype: None,
+            weights: None,
+            tables: None,
+            kv: None,
+            context: None,
+            cache_tokens: None,
+            page_size: 16,
+            max_tokens: 512,
+            max_sequences: 1,
+            max_logits: 1,
+        }
+    }
+}
+
+/// The context when none is asked for: the KV cache of more would surprise a laptop.
+const DEFAULT_CONTEXT: usize = 8192;
+
+/// Device memory of a model in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Matrices and norms, before a backend's padding.
+    pub weights: usize,
+    /// The KV cache.
+    pub cache: usize,
+    /// Activations, logits, tables and workspace.
+    pub buffers: usize,
+}
+
+impl Footprint {
+    /// All of it.
+    pub fn total(&self) -> usize {
+        self.weights
+            .saturating_add(self.cache)
+            .saturating_add(self.buffers)
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [weights, cache, buffers] = [self.weights, self.cache, self.buffers].map(mib);
+        write!(f, "weights {weights}, KV cache {cache}, buffers {buffers}")
+    }
+}
+
+fn mib(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}
+
+/// New tokens of one sequence.
+#[derive(Debug)]
+pub struct Chunk<'a> {
+    /// Where they are appended.
+    pub sequence: &'a mut Sequence,
+    /// Token ids, at least one.
+    pub ids: &'a [u32],
+    /// Positions `[streams, ids]`, row-major; `None`: those in the sequence. Models with two streams need them.
+    pub positions: Option<&'a [u32]>,
+}
+
+/// The tokens of a batch that logits are wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows<'a> {
+    /// None: this is not the last chunk of a prompt.
+    None,
+    /// The last one of each sequence.
+    Last,
+    /// All.
+    All,
+    /// These, counted over the whole batch.
+    Given(&'a [usize]),
+}
+
+/// A loaded model.
+#[derive(Debug)]
+pub struct Model {
+    architecture: Architecture,
+    device: Arc<dyn Device>,
+    stream: Box<dyn Stream>,
+    dtype: DType,
+    context: usize,
+    limits: Limits,
+    footprint: Footprint,
+    plans: Plans,
+    embedding: Buffer,
+    layers: Vec<Layer>,
+    final_norm: NormWeights,
+    head: Linear,
+    cos: Buffer,
+    sin: Buffer,
+    cache: KvCache,
+    inputs: Inputs,
+    buffers: Buffers,
+    logits_rows: usize,
+}
+
+#[derive(Debug)]
+struct Layer {
+    input_norm: NormWeights,
+    qkv: Linear,
+    dense: Linear,
+    attention_out_norm: Option<NormWeights>,
+    mlp_norm: NormWeights,
+    up: Linear,
+    down: Linear,
+    mlp_out_norm: Option<NormWeights>,
+}
+
+/// Activations of a step: rows = tokens, of the activations' type but the logits.
+#[derive(Debug)]
+struct Buffers {
+    /// Residual stream `[tokens, hidden]`; its sum of two, with DeepNorm.
+    x: Buffer,
+    /// Input of a sublayer `[tokens, hidden]`.
+    a: Buffer,
+    /// Output of a sublayer `[tokens, hidden]`.
+    b: Buffer,
+    /// `[tokens, qkv_rows]`
+    qkv: Buffer,
+    /// `[tokens, heads · head_dim]`
+    attention: Buffer,
+    /// `[tokens, up_rows]`
+    up: Buffer,
+    /// `[tokens, ffn]`
+    act: Buffer,
+    /// Hidden states that logits are wanted for `[logits, hidden]`.
+    picked: Buffer,
+    /// f32 `[logits, vocab]`
+    logits: Buffer,
+    workspace: Buffer,
+}
+
+/// The matrices of a model, described and checked.
+struct Matrices {
+    embedding: Matrix,
+    layers: Vec<[Matrix; 4]>,
+    head: Matrix,
+}
+
+impl Matrices {
+    fn new(a: &Architecture, checkpoint: &Checkpoint, options: &Options) -> Result<Self> {
+        let (names, attention) = (&a.names, a.heads * a.head_dim);
+        let dense_bias = if a.dense_bias { Bias::Yes } else { Bias::No };
+        let table = |key: &str| {
+            let parts = [(key.to_owned(), a.vocab)];
+            Matrix::new(checkpoint, &parts, a.hidden, Bias::No, options.tables)
+        };
+        let layer = |i: usize| -> Result<[Matrix; 4]> {
+            let matrix = |name: &str, rows: usize, cols: usize| {
+                let parts = [(names.of_layer(i, name), rows)];
+                Matrix::new(checkpoint, &parts, cols, dense_bias, options.weights)
+            };
+            let norms = [Some(names.input_norm), Some(names.mlp_norm)];
+            let norms = norms
+                .into_iter()
+                .chain([names.attention_out_norm, names.mlp_out_norm]);
+            for name in norms.flatten() {
+                check_norm(checkpoint, &names.of_layer(i, name), a.norm, a.hidden)?;
+            }
+            Ok([
+                Matrix::qkv(checkpoint, a, i, options.weights)?,
+                matrix(names.dense, a.hidden, attention)?,
+                matrix(names.up, a.up_rows(), a.hidden)?,
+                matrix(names.down, a.hidden, a.ffn)?,
+            ])
+        };
+        check_norm(checkpoint, names.final_norm, a.norm, a.hidden)?;
+        Ok(Self {
+            embedding: table(names.embedding)?,
+            layers: (0..a.layers).map(layer).collect::<Result<_>>()?,
+            head: table(if a.tied { names.embedding } else { names.head })?,
+        })
+    }
+
+    fn bytes(&self) -> usize {
+        let tables = [&self.embedding, &self.head].into_iter();
+        tables
+            .chain(self.layers.iter().flatten())
+            .map(Matrix::bytes)
+            .sum()
+    }
+}
+
+impl Model {
+    /// Loads a model. `progress` hears bytes done and in all.
+    ///
+    /// # Errors
+    /// `NotFound` and `Corrupt` for tensors that are missing or of other shapes than the architecture says;
+    /// `Unsupported` when the device lacks an operation or the type would overflow; `OutOfMemory`, before anything is
+    /// loaded, when weights, cache and buffers exceed the free memory; `InvalidArgument` for options.
+    pub fn load(
+        context: &Context,
+        architecture: &Architecture,
+        checkpoint: &Checkpoint,
+        options: &Options,
+        mut progress: impl FnMut(usize, usize),
+    ) -> Result<Self> {
+        let a = architecture;
+        let device = context.device();
+        let dtype = activation_type(a, device.info(), options.dtype)?;
+        let (max_context, limits, cache) = sizes(a, options, dtype)?;
+        let matrices = Matrices::new(a, checkpoint, options)?;
+
+        let mut plans = Plans::new(
+            context,
+            a,
+            &cache,
+            &limits,
+            matrices.embedding.format,
+            dtype,
+        )?;
+        let head_plan = plans.matmul(context, matrices.head.matmul(dtype, DType::F32))?;
+        let mut matmuls = Vec::with_capacity(a.layers);
+        for layer in &matrices.layers {
+            let mut plan = |m: &Matrix| plans.matmul(context, m.matmul(dtype, dtype));
+            matmuls.push([
+                plan(&layer[0])?,
+                plan(&layer[1])?,
+                plan(&layer[2])?,
+                plan(&layer[3])?,
+            ]);
+        }
+
+        let sizes = Buffers::sizes(
+            a,
+            &limits,
+            dtype,
+            plans.workspace_bytes(&limits, max_context),
+        );
+        let tables_bytes = max_context * a.rope.rotary_dim * 4;
+        let footprint = Footprint {
+            weights: matrices.bytes() + norm_bytes(a),
+            cache: cache.bytes(),
+            buffers: sizes.iter().sum::<usize>()
+                + tables_bytes
+                + Inputs::bytes(&limits, a.rope.streams),
+        };
+        check_memory(&**device, &footprint)?;
+
+        let mut stream = device.stream()?;
+        let mut loader = Loader {
+            checkpoint,
+            device: &**device,
+            stream: &mut *stream,
+            progress: &mut progress,
+            done_bytes: 0,
+            total_bytes: footprint.weights,
+        };
+        let names = &a.names;
+        let embedding = loader.table(&matrices.embedding, &plans.embedding)?;
+        let mut layers = Vec::with_capacity(a.layers);
+        for (i, (matrices, plans)) in matrices.layers.iter().zip(matmuls).enumerate() {
+            let [qkv, dense, up, down] = plans;
+            let key = |name| names.of_layer(i, name);
+            let mut norm = |name| loader.norm(&key(name), a.norm);
+            let input_norm = norm(names.input_norm)?;
+            let mlp_norm = norm(names.mlp_norm)?;
+            let attention_out_norm = names.attention_out_norm.map(&mut norm).transpose()?;
+            let mlp_out_norm = names.mlp_out_norm.map(norm).transpose()?;
+            layers.push(Layer {
+                input_norm,
+                qkv: loader.linear(&matrices[0], qkv)?,
+                dense: loader.linear(&matrices[1], dense)?,
+                attention_out_norm,
+                mlp_norm,
+                up: loader.linear(&matrices[2], up)?,
+                down: loader.linear(&matrices[3], down)?,
+                mlp_out_norm,
+            });
+        }
+        let final_norm = loader.norm(names.final_norm, a.norm)?;
+        let head = loader.linear(&matrices.head, head_plan)?;
+        let tables = RopeTables::new(&a.rope, dtype, max_context);
+        let (cos, sin) = (
+            loader.upload_f32(&tables.cos)?,
+            loader.upload_f32(&tables.sin)?,
+        );
+        Ok(Self {
+            architecture: a.clone(),
+            dtype,
+            context: max_context,
+            limits,
+            footprint,
+            plans,
+            embedding,
+            layers,
+            final_norm,
+            head,
+            cos,
+            sin,
+            cache: KvCache::new(&**device, &mut *stream, cache)?,
+            inputs: Inputs::new(&**device, limits, a.rope.streams)?,
+            buffers: Buffers::new(&**device, sizes)?,
+            logits_rows: 0,
+            device: device.clone(),
+            stream,
+        })
+    }
+
+    /// The architecture.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// Type of the activations.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The most tokens of a sequence.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The most tokens of one step.
+    pub fn max_tokens(&self) -> usize {
+        self.limits.tokens
+    }
+
+    /// Device memory in use.
+    pub fn footprint(&self) -> &Footprint {
+        &self.footprint
+    }
+
+    /// The KV cache.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// A new, empty sequence.
+    pub fn sequence(&self) -> Sequence {
+        self.cache.sequence(self.context)
+    }
+
+    /// The stream that steps run on, and the logits of the last one: f32 `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// None in practice: the buffer was made for the largest step.
+    pub fn output(&mut self) -> Result<(&mut dyn Stream, View<'_>)> {
+        let shape = [self.logits_rows, self.architecture.vocab];
+        let logits = View::new(&self.buffers.logits, DType::F32, &shape)?;
+        Ok((&mut *self.stream, logits))
+    }
+
+    /// The logits of the last step on the host, row-major.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub fn read_logits(&mut self) -> Result<Vec<f32>> {
+        let (stream, view) = self.output()?;
+        let mut logits = vec![0.0; view.len()];
+        stream.download(bytemuck::cast_slice_mut(&mut logits), &view)?;
+        Ok(logits)
+    }
+
+    /// Empties a sequence that holds values which are not finite.
+    ///
+    /// # Errors
+    /// `DeviceLost`.
+    pub fn scrub(&mut self, sequence: &mut Sequence) -> Result<()> {
+        self.cache.scrub(&mut *self.stream, sequence)
+    }
+
+    /// Appends new tokens to their sequences and computes the logits of `rows`, in their order.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a batch beyond the limits, token ids beyond the vocabulary, or sequences of another
+    /// model; `OutOfMemory` when the KV cache is full; `DeviceLost`. The sequences are as they were then.
+    pub fn forward(&mut self, chunks: &mut [Chunk<'_>], rows: Rows<'_>) -> Result<()> {
+        if chunks.iter().any(|chunk| !self.cache.owns(chunk.sequence)) {
+            let detail = "a sequence belongs to another model";
+            return Err(Error::invalid("run a batch", detail));
+        }
+        self.logits_rows = 0;
+        let stream = &mut *self.stream;
+        let step = self
+            .inputs
+            .prepare(stream, &self.architecture, chunks, rows)?;
+        self.run(&step)?;
+        for chunk in chunks {
+            chunk.sequence.advance(chunk.ids.len());
+        }
+        self.logits_rows = step.rows.len();
+        Ok(())
+    }
+
+    fn run(&mut self, step: &Step) -> Result<()> {
+        let Self {
+            architecture: arch,
+            stream,
+            plans,
+            inputs,
+            buffers,
+            ..
+        } = self;
+        let stream = &mut **stream;
+        let ws = &View::of_bytes(&buffers.workspace);
+        let (t, dtype, residual) = (step.tokens, self.dtype, arch.residual);
+        let (heads, kv_heads, head_dim) = (arch.heads, arch.kv_heads, arch.head_dim);
+        let rows = |buffer, cols| View::new(buffer, dtype, &[t, cols]);
+
+        let x = rows(&buffers.x, arch.hidden)?;
+        let mut a = rows(&buffers.a, arch.hidden)?;
+        let mut b = rows(&buffers.b, arch.hidden)?;
+        let qkv = rows(&buffers.qkv, arch.qkv_rows())?;
+        let attention = rows(&buffers.attention, heads * head_dim)?;
+        let up = rows(&buffers.up, arch.up_rows())?;
+        let act = rows(&buffers.act, arch.ffn)?;
+
+        // Heads [q | k | v] of the fused matrix; q and k are neighbours and turn together.
+        let heads_of = |from: usize, n: usize| {
+            qkv.slice(1, from * head_dim..(from + n) * head_dim)?
+                .split(1, n, head_dim)
+        };
+        let qk = heads_of(0, heads + kv_heads)?;
+        let (q, k) = (heads_of(0, heads)?, heads_of(heads, kv_heads)?);
+        let v = heads_of(heads + kv_heads, kv_heads)?;
+        let angles = [self.context, arch.rope.rotary_dim / 2];
+        let rope = RopeArgs {
+            out: qk,
+            x: qk,
+            positions: inputs.positions(step)?,
+            cos: View::new(&self.cos, DType::F32, &angles)?,
+            sin: View::new(&self.sin, DType::F32, &angles)?,
+        };
+        let slots = inputs.vector(Part::Slots, t)?;
+        let block_table = inputs.blocks(step)?;
+        let q_start = inputs.vector(Part::Starts, step.sequences + 1)?;
+        let kv_len = inputs.vector(Part::Lengths, step.sequences)?;
+        let prefix = match arch.mask {
+            Mask::Prefix => Some(inputs.vector(Part::Prefixes, step.sequences)?),
+            _ => None,
+        };
+
+        let table = plans.embedding.op().table_view(&self.embedding)?;
+        let ids = inputs.vector(Part::Ids, t)?;
+        let args = EmbeddingArgs { out: x, ids, table };
+        plans.embedding.run(stream, args, ws)?;
+        let norm_after = |i: usize| {
+            self.layers
+                .get(i)
+                .map_or(&self.final_norm, |l| &l.input_norm)
+        };
+        plans.norm.run(stream, [a, x], norm_after(0), ws)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            layer.qkv.run(stream, qkv, a, ws)?;
+            plans.rope.run(stream, rope, ws)?;
+            let (k_pages, v_pages) = self.cache.layer(i)?;
+            let args = KvWriteArgs {
+                k_pages,
+                v_pages,
+                k,
+                v,
+                slots,
+            };
+            plans.kv_write.run(stream, args, ws)?;
+            let args = AttentionArgs {
+                out: attention.split(1, heads, head_dim)?,
+                q,
+                k_pages,
+                v_pages,
+                block_table,
+                q_start,
+                kv_len,
+                prefix,
+            };
+            plans.attention.run(stream, args, ws)?;
+            layer.dense.run(stream, b, attention, ws)?;
+            let out_norm = layer.attention_out_norm.as_ref();
+            let next = &layer.mlp_norm;
+            [a, b] = plans
+                .norm
+                .meet(stream, residual, [x, a, b], out_norm, next, ws)?;
+
+            layer.up.run(stream, up, a, ws)?;
+            plans.act.run(stream, act, up, ws)?;
+            layer.down.run(stream, b, act, ws)?;
+            let out_norm = layer.mlp_out_norm.as_ref();
+            let next = norm_after(i + 1);
+            [a, b] = plans
+                .norm
+                .meet(stream, residual, [x, a, b], out_norm, next, ws)?;
+        }
+
+        let n = step.rows.len();
+        if n == 0 {
+            return Ok(());
+        }
+        let picked = match &step.rows {
+            Picked::Range(range) => a.slice(0, range.clone())?,
+            Picked::Listed(n) => {
+                let out = View::new(&buffers.picked, dtype, &[*n, arch.hidden])?;
+                let args = EmbeddingArgs {
+                    out,
+                    ids: inputs.vector(Part::Rows, *n)?,
+                    table: plans.gather.op().table_view(a.buffer())?,
+                };
+                plans.gather.run(stream, args, ws)?;
+                out
+            }
+        };
+        let logits = View::new(&buffers.logits, DType::F32, &[n, arch.vocab])?;
+        self.head.run(stream, logits, picked, ws)
+    }
+}
+
+impl Buffers {
+    /// Bytes of each buffer, in the order of the fields.
+    fn sizes(a: &Architecture, limits: &Limits, dtype: DType, workspace: usize) -> [usize; 10] {
+        let Limits { tokens, logits, .. } = *limits;
+        let rows = |cols: usize| tokens * cols * dtype.bytes();
+        [
+            rows(a.hidden),
+            rows(a.hidden),
+            rows(a.hidden),
+            rows(a.qkv_rows()),
+            rows(a.heads * a.head_dim),
+            rows(a.up_rows()),
+            rows(a.ffn),
+            logits * a.hidden * dtype.bytes(),
+            logits * a.vocab * 4,
+            workspace,
+        ]
+    }
+
+    fn new(device: &dyn Device, sizes: [usize; 10]) -> Result<Self> {
+        let mut sizes = sizes.into_iter();
+        let mut next = || device.alloc(sizes.next().unwrap_or(0));
+        Ok(Self {
+            x: next()?,
+            a: next()?,
+            b: next()?,
+            qkv: next()?,
+            attention: next()?,
+            up: next()?,
+            act: next()?,
+            picked: next()?,
+            logits: next()?,
+            workspace: next()?,
+        })
+    }
+}
+
+/// The type of the activations; refuses one in which the model is known to overflow.
+fn activation_type(
+    architecture: &Architecture,
+    device: &hal::DeviceInfo,
+    wanted: Option<DType>,
+) -> Result<DType> {
+    // Its activations reach 71,000; f16 ends at 65,504.
+    let overflows = |dtype| architecture.model_type == "glm4" && dtype == DType::F16;
+    let dtype = wanted.unwrap_or_else(|| {
+        let own = architecture.dtype;
+        let good = device.native_floats.contains(&own) && !overflows(own);
+        if good { own } else { DType::F32 }
+    });
+    let doing = || format!("load a {} model in {dtype}", architecture.model_type);
+    if !dtype.is_float() {
+        return Err(Error::invalid(doing(), "activations must be floats")
+            .next_step("choose f32, f16 or bf16"));
+    }
+    if overflows(dtype) {
+        return Err(
+            Error::unsupported(doing(), "its activations overflow f16 and become NaN")
+                .next_step("choose bf16 or f32"),
+        );
+    }
+    Ok(dtype)
+}
+
+/// Context, limits of a step, and the cache.
+fn sizes(a: &Architecture, options: &Options, dtype: DType) -> Result<(usize, Limits, CacheShape)> {
+    let fail = |why: String| Error::invalid("load a model", why);
+    let context = options.context.unwrap_or(a.context.min(DEFAULT_CONTEXT));
+    if context > a.context {
+        let detail = format!("a context of {context}; it was made for {}", a.context);
+        return Err(fail(detail).next_step("choose a shorter context"));
+    }
+    let sizes = [
+        ("context", context),
+        ("page_size", options.page_size),
+        ("max_tokens", options.max_tokens),
+        ("max_sequences", options.max_sequences),
+        ("max_logits", options.max_logits),
+        ("layers", a.layers),
+        ("hidden", a.hidden),
+        ("heads", a.heads),
+        ("kv_heads", a.kv_heads),
+        ("head_dim", a.head_dim),
+        ("ffn", a.ffn),
+        ("vocab", a.vocab),
+    ];
+    if let Some((name, n)) = sizes.iter().find(|(_, n)| !(1..1 << 28).contains(n)) {
+        let detail = format!("{name} = {n}");
+        return Err(fail(detail).next_step("choose a positive number below 2^28"));
+    }
+    let kv = options.kv.unwrap_or(dtype);
+    let pages_per_sequence = context.div_ceil(options.page_size);
+    let pages = match options.cache_tokens {
+        Some(tokens) => tokens.div_ceil(options.page_size),
+        None => pages_per_sequence.saturating_mul(options.max_sequences),
+    };
+    if pages == 0 || pages.saturating_mul(options.page_size) >= 1 << 31 {
+        let detail = format!("a KV cache of {pages} pages of {}", options.page_size);
+        return Err(fail(detail).next_step("choose 1 to 2^31 - 1 tokens"));
+    }
+    let tokens = options.max_tokens.min(context * options.max_sequences);
+    let limits = Limits {
+        tokens,
+        sequences: options.max_sequences,
+        logits: options.max_logits.min(tokens),
+        pages_per_sequence,
+    };
+    let cache = CacheShape {
+        layers: a.layers,
+        pages,
+        kv_heads: a.kv_heads,
+        page_size: options.page_size,
+        head_dim: a.head_dim,
+        dtype: kv,
+    };
+    Ok((context, limits, cache))
+}
+
+/// Bytes of all norms.
+fn norm_bytes(a: &Architecture) -> usize {
+    let outer = [a.names.attention_out_norm, a.names.mlp_out_norm];
+    let norms = a.layers * (2 + outer.iter().flatten().count()) + 1;
+    let vectors = match a.norm {
+        crate::architecture::Norm::Rms(_) => 1,
+        crate::architecture::Norm::Layer(_) => 2,
+    };
+    norms * vectors * weight_bytes(WeightFormat::Dense(DType::F32), 1, a.hidden)
+}
+
+/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it.
+fn check_memory(device: &dyn Device, footprint: &Footprint) -> Result<()> {
+    let Some(memory) = device.memory() else {
+        return Ok(());
+    };
+    if footprint.total() <= memory.free_bytes {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::OutOfMemory,
+        format!("load the model on {}", device.info().spec),
+        format!(
+            "{} are needed ({footprint}), {} are free",
+            mib(footprint.total()),
+            mib(memory.free_bytes)
+        ),
+    )
+    .next_step("choose int8 or int4 weights, a shorter context, or another device"))
+}

@@ -1,0 +1,316 @@
+//! The operations of one model, planned once: everything but the products with weights, which each weight brings.
+
+use hal::{DType, Result, Stream, View, WeightFormat};
+use ops::{
+    Activation, ActivationArgs, AddLayerNorm, AddRmsNorm, ArgList, Attention, Context, Embedding,
+    Glu, GluArgs, KvWrite, LayerNorm, Mask, Matmul, Plan, RmsNorm, Rope,
+};
+
+use crate::architecture::{Architecture, Norm, Residual};
+use crate::cache::CacheShape;
+use crate::weights::NormWeights;
+
+/// Sizes that the buffers and workspaces of a model are made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) tokens: usize,
+    pub(super) sequences: usize,
+    pub(super) logits: usize,
+    pub(super) pages_per_sequence: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Plans {
+    pub(super) embedding: Plan<Embedding>,
+    pub(super) norm: NormPlans,
+    pub(super) rope: Plan<Rope>,
+    pub(super) kv_write: Plan<KvWrite>,
+    pub(super) attention: Plan<Attention>,
+    pub(super) act: ActPlan,
+    /// Picks the rows of hidden states that logits are wanted for.
+    pub(super) gather: Plan<Embedding>,
+    matmuls: Vec<Plan<Matmul>>,
+}
+
+impl Plans {
+    pub(super) fn new(
+        context: &Context,
+        architecture: &Architecture,
+        cache: &CacheShape,
+        limits: &Limits,
+        table: WeightFormat,
+        dtype: DType,
+    ) -> Result<Self> {
+        let Architecture {
+            heads,
+            kv_heads,
+            head_dim,
+            rope,
+            ..
+        } = *architecture;
+        Ok(Self {
+            embedding: context.plan(Embedding {
+                vocab: architecture.vocab,
+                dim: architecture.hidden,
+                table,
+                out: dtype,
+            })?,
+            norm: NormPlans::new(context, architecture, dtype)?,
+            rope: context.plan(Rope {
+                head_dim,
+                rotary_dim: rope.rotary_dim,
+                streams: rope.streams,
+                layout: rope.layout,
+                dtype,
+            })?,
+            kv_write: context.plan(KvWrite {
+                kv_heads,
+                head_dim,
+                pages: cache.pages,
+                page_size: cache.page_size,
+                dtype,
+                kv: cache.dtype,
+            })?,
+            attention: context.plan(Attention {
+                heads,
+                kv_heads,
+                head_dim,
+                pages: cache.pages,
+                page_size: cache.page_size,
+                scale: 1.0 / (head_dim as f32).sqrt(),
+                mask: architecture.mask,
+                dtype,
+                kv: cache.dtype,
+            })?,
+            act: ActPlan::new(context, architecture, dtype)?,
+            gather: context.plan(Embedding {
+                vocab: limits.tokens,
+                dim: architecture.hidden,
+                table: WeightFormat::Dense(dtype),
+                out: dtype,
+            })?,
+            matmuls: Vec::new(),
+        })
+    }
+
+    /// A plan for `op`, made once for all weights of one shape and format.
+    pub(super) fn matmul(&mut self, context: &Context, op: Matmul) -> Result<Plan<Matmul>> {
+        if let Some(plan) = self.matmuls.iter().find(|plan| *plan.op() == op) {
+            return Ok(plan.clone());
+        }
+        let plan = context.plan(op)?;
+        self.matmuls.push(plan.clone());
+        Ok(plan)
+    }
+
+    /// The largest workspace that any plan may ask for within `limits`.
+    pub(super) fn workspace_bytes(&self, limits: &Limits, rope_positions: usize) -> usize {
+        let Limits {
+            tokens: t,
+            sequences: s,
+            logits,
+            pages_per_sequence,
+        } = *limits;
+        let (table, op, rope) = (self.embedding.op(), self.attention.op(), self.rope.op());
+        let hidden = [t, table.dim];
+        let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
+        let (q, k) = ([t, op.heads, op.head_dim], [t, op.kv_heads, op.head_dim]);
+        let rotated = [t, op.heads + op.kv_heads, op.head_dim];
+        let angles = [rope_positions, rope.rotary_dim / 2];
+        let (blocks, starts, lens) = ([s, pages_per_sequence], [s + 1], [s]);
+        let mut attention: Vec<&[usize]> = vec![&q, &q, &cache, &cache, &blocks, &starts, &lens];
+        if op.mask == Mask::Prefix {
+            attention.push(&lens);
+        }
+        let matmuls = self.matmuls.iter().map(|plan| {
+            let op = plan.op();
+            let (out, x, weight) = ([t, op.n], [t, op.k], [op.weight.row_bytes(op.k) * op.n]);
+            let mut shapes: Vec<&[usize]> = vec![&out, &x, &weight];
+            if op.bias {
+                shapes.push(&out[1..]);
+            }
+            plan.workspace_bytes(&shapes)
+        });
+        let others = [
+            self.embedding
+                .workspace_bytes(&[&hidden, &[t], &[table.vocab, table.dim]]),
+            self.norm.workspace_bytes(&hidden),
+            self.rope
+                .workspace_bytes(&[&rotated, &rotated, &[rope.streams, t], &angles, &angles]),
+            self.kv_write
+                .workspace_bytes(&[&cache, &cache, &k, &k, &[t]]),
+            self.attention.workspace_bytes(&attention),
+            self.act.workspace_bytes(t),
+            self.gather
+                .workspace_bytes(&[&[logits, table.dim], &[logits], &hidden]),
+        ];
+        matmuls.chain(others).max().unwrap_or(0)
+    }
+}
+
+/// Normalisation alone, and together with the residual sum before it.
+#[derive(Debug)]
+pub(super) enum NormPlans {
+    Rms(Plan<RmsNorm>, Plan<AddRmsNorm>),
+    Layer(Plan<LayerNorm>, Plan<AddLayerNorm>),
+}
+
+impl NormPlans {
+    fn new(context: &Context, architecture: &Architecture, dtype: DType) -> Result<Self> {
+        let dim = architecture.hidden;
+        let alpha = match architecture.residual {
+            Residual::DeepNorm(alpha) => alpha,
+            Residual::PreNorm | Residual::Sandwich => 1.0,
+        };
+        Ok(match architecture.norm {
+            Norm::Rms(eps) => Self::Rms(
+                context.plan(RmsNorm { dim, dtype, eps })?,
+                context.plan(AddRmsNorm {
+                    dim,
+                    dtype,
+                    eps,
+                    alpha,
+                })?,
+            ),
+            Norm::Layer(eps) => Self::Layer(
+                context.plan(LayerNorm { dim, dtype, eps })?,
+                context.plan(AddLayerNorm {
+                    dim,
+                    dtype,
+                    eps,
+                    alpha,
+                })?,
+            ),
+        })
+    }
+
+    fn workspace_bytes(&self, rows: &[usize; 2]) -> usize {
+        let vector = &rows[1..];
+        match self {
+            Self::Rms(norm, add) => norm
+                .workspace_bytes(&[rows, rows, vector])
+                .max(add.workspace_bytes(&[rows, rows, rows, rows, vector])),
+            Self::Layer(norm, add) => norm
+                .workspace_bytes(&[rows, rows, vector, vector])
+                .max(add.workspace_bytes(&[rows, rows, rows, rows, vector, vector])),
+        }
+    }
+
+    /// `[out] = norm(x)`; they may be one view.
+    pub(super) fn run(
+        &self,
+        stream: &mut dyn Stream,
+        [out, x]: [View<'_>; 2],
+        weights: &NormWeights,
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let args = weights.after(&[out, x], x.dim(1))?;
+        match self {
+            Self::Rms(norm, _) => norm.run_list(stream, &args, workspace),
+            Self::Layer(norm, _) => norm.run_list(stream, &args, workspace),
+        }
+    }
+
+    /// After a sublayer: its output `b` meets the residual, and the norm `next` makes the input of the next sublayer.
+    ///
+    /// `x` is the residual stream; `a` was the sublayer's input. Returns the next input and the buffer that is free.
+    pub(super) fn meet<'v>(
+        &self,
+        stream: &mut dyn Stream,
+        residual: Residual,
+        [x, a, b]: [View<'v>; 3],
+        out_norm: Option<&NormWeights>,
+        next: &NormWeights,
+        workspace: &View<'_>,
+    ) -> Result<[View<'v>; 2]> {
+        if let Some(norm) = out_norm {
+            self.run(stream, [b, b], norm, workspace)?;
+        }
+        match residual {
+            Residual::PreNorm | Residual::Sandwich => {
+                self.add(stream, [a, x, x, b], next, workspace)?;
+                Ok([a, b])
+            }
+            Residual::DeepNorm(_) => {
+                // The normalised input is the residual; the sum itself is needed by nobody.
+                self.add(stream, [b, x, b, a], next, workspace)?;
+                Ok([b, a])
+            }
+        }
+    }
+
+    /// `sum = x + alpha · residual`, `out = norm(sum)`.
+    fn add(
+        &self,
+        stream: &mut dyn Stream,
+        [out, sum, x, residual]: [View<'_>; 4],
+        weights: &NormWeights,
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let args = weights.after(&[out, sum, x, residual], x.dim(1))?;
+        match self {
+            Self::Rms(_, add) => add.run_list(stream, &args, workspace),
+            Self::Layer(_, add) => add.run_list(stream, &args, workspace),
+        }
+    }
+}
+
+impl NormWeights {
+    /// `activations`, then the weight and, if there is one, the bias, `[dim]` each: the arguments of a norm.
+    fn after<'a>(&'a self, activations: &[View<'a>], dim: usize) -> Result<ArgList<'a>> {
+        let mut args: ArgList<'_> = activations.iter().copied().collect();
+        for vector in [Some(&self.weight), self.bias.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            args.push(View::new(vector, DType::F32, &[dim])?);
+        }
+        Ok(args)
+    }
+}
+
+/// Between the two matrices of the MLP.
+#[derive(Debug)]
+pub(super) enum ActPlan {
+    Gated(Plan<Glu>),
+    Plain(Plan<Activation>, usize),
+}
+
+impl ActPlan {
+    fn new(context: &Context, architecture: &Architecture, dtype: DType) -> Result<Self> {
+        let (act, dim) = (architecture.act, architecture.ffn);
+        Ok(match architecture.gate {
+            Some(gate) => Self::Gated(context.plan(Glu {
+                dim,
+                act,
+                gate,
+                limit: None,
+                dtype,
+            })?),
+            None => Self::Plain(context.plan(Activation { act, dtype })?, dim),
+        })
+    }
+
+    fn workspace_bytes(&self, tokens: usize) -> usize {
+        match self {
+            Self::Gated(plan) => {
+                let dim = plan.op().dim;
+                plan.workspace_bytes(&[&[tokens, dim], &[tokens, 2 * dim]])
+            }
+            Self::Plain(plan, dim) => plan.workspace_bytes(&[&[tokens, *dim], &[tokens, *dim]]),
+        }
+    }
+
+    pub(super) fn run(
+        &self,
+        stream: &mut dyn Stream,
+        out: View<'_>,
+        x: View<'_>,
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        match self {
+            Self::Gated(plan) => plan.run(stream, GluArgs { out, x }, workspace),
+            Self::Plain(plan, _) => plan.run(stream, ActivationArgs { out, x }, workspace),
+        }
+    }
+}
