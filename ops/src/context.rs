@@ -93,8 +93,7 @@ impl Context {
             Err(e) => return Err(e),
         }
         if let Some(host) = &self.host
-            && let Some(planner) = O::planner(&host.ops)
-            && let Some(launch) = planner.plan(op)?
+            && let Some((_, launch)) = Context::new(host.clone()).climb(op)?
         {
             let launch = HostLaunch {
                 host: host.clone(),
