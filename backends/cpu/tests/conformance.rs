@@ -1,0 +1,109 @@
+//! The conformance suite on the CPU: every operation natively, composed, and as another device's host fallback.
+
+use backend_cpu::Options;
+use conformance::{Case, Conformance, Picks, Status, Suite};
+use ops::{Accelerator, Context, How, Ops};
+use proptest::prelude::*;
+
+fn cpu() -> Accelerator {
+    backend_cpu::open(&Options::default()).unwrap()
+}
+
+conformance::tests!(cpu);
+
+/// Any combination of parameters and any size, not only the listed ones.
+mod any_shape {
+    use super::*;
+
+    macro_rules! property {
+        ($($name:ident $op:ident),*) => {
+            $(#[test]
+            fn $name() {
+                let suite = Suite::new(cpu());
+                let picks = prop::collection::vec(any::<u16>(), 16);
+                proptest!(ProptestConfig::with_cases(24), |(picks in picks)| {
+                    let outcome = suite.run_case(&ops::$op::case(&mut Picks::free(picks)));
+                    prop_assert!(outcome.status <= Status::PassWeak, "{outcome}");
+                });
+            })*
+        };
+    }
+    conformance::for_each_op!(property);
+}
+
+/// The CPU without kernels for operations that can be composed.
+fn primitive() -> Accelerator {
+    let Accelerator { device, ops } = cpu();
+    let ops = Ops {
+        attention: None,
+        glu: None,
+        add_rms_norm: None,
+        add_layer_norm: None,
+        ..ops
+    };
+    Accelerator { device, ops }
+}
+
+fn runs_as<O: Conformance>(suite: &Suite, how: How, keep: impl Fn(&Case<O>) -> bool) {
+    let report = suite.run_where::<O>(keep);
+    println!("{how} {report}");
+    report.require_pass().unwrap();
+    assert!(report.outcomes.iter().all(|o| o.how == Some(how)));
+}
+
+#[test]
+fn attention_composes() {
+    runs_as::<ops::Attention>(&Suite::new(primitive()), How::Composed, |_| true);
+}
+
+#[test]
+fn glu_composes_unless_it_clamps() {
+    let suite = Suite::new(primitive());
+    runs_as::<ops::Glu>(&suite, How::Composed, |case| case.op.limit.is_none());
+    let clamped = suite.run_where::<ops::Glu>(|case| case.op.limit.is_some());
+    assert!(clamped.count(Status::Unsupported) > 0);
+    assert_eq!(clamped.count(Status::Unsupported), clamped.outcomes.len());
+    assert!(clamped.require_pass().is_err());
+}
+
+#[test]
+fn sums_with_norms_compose() {
+    let suite = Suite::new(primitive());
+    runs_as::<ops::AddRmsNorm>(&suite, How::Composed, |_| true);
+    runs_as::<ops::AddLayerNorm>(&suite, How::Composed, |_| true);
+}
+
+/// A device with memory and streams, and no operation.
+fn empty() -> Accelerator {
+    Accelerator {
+        ops: Ops::none(),
+        ..cpu()
+    }
+}
+
+/// Every fourth case: the kernels were tried above, here it is the copies.
+macro_rules! host_fallback {
+    ($($name:ident $op:ident),*) => {
+        #[test]
+        fn the_host_steps_in() {
+            let suite = Suite::new(empty()).with_host_fallback(cpu());
+            $(runs_as::<ops::$op>(&suite, How::Host, |case| case.id().len() % 4 == 0);)*
+        }
+
+        #[test]
+        fn without_kernel_parts_or_host_an_operation_is_unsupported() {
+            let context = Context::new(empty());
+            $({
+                let case = ops::$op::case(&mut Picks::free(Vec::new()));
+                let error = context.plan(case.op.clone()).unwrap_err();
+                assert_eq!(error.kind(), hal::ErrorKind::Unsupported);
+                let (text, name) = (error.to_string(), stringify!($name));
+                let spec = format!("{:?}", case.op);
+                assert!(text.contains(&format!("plan {name} on cpu")) && text.contains(&spec), "{text}");
+                let report = Suite::new(empty()).run_where::<ops::$op>(|_| false);
+                assert!(report.require_pass().is_err(), "no case is no pass");
+            })*
+        }
+    };
+}
+conformance::for_each_op!(host_fallback);
