@@ -63,3 +63,29 @@ pub(super) fn argmax<V: Lanes, T: Element>(x: Row<'_, T>) -> usize {
         at + x.0[at..].iter().position(is_best).unwrap_or(0)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check_exact};
+
+    #[test]
+    fn agrees_with_the_reference() {
+        let infinite = [1.0, f64::INFINITY, f64::NEG_INFINITY, f64::INFINITY, 2.0];
+        let not_a_number = [1.0, f64::INFINITY, f64::NAN, f64::NAN, 2.0];
+        let hidden = [f64::NEG_INFINITY; 5];
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for row in [infinite, not_a_number, hidden] {
+                let args = [Arg::out(&[1]), Arg::new(&[1, 5], row.to_vec())];
+                check_exact(&Argmax { dtype }, &args);
+            }
+            // In f16 and bf16 many of these are equal.
+            for (rows, cols) in [(0, 3), (7, 1), (3, 255), (2, 257), (3, 20_000)] {
+                let x = Arg::random(&[rows, cols], 1.0, cols as u64).padded();
+                check_exact(&Argmax { dtype }, &[Arg::out(&[rows]), x]);
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod activation;
 mod add_layer_norm;
 mod add_rms_norm;
 mod argmax;
+mod attention;
 mod batched_matmul;
 mod cast;
 mod copy;
@@ -16,11 +17,13 @@ mod matmul;
 mod native;
 mod rms_norm;
 mod rope;
+mod sample;
 mod softmax;
 mod strided;
 mod tensor;
 #[cfg(test)]
 mod testing;
+mod top_k;
 mod vector;
 
 use ops::Ops;
@@ -35,6 +38,7 @@ pub(crate) fn table(cpu: &Cpu) -> Ops {
         matmul: planner(cpu, matmul::plan),
         batched_matmul: planner(cpu, batched_matmul::plan),
         softmax: planner(cpu, softmax::plan),
+        attention: planner(cpu, attention::plan),
         kv_write: planner(cpu, kv_write::plan),
         rope: planner(cpu, rope::plan),
         rms_norm: planner(cpu, rms_norm::plan),
@@ -47,6 +51,7 @@ pub(crate) fn table(cpu: &Cpu) -> Ops {
         cast: planner(cpu, cast::plan),
         copy: planner(cpu, copy::plan),
         argmax: planner(cpu, argmax::plan),
-        ..Ops::none()
+        top_k: planner(cpu, top_k::plan),
+        sample: planner(cpu, sample::plan),
     }
 }

@@ -16,6 +16,24 @@ impl Cpu {
     pub(crate) fn rows(&self, rows: usize, cols: usize, f: impl Fn(Range<usize>) + Sync) {
         self.pool.split(rows, 1, INLINE_ELEMENTS / cols.max(1), f);
     }
+
+    /// Splits rows that are much work each; `f(part, rows)` may use the part of the workspace with that number, out of
+    /// [`Cpu::parts`].
+    pub(crate) fn rows_in_parts(&self, rows: usize, f: impl Fn(usize, Range<usize>) + Sync) {
+        match rows {
+            0 => {}
+            1 => f(0, 0..1),
+            _ => self.pool.run(|thread, threads| {
+                let at = |i: usize| rows * i / threads;
+                f(thread, at(thread)..at(thread + 1));
+            }),
+        }
+    }
+
+    /// Parts of the workspace that [`Cpu::rows_in_parts`] uses.
+    pub(crate) fn parts(&self, rows: usize) -> usize {
+        if rows > 1 { self.pool.threads() } else { rows }
+    }
 }
 
 /// What a kernel file's `plan` gives.

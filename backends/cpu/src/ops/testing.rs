@@ -67,6 +67,12 @@ impl Arg {
         }
     }
 
+    /// With these elements instead.
+    pub(crate) fn set(&mut self, data: &[f64]) {
+        assert_eq!(data.len(), self.data.len());
+        self.data = data.to_vec();
+    }
+
     /// With these distances between neighbours.
     pub(crate) fn strides(mut self, strides: &[usize]) -> Self {
         self.strides = strides.to_vec();
