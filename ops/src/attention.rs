@@ -179,7 +179,7 @@ impl Op for Attention {
                     .to_vec()
             };
             for (t, h) in (start..end).flat_map(|t| (0..self.heads).map(move |h| (t, h))) {
-                let position = (kv_len + t - end) as i64;
+                let position = (kv_len + t) as i64 - end as i64;
                 let mut scores: Vec<f64> = (0..kv_len)
                     .map(
                         |j| match self.mask.sees(position, j as i64, kv_len as i64, prefix) {
