@@ -10,6 +10,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod config;
 pub mod model;
+pub mod prompt;
 pub mod rope;
 pub mod tokenizer;
 mod weights;
