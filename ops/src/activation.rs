@@ -5,7 +5,7 @@
 use hal::{DType, Result, View};
 
 use crate::op::{expect_dense_rows, expect_rank, expect_shape, op_args, signature};
-use crate::reference::{Tensor, erf};
+use crate::reference::{Tensor, erfc};
 use crate::{Op, Signature};
 
 /// An activation function.
@@ -33,10 +33,11 @@ impl Act {
         }
         match self {
             Act::Silu => x / (1.0 + (-x).exp()),
-            Act::GeluErf => 0.5 * x * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2)),
+            // Forms that do not cancel for negative x: 1 + erf(y) = erfc(−y), 1 + tanh(y) = 2/(1 + exp(−2y)).
+            Act::GeluErf => 0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
             Act::GeluTanh => {
                 let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-                0.5 * x * (1.0 + inner.tanh())
+                x / (1.0 + (-2.0 * inner).exp())
             }
             Act::GeluQuick => x / (1.0 + (-1.702 * x).exp()),
         }

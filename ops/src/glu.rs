@@ -85,7 +85,8 @@ impl Op for Glu {
             let pairs = x[gate.clone()].iter().zip(&x[up.clone()]);
             for (out, (&g, &u)) in out.row_mut(r).iter_mut().zip(pairs) {
                 let (g, u) = match self.limit.map(f64::from) {
-                    Some(limit) => (g.min(limit), u.clamp(-limit, limit)),
+                    // A NaN stays one; `f64::min` would drop it.
+                    Some(limit) => (if g > limit { limit } else { g }, u.clamp(-limit, limit)),
                     None => (g, u),
                 };
                 *out = self.act.reference(g) * u;
