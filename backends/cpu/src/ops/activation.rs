@@ -122,3 +122,60 @@ pub(super) fn gelu_erf<V: Lanes>(x: V) -> V {
     let p = P[1..].iter().fold(c(P[0]), |p, &k| p.mul_add(t, c(k)));
     x.max(c(0.0)) - a * e * (p * t)
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    /// Roundings of the result, in units in the last place; and of the exponent, which counts times its size.
+    fn relative(act: Act, x: f64) -> f64 {
+        let units = match act {
+            Act::Silu => 6.0,
+            Act::GeluQuick => 6.0 + 2.0 * (1.702 * x).abs(),
+            Act::GeluTanh => 6.0 + 4.0 * (1.6 * x * (1.0 + 0.0447 * x * x)).abs(),
+            Act::GeluErf => 16.0,
+        };
+        units * 2f64.powi(-24)
+    }
+
+    fn agrees(dtype: DType, values: Vec<f64>) {
+        let shape = [2, values.len() / 2];
+        for act in Act::ALL {
+            let x = Arg::new(&shape, values[..shape[0] * shape[1]].to_vec());
+            for out in [Arg::out(&shape), Arg::same(1)] {
+                check(
+                    &Activation { act, dtype },
+                    &[out, x.clone()],
+                    |_, i, expected| {
+                        // An exponential below the normal range errs by half the least number.
+                        let x = values[i];
+                        let floor = (1.0 + x.abs().min(200.0)) * 2f64.powi(-148);
+                        relative(act, x) * expected.abs() + floor
+                    },
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_f16_and_bf16() {
+        for dtype in [DType::F16, DType::BF16] {
+            let value = |bits: u16| match dtype {
+                DType::F16 => half::f16::from_bits(bits).to_f64(),
+                _ => half::bf16::from_bits(bits).to_f64(),
+            };
+            agrees(dtype, (0..=u16::MAX).map(value).collect());
+        }
+    }
+
+    #[test]
+    fn dense_f32() {
+        let values = (0..u32::MAX).step_by(65_521 * 2);
+        let values = values.map(|bits| f64::from(f32::from_bits(bits)));
+        let close = (-30_000..30_000).map(|i| f64::from(i as f32 / 1024.0));
+        agrees(DType::F32, values.chain(close).collect());
+    }
+}

@@ -43,3 +43,44 @@ impl<T: Element> Kernel for Rows<'_, '_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    #[test]
+    fn keeps_its_bound_in_any_place() {
+        for (rows, dim) in [(3, 7), (2, 1025), (0, 8), (40, 500)] {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                let op = AddLayerNorm {
+                    dim,
+                    dtype,
+                    eps: 1e-5,
+                    alpha: 1.7,
+                };
+                let shape = [rows, dim];
+                let random = |seed| Arg::random(&shape, 1.0, seed).padded();
+                let vectors = [Arg::random(&[dim], 1.0, 8), Arg::random(&[dim], 1.0, 9)];
+                // The norm may read the sum as stored. Elements are below 16 deviations, weights and biases below 4.
+                let u = 2f64.powi(-24);
+                let size = 64.0 * ((dim as f64 + 16.0) * u + 3.0 * dtype.unit_roundoff());
+                for (out, sum) in [
+                    (Arg::out(&shape), Arg::out(&shape).padded()),
+                    (Arg::out(&shape), Arg::same(2)),
+                    (Arg::out(&shape), Arg::same(3)),
+                    (Arg::same(2), Arg::out(&shape)),
+                ] {
+                    let [weight, bias] = vectors.clone();
+                    let args = [out, sum, random(1), random(2), weight, bias];
+                    check(&op, &args, |output, _, _| match output {
+                        0 => size,
+                        _ => 16.0 * u,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -53,3 +53,45 @@ pub(super) fn add<V: Lanes, T: Element>(
     let alpha = V::splat(alpha);
     sum.fill_with::<V>(|i| residual.load::<V>(i).mul_add(alpha, x.load(i)));
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    #[test]
+    fn keeps_its_bound_in_any_place() {
+        for (rows, dim) in [(1, 1), (3, 7), (2, 1025), (0, 8), (40, 500)] {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                let op = AddRmsNorm {
+                    dim,
+                    dtype,
+                    eps: 1e-5,
+                    alpha: 1.7,
+                };
+                let shape = [rows, dim];
+                let random = |seed| Arg::random(&shape, 1.0, seed).padded();
+                let weight = Arg::random(&[dim], 1.0, 9);
+                // The norm may read the sum as stored: one more rounding, which the mean square sees too.
+                let u = 2f64.powi(-24);
+                let relative = (dim as f64 / 2.0 + 8.0) * u + 3.0 * dtype.unit_roundoff();
+                for (out, sum) in [
+                    (Arg::out(&shape), Arg::out(&shape).padded()),
+                    (Arg::out(&shape), Arg::same(2)),
+                    (Arg::out(&shape), Arg::same(3)),
+                    (Arg::same(2), Arg::out(&shape)),
+                    (Arg::same(2), Arg::same(3)),
+                ] {
+                    let args = [out, sum, random(1), random(2), weight.clone()];
+                    check(&op, &args, |output, _, expected| match output {
+                        // Sums that cancel to less than the rounding of their terms.
+                        0 => expected.abs() * relative + 16.0 * u,
+                        _ => 16.0 * u,
+                    });
+                }
+            }
+        }
+    }
+}

@@ -31,3 +31,31 @@ fn copy<T: bytemuck::Pod + Send>(cpu: &Cpu, args: &[View<'_>]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{Arg, check_exact};
+
+    #[test]
+    fn copies_every_type_over_any_strides() {
+        for dtype in DType::ALL {
+            let shape = [3, 4, 5, 7];
+            let x = || Arg::new(&shape, (0..420).map(|i| f64::from(i % 127)).collect());
+            for args in [
+                [Arg::out(&shape), x()],
+                [Arg::out(&shape).padded(), x()],
+                [Arg::out(&shape), x().padded()],
+                [Arg::out(&shape).strides(&[1, 3, 12, 60]), x().padded()],
+                [
+                    Arg::out(&[2, 9000]),
+                    Arg::new(&[2, 9000], vec![3.0; 18_000]).strides(&[0, 0]),
+                ],
+                [Arg::out(&[0, 3]), Arg::out(&[0, 3])],
+                [Arg::out(&[1]), Arg::new(&[1], vec![5.0]).strides(&[0])],
+            ] {
+                check_exact(&StridedCopy { dtype }, &args);
+            }
+        }
+    }
+}

@@ -52,3 +52,65 @@ impl<T: Element> Runs<'_, '_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    #[test]
+    fn keeps_its_bound_over_any_strides() {
+        let shape = [3, 5, 33];
+        let dense = || Arg::random(&shape, 1.0, 1);
+        let arguments = [
+            [Arg::out(&shape), dense(), dense()],
+            [Arg::out(&shape).padded(), dense().padded(), dense()],
+            [
+                Arg::out(&shape).strides(&[1, 3, 15]),
+                dense(),
+                dense().padded(),
+            ],
+            [Arg::same(1), dense().padded(), dense()],
+            [Arg::same(2), dense(), dense()],
+            // Repeated along the last and along the first dimension.
+            [
+                Arg::out(&shape),
+                dense(),
+                Arg::new(&shape, vec![0.7; 495]).strides(&[0, 0, 0]),
+            ],
+            [
+                Arg::out(&[2, 9000]),
+                Arg::random(&[2, 9000], 1.0, 2),
+                Arg::random(&[2, 9000], 1.0, 3),
+            ],
+            [Arg::out(&[0, 4]), Arg::out(&[0, 4]), Arg::out(&[0, 4])],
+            [
+                Arg::out(&[]),
+                Arg::random(&[], 1.0, 2),
+                Arg::random(&[], 1.0, 3),
+            ],
+        ];
+        for args in arguments {
+            for kind in Binary::ALL {
+                for dtype in [DType::F32, DType::F16, DType::BF16] {
+                    let op = Elementwise {
+                        kind,
+                        dtype,
+                        alpha: 1.3,
+                    };
+                    // Terms are below 4 and 5.2: two roundings.
+                    check(&op, &args, |_, _, expected| {
+                        2.0 * 2f64.powi(-24)
+                            * if kind == Binary::Mul {
+                                expected.abs()
+                            } else {
+                                10.0
+                            }
+                    });
+                }
+            }
+        }
+    }
+}

@@ -45,3 +45,40 @@ impl<T: Element> Kernel for Rows<'_, '_, T> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+    use ops::{Act, Half};
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    #[test]
+    fn keeps_its_bound() {
+        for (rows, dim) in [(1, 1), (3, 7), (0, 4), (4, 0), (2, 1030), (33, 600)] {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                for (act, gate, limit) in [
+                    (Act::Silu, Half::First, None),
+                    (Act::Silu, Half::Second, Some(1.5)),
+                    (Act::GeluErf, Half::Second, None),
+                    (Act::GeluTanh, Half::First, Some(0.5)),
+                ] {
+                    let op = Glu {
+                        dim,
+                        act,
+                        gate,
+                        limit,
+                        dtype,
+                    };
+                    let x = Arg::random(&[rows, 2 * dim], 2.0, 1).padded();
+                    let out = Arg::out(&[rows, dim]).padded();
+                    // The activation's error for |x| below 8.
+                    check(&op, &[out, x], |_, _, expected| {
+                        expected.abs() * 300.0 * 2f64.powi(-24)
+                    });
+                }
+            }
+        }
+    }
+}

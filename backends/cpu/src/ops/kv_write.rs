@@ -57,3 +57,45 @@ impl<T: Element, Kv: Element> Kernel for Tokens<'_, '_, T, Kv> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check_exact};
+
+    #[test]
+    fn writes_its_slots_and_nothing_else() {
+        for (dtype, kv) in [
+            (DType::F32, DType::F32),
+            (DType::F32, DType::F16),
+            (DType::F16, DType::F16),
+            (DType::BF16, DType::F16),
+            (DType::BF16, DType::BF16),
+        ] {
+            for (kv_heads, head_dim, page_size) in [(1, 1, 1), (2, 33, 5), (3, 64, 4), (2, 600, 9)]
+            {
+                let op = KvWrite {
+                    kv_heads,
+                    head_dim,
+                    pages: 4,
+                    page_size,
+                    dtype,
+                    kv,
+                };
+                let slots = [3, -1, 0, 4 * page_size as i32, i32::MAX, i32::MIN, 1];
+                let cache = [4, kv_heads, page_size, head_dim];
+                let new = [slots.len(), kv_heads, head_dim];
+                let args = [
+                    Arg::random(&cache, 1.0, 1),
+                    Arg::random(&cache, 1.0, 2),
+                    Arg::random(&new, 1.0, 3).padded(),
+                    Arg::random(&new, 1.0, 4).padded(),
+                    Arg::ints(&[slots.len()], &slots),
+                ];
+                check_exact(&op, &args);
+            }
+        }
+    }
+}

@@ -117,3 +117,55 @@ impl<'a, T: Element> Tokens<'a, '_, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    #[test]
+    fn keeps_its_bound() {
+        for (tokens, heads, head_dim, rotary_dim, streams) in [
+            (3, 2, 8, 8, 1),
+            (1, 1, 7, 2, 1),
+            (5, 3, 64, 32, 1),
+            (4, 2, 64, 32, 2),
+            (2, 1, 600, 590, 1),
+            (9, 32, 128, 64, 1),
+            (2, 2, 6, 0, 1),
+            (0, 2, 8, 4, 1),
+            (2, 0, 8, 4, 1),
+        ] {
+            for layout in [RopeLayout::Interleaved, RopeLayout::HalfSplit] {
+                for dtype in [DType::F32, DType::F16, DType::BF16] {
+                    let op = Rope {
+                        head_dim,
+                        rotary_dim,
+                        streams,
+                        layout,
+                        dtype,
+                    };
+                    let shape = [tokens, heads, head_dim];
+                    let x = Arg::random(&shape, 1.0, 1).padded();
+                    // Some lie outside the table.
+                    let positions: Vec<i32> =
+                        (0..streams * tokens).map(|i| i as i32 * 3 - 2).collect();
+                    let table = |seed| Arg::random(&[10, rotary_dim / 2], 0.3, seed);
+                    for out in [Arg::out(&shape).padded(), Arg::same(1)] {
+                        let args = [
+                            out,
+                            x.clone(),
+                            Arg::ints(&[streams, tokens], &positions),
+                            table(2),
+                            table(3),
+                        ];
+                        // Products of numbers below 4 and 1.2, two roundings each.
+                        check(&op, &args, |_, _, _| 2.0 * 2.0 * 4.0 * 1.2 * 2f64.powi(-24));
+                    }
+                }
+            }
+        }
+    }
+}

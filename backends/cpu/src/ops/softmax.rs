@@ -92,3 +92,93 @@ fn softmax<V: Lanes, T: Element>(out: Row<'_, T>, x: Row<'_, T>, scale: f32) {
     let factor = V::splat(if sum == 0.0 { 0.0 } else { 1.0 / sum });
     out.fill_with::<V>(|i| exp(x.load(i)) * factor);
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::DType;
+
+    use super::*;
+    use crate::ops::testing::{Arg, check};
+
+    /// Relative: two exponentials, the scaled argument's rounding, the sum, the quotient.
+    fn bound(op: &Softmax, cols: usize, largest: f64) -> f64 {
+        let argument = f64::from(op.scale).abs() * largest * 4.0;
+        (argument + cols as f64 + 12.0) * 2f64.powi(-24)
+    }
+
+    #[test]
+    fn keeps_its_bound() {
+        for (shape, scale) in [
+            ([1, 1, 1], 1.0),
+            ([2, 3, 7], 0.3),
+            ([0, 3, 7], 1.0),
+            ([2, 3, 0], 1.0),
+            ([1, 5, 1027], -2.0),
+            ([2, 40, 300], 0.0),
+        ] {
+            for dtype in [DType::F32, DType::F16, DType::BF16] {
+                let op = Softmax {
+                    dtype,
+                    scale,
+                    mask: None,
+                };
+                let x = Arg::random(&shape, 3.0, 1).padded();
+                let relative = bound(&op, shape[2], 11.0);
+                for out in [Arg::out(&shape).padded(), Arg::same(1)] {
+                    let args = [out, x.clone()];
+                    check(&op, &args, |_, _, expected| relative * expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn masks() {
+        for (range, kv_len, prefix) in [
+            ([1, 4], 9, 6),
+            ([0, 5], 5, 0),
+            ([3, 3], 2, 1),
+            ([2, 5], 40, 99),
+        ] {
+            for mask in [Mask::Causal, Mask::Prefix, Mask::Full] {
+                let op = Softmax {
+                    dtype: DType::F32,
+                    scale: 0.5,
+                    mask: Some(mask),
+                };
+                let mut args = vec![
+                    Arg::out(&[2, 5, 19]),
+                    Arg::random(&[2, 5, 19], 1.0, 1),
+                    Arg::ints(&[2], &range),
+                    Arg::ints(&[1], &[kv_len]),
+                ];
+                if mask == Mask::Prefix {
+                    args.push(Arg::ints(&[1], &[prefix]));
+                }
+                let relative = bound(&op, 19, 4.0);
+                check(&op, &args, |_, _, expected| relative * expected);
+            }
+        }
+    }
+
+    #[test]
+    fn special_values() {
+        const LOW: f64 = f64::NEG_INFINITY;
+        for row in [
+            [LOW, LOW, LOW],
+            [LOW, 1.0, LOW],
+            [f64::NAN, LOW, LOW],
+            [f64::NAN, 1.0, 2.0],
+            [f64::INFINITY, 1.0, 2.0],
+            [1e30, -1e30, 1e30],
+        ] {
+            let op = Softmax {
+                dtype: DType::F32,
+                scale: 1.0,
+                mask: None,
+            };
+            let args = [Arg::out(&[1, 1, 3]), Arg::new(&[1, 1, 3], row.to_vec())];
+            check(&op, &args, |_, _, expected| 1e-6 * expected);
+        }
+    }
+}

@@ -73,6 +73,12 @@ impl Arg {
         self.data = data.to_vec();
     }
 
+    /// With `x` added to every element.
+    pub(crate) fn plus(mut self, x: f64) -> Self {
+        self.data.iter_mut().for_each(|y| *y += x);
+        self
+    }
+
     /// With these distances between neighbours.
     pub(crate) fn strides(mut self, strides: &[usize]) -> Self {
         self.strides = strides.to_vec();

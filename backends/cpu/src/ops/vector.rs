@@ -684,3 +684,86 @@ mod neon {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Exp<'a>(&'a [f32], &'a mut [f32]);
+
+    impl Kernel for Exp<'_> {
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            for (x, y) in self.0.chunks_exact(V::N).zip(self.1.chunks_exact_mut(V::N)) {
+                // SAFETY: chunks of whole vectors.
+                unsafe { V::load_f32(x.as_ptr()).exp().store_f32(y.as_mut_ptr()) };
+            }
+        }
+    }
+
+    fn levels() -> impl Iterator<Item = Isa> {
+        Level::ALL
+            .into_iter()
+            .filter_map(|level| Isa::at(level).ok())
+    }
+
+    fn exp(isa: Isa, x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0.0; x.len()];
+        isa.run(Exp(x, &mut y));
+        y
+    }
+
+    /// Every 977th f32 where the result is neither 0 nor ∞, in units of the last place of the result.
+    #[test]
+    fn exp_is_within_two_units() {
+        let bits = (0..=0x42d0_0000u32).step_by(977);
+        let x: Vec<f32> = bits
+            .flat_map(|b| [f32::from_bits(b), -f32::from_bits(b)])
+            .collect();
+        let x = &x[..x.len() / MAX_LANES * MAX_LANES];
+        for isa in levels() {
+            for (&x, y) in x.iter().zip(exp(isa, x)) {
+                let exact = f64::from(x).exp();
+                if exact > f64::from(f32::MAX) * (1.0 + 2f64.powi(-25)) {
+                    assert_eq!(y, f32::INFINITY, "{isa}: exp({x})");
+                    continue;
+                }
+                let exponent = exact.log2().floor().max(-126.0);
+                let units = (f64::from(y) - exact).abs() / (exponent - 23.0).exp2();
+                assert!(units <= 2.0, "{isa}: exp({x}) is {y}, off by {units} units");
+            }
+        }
+    }
+
+    #[test]
+    fn exp_of_special_values() {
+        let x = [
+            0.0,
+            -0.0,
+            1e-45,
+            89.0,
+            1e30,
+            f32::INFINITY,
+            -103.0,
+            -104.0,
+            -105.0,
+            -1e30,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            1.0,
+            1.0,
+            1.0,
+            1.0,
+        ];
+        for isa in levels() {
+            let y = exp(isa, &x);
+            assert_eq!(
+                y[..6],
+                [1.0, 1.0, 1.0, f32::INFINITY, f32::INFINITY, f32::INFINITY]
+            );
+            assert_eq!(y[6], 1.4e-45, "{isa}");
+            assert_eq!(y[7..11], [0.0; 4]);
+            assert!(y[11].is_nan(), "{isa}");
+        }
+    }
+}
