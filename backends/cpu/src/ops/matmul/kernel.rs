@@ -16,6 +16,9 @@ use crate::simd::{
 /// Steps of weights that are decoded at once, to be used by many tiles: 16 KiB, half of a first-level cache.
 const BLOCK_STEPS: usize = 64;
 
+/// Steps of the shortest run: a group of 32 columns, two at a time.
+const MIN_RUN_STEPS: usize = 16;
+
 /// Tiles that share one decoded block. Their sums, 96 KiB, stay in a second-level cache.
 const BLOCK_TILES: usize = 64;
 
@@ -130,9 +133,14 @@ impl Call<'_> {
         self.m * t / self.tiles()
     }
 
-    /// Packed x from row `row`, step `step` of a tile of `rows` rows that starts there.
+    /// Packed x from row `row` and step `step` of a tile of `rows` rows that starts there.
+    ///
+    /// Blocks of steps follow each other, in each block tiles, in each tile steps: what one decoded block of weights
+    /// meets lies together.
     fn packed_x<A: Arith>(&self, row: usize, rows: usize, step: usize) -> *mut A::Scalar {
-        let at = row * self.layout.steps() + step * rows;
+        let block = step - step % BLOCK_STEPS;
+        let steps = BLOCK_STEPS.min(self.layout.steps() - block);
+        let at = block * self.m + row * steps + (step - block) * rows;
         self.workspace.cast::<A::Scalar>().wrapping_add(at)
     }
 
@@ -167,24 +175,27 @@ impl Share<'_> {
         let call = self.call;
         let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
         let (rows, k) = (end - row, call.layout.k);
-        for r in 0..rows {
-            let from = call.x.element(row + r, 0).cast::<T>();
-            let to = call.packed_x::<A>(row, rows, 0);
-            // SAFETY: `s` is below `k / STEP` and `r` below `rows`: inside x and the tile.
-            unsafe {
-                let whole = k / A::STEP;
-                for s in 0..whole {
-                    let first = (*from.add(s * A::STEP)).to_f32();
-                    let last = (*from.add(s * A::STEP + A::STEP - 1)).to_f32();
-                    *to.add(s * rows + r) = A::pack([first, last]);
-                }
-                for s in whole..call.layout.steps() {
-                    let rest = if s * A::STEP < k {
-                        (*from.add(s * A::STEP)).to_f32()
-                    } else {
-                        0.0
-                    };
-                    *to.add(s * rows + r) = A::pack([rest, 0.0]);
+        for block in (0..call.layout.steps()).step_by(BLOCK_STEPS) {
+            let steps = BLOCK_STEPS.min(call.layout.steps() - block);
+            let whole = steps.min((k / A::STEP).saturating_sub(block));
+            let to = call.packed_x::<A>(row, rows, block);
+            for r in 0..rows {
+                let from = call.x.element(row + r, block * A::STEP).cast::<T>();
+                // SAFETY: `whole` steps lie in the row, `steps` in the tile; so does a last column without a partner.
+                unsafe {
+                    for s in 0..whole {
+                        let first = (*from.add(s * A::STEP)).to_f32();
+                        let last = (*from.add(s * A::STEP + A::STEP - 1)).to_f32();
+                        *to.add(s * rows + r) = A::pack([first, last]);
+                    }
+                    for s in whole..steps {
+                        let rest = if (block + s) * A::STEP < k {
+                            (*from.add(s * A::STEP)).to_f32()
+                        } else {
+                            0.0
+                        };
+                        *to.add(s * rows + r) = A::pack([rest, 0.0]);
+                    }
                 }
             }
         }
@@ -256,16 +267,26 @@ impl Share<'_> {
             sums.write_bytes(0, (end_row - first_row) * layout.panel);
             std::slice::from_raw_parts_mut(sums, (end_row - first_row) * layout.panel)
         };
-        for run in 0..layout.runs() {
-            for step in (0..layout.run_steps()).step_by(BLOCK_STEPS) {
-                let steps = BLOCK_STEPS.min(layout.run_steps() - step);
-                let stretch = self.stretch::<A, F>(weight, run, step, steps);
+        let all = layout.steps();
+        for block in (0..all).step_by(BLOCK_STEPS) {
+            let end = (block + BLOCK_STEPS).min(all);
+            // The parts of runs in this block.
+            let mut parts = [(0, Stretch::EMPTY); BLOCK_STEPS / MIN_RUN_STEPS];
+            let (mut count, mut step) = (0, block);
+            while step < end {
+                let (run, from) = (step / layout.run_steps(), step % layout.run_steps());
+                let steps = (layout.run_steps() - from).min(end - step);
+                let stretch = self.stretch::<A, F>(weight, run, from, steps);
+                let to = decoded.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
                 // SAFETY: the scratch has room for a block.
-                let stretch = unsafe { decode::<A, F, NV>(stretch, decoded) };
-                for t in tiles.clone() {
-                    let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
-                    let x = call.packed_x::<A>(row, end - row, run * layout.run_steps() + step);
-                    let sums = &mut sums[(row - first_row) * layout.panel..];
+                parts[count] = (step, unsafe { decode::<A, F, NV>(stretch, to) });
+                (count, step) = (count + 1, step + steps);
+            }
+            for t in tiles.clone() {
+                let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+                let sums = &mut sums[(row - first_row) * layout.panel..];
+                for &(step, stretch) in &parts[..count] {
+                    let x = call.packed_x::<A>(row, end - row, step);
                     // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
                     unsafe { tile::<A, Native, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
                 }

@@ -19,6 +19,15 @@ pub(crate) struct Stretch {
     pub(crate) scales: *const u16,
 }
 
+impl Stretch {
+    /// No columns.
+    pub(crate) const EMPTY: Self = Self {
+        weight: std::ptr::null(),
+        units: 0,
+        scales: std::ptr::null(),
+    };
+}
+
 /// `sums[r, lane] += scale[lane] · Σ_k w[lane, k] · x[k, r]` for `rows` rows of packed x.
 ///
 /// # Safety
