@@ -64,6 +64,8 @@ pub(crate) trait Arith: Copy + 'static {
 
     /// Asks for the cache line at `at`; never faults.
     unsafe fn prefetch(_at: *const u8) {}
+    /// Asks for the cache line at `at`, to lie in the second-level cache; never faults.
+    unsafe fn prefetch_far(_at: *const u8) {}
 
     /// The values of x that make one [`Arith::Scalar`], zeros past the end.
     fn pack(x: [f32; 2]) -> Self::Scalar;
@@ -94,7 +96,7 @@ pub(crate) trait Task {
     /// The CPU has the instruction set of `A`.
     unsafe fn with_f32<A: F32Arith, const NV: usize>(&self);
 
-    /// Runs with products of bf16 pairs.
+    /// Runs with products of bf16 pairs; for tasks that ask for such a [`Path`].
     ///
     /// # Safety
     /// As [`Self::with_f32`].
@@ -102,7 +104,10 @@ pub(crate) trait Task {
     unsafe fn with_bf16<A: Arith, const NV: usize>(&self)
     where
         I8: Format<A>,
-        I4: Format<A>;
+        I4: Format<A>,
+    {
+        unreachable!("planned in f32")
+    }
 }
 
 /// The arithmetic that a kernel is compiled for.

@@ -10,9 +10,10 @@ use half::{bf16, f16};
 use ops::{BatchedMatmul, Launch};
 
 use super::matmul::tile::{MAX_ROWS, Stretch, tile};
+use super::native::Planned;
 use crate::device::Cpu;
 use crate::memory::address;
-use crate::simd::{Arith, F32Arith, Float, Format, I4, I8, Native, Path, Task, run};
+use crate::simd::{F32Arith, Float, Native, Path, Task, run};
 
 /// Columns of k that are gathered at once.
 const BLOCK_K: usize = 64;
@@ -25,7 +26,7 @@ const BLOCK_PANELS: usize = 4;
 const ALONE_PRODUCTS: usize = 1 << 16;
 
 /// Plans a product: every specification has a kernel.
-pub(super) fn plan(cpu: &Cpu, op: &BatchedMatmul) -> Result<Option<Arc<dyn Launch>>> {
+pub(super) fn plan(cpu: &Cpu, op: &BatchedMatmul) -> Planned {
     Ok(Some(Arc::new(Kernel {
         cpu: cpu.clone(),
         alpha: op.alpha,
@@ -154,15 +155,6 @@ impl Task for Share<'_> {
                 self.block::<A, NV>(batch, row * BLOCK_ROWS, col * BLOCK_PANELS * panel);
             }
         }
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    unsafe fn with_bf16<A: Arith, const NV: usize>(&self)
-    where
-        I8: Format<A>,
-        I4: Format<A>,
-    {
-        unreachable!("planned in f32")
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hal::{Buffer, Error, Result, Stream, View, WeightFormat};
 use ops::{Embedding, HostWeight, Launch};
 
+use super::native::Planned;
 use crate::device::Cpu;
 use crate::memory::{CpuMemory, elements, elements_mut};
 use crate::simd::{Rows, load_f32, store_f32};
@@ -18,7 +19,7 @@ const ALONE: usize = 1 << 16;
 const PIECE: usize = 128;
 
 /// Plans a look-up: every specification has a kernel.
-pub(super) fn plan(cpu: &Cpu, op: &Embedding) -> Result<Option<Arc<dyn Launch>>> {
+pub(super) fn plan(cpu: &Cpu, op: &Embedding) -> Planned {
     Ok(Some(Arc::new(Kernel {
         cpu: cpu.clone(),
         op: op.clone(),

@@ -1,5 +1,6 @@
 //! One launch: x packed into tiles, then panels of the weight handed out to threads.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::{DType, WeightFormat};
@@ -8,6 +9,10 @@ use ops::Act;
 
 use super::layout::Layout;
 use super::tile::{MAX_ROWS, Stretch, tile};
+use crate::isa::Isa;
+use crate::ops::activation::with_act;
+use crate::ops::tensor::Row;
+use crate::ops::vector::{Kernel, Lanes};
 use crate::simd::{
     Arith, BF16, F16, F32Arith, Float, Format, I4, I8, MAX_PANEL, Native, Path, Rows, Task,
     load_f32, store_f32,
@@ -19,8 +24,13 @@ const BLOCK_STEPS: usize = 64;
 /// Steps of the shortest run: a group of 32 columns, two at a time.
 const MIN_RUN_STEPS: usize = 16;
 
-/// Tiles that share one decoded block. Their sums, 96 KiB, stay in a second-level cache.
-const BLOCK_TILES: usize = 64;
+/// The most stretches of one block.
+const MAX_PARTS: usize = BLOCK_STEPS / MIN_RUN_STEPS;
+
+/// Tiles and panels of one piece of work: a block of x of these tiles, 48 KiB, and the sums, 192 KiB, stay in a
+/// second-level cache.
+const BLOCK_TILES: usize = 32;
+const BLOCK_PANELS: usize = 4;
 
 /// Everything starts on a cache line.
 const ALIGN: usize = 64;
@@ -37,7 +47,8 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new(layout: &Layout, m: usize, threads: usize) -> Self {
         let rows = m.min(BLOCK_TILES * MAX_ROWS);
-        let scratch = (rows + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
+        let panels = layout.panels().min(BLOCK_PANELS);
+        let scratch = (rows * panels + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
         Self {
             x_bytes: (m * layout.steps() * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
             scratch_bytes: if m > MAX_ROWS { scratch } else { 0 },
@@ -60,6 +71,7 @@ pub(super) struct Call<'a> {
     pub(super) out: Rows,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) activation: Option<Act>,
+    pub(super) isa: Isa,
     pub(super) residual: Option<Rows>,
     /// Packed x, then the threads' scratch; starts on a cache line.
     pub(super) workspace: *mut u8,
@@ -207,17 +219,20 @@ impl Share<'_> {
     unsafe fn multiply<A: Arith, F: Format<A>, const NV: usize>(&self) {
         let call = self.call;
         let panels = call.layout.panels();
-        let blocks = call.tiles().div_ceil(BLOCK_TILES);
-        while let Some(item) = call.take(panels * blocks) {
-            let (block, panel) = (item / panels, item % panels);
-            // SAFETY: the caller's promise; one thread has this panel of this block.
-            unsafe {
-                if call.m <= MAX_ROWS {
-                    self.few_rows::<A, F, NV>(panel);
-                } else {
-                    self.many_rows::<A, F, NV>(block, panel);
-                }
+        if call.m <= MAX_ROWS {
+            while let Some(panel) = call.take(panels) {
+                // SAFETY: the caller's promise; one thread has this panel.
+                unsafe { self.few_rows::<A, F, NV>(panel) };
             }
+            return;
+        }
+        let groups = panels.div_ceil(BLOCK_PANELS);
+        while let Some(item) = call.take(groups * call.tiles().div_ceil(BLOCK_TILES)) {
+            let (tiles, group) = (item / groups * BLOCK_TILES, item % groups * BLOCK_PANELS);
+            let tiles = tiles..(tiles + BLOCK_TILES).min(call.tiles());
+            let panels = group..(group + BLOCK_PANELS).min(panels);
+            // SAFETY: the caller's promise; one thread has these panels for these tiles.
+            unsafe { self.many_rows::<A, F, NV>(tiles, panels) };
         }
     }
 
@@ -242,60 +257,110 @@ impl Share<'_> {
         }
     }
 
-    /// Many tiles: stretches of the panel are decoded once and stay in the cache for all of them.
+    /// Many tiles by a few panels: blocks of steps are decoded once and stay in the first-level cache for all tiles,
+    /// the block's x stays in the second for all panels.
     ///
     /// # Safety
     /// As [`Self::multiply`].
     #[inline(always)]
     unsafe fn many_rows<A: Arith, F: Format<A>, const NV: usize>(
         &self,
-        block: usize,
-        panel: usize,
+        tiles: Range<usize>,
+        panels: Range<usize>,
     ) {
         let (call, layout) = (self.call, self.call.layout);
-        let tiles = block * BLOCK_TILES..((block + 1) * BLOCK_TILES).min(call.tiles());
-        let (first_row, end_row) = (call.tile_row(tiles.start), call.tile_row(tiles.end));
-        let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
+        let first_row = call.tile_row(tiles.start);
+        let rows = call.tile_row(tiles.end) - first_row;
         let decoded = call
             .workspace
             .wrapping_add(call.sizes.x_bytes + self.thread * call.sizes.scratch_bytes);
         let sums: *mut f32 = decoded
             .wrapping_add(BLOCK_STEPS * layout.panel * Path::SCALAR_BYTES)
             .cast();
-        // SAFETY: this thread's scratch: a block, then a panel of sums for each row.
+        // SAFETY: this thread's scratch: a block, then for each panel a row of sums for each row.
         let sums = unsafe {
-            sums.write_bytes(0, (end_row - first_row) * layout.panel);
-            std::slice::from_raw_parts_mut(sums, (end_row - first_row) * layout.panel)
+            sums.write_bytes(0, panels.len() * rows * layout.panel);
+            std::slice::from_raw_parts_mut(sums, panels.len() * rows * layout.panel)
         };
-        let all = layout.steps();
-        for block in (0..all).step_by(BLOCK_STEPS) {
-            let end = (block + BLOCK_STEPS).min(all);
-            // The parts of runs in this block.
-            let mut parts = [(0, Stretch::EMPTY); BLOCK_STEPS / MIN_RUN_STEPS];
-            let (mut count, mut step) = (0, block);
-            while step < end {
-                let (run, from) = (step / layout.run_steps(), step % layout.run_steps());
-                let steps = (layout.run_steps() - from).min(end - step);
-                let stretch = self.stretch::<A, F>(weight, run, from, steps);
-                let to = decoded.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
-                // SAFETY: the scratch has room for a block.
-                parts[count] = (step, unsafe { decode::<A, F, NV>(stretch, to) });
-                (count, step) = (count + 1, step + steps);
-            }
-            for t in tiles.clone() {
-                let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
-                let sums = &mut sums[(row - first_row) * layout.panel..];
-                for &(step, stretch) in &parts[..count] {
-                    let x = call.packed_x::<A>(row, end - row, step);
-                    // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
-                    unsafe { tile::<A, Native, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
+        let weight = |panel| call.weight.wrapping_add(panel * layout.panel_bytes());
+        for block in (0..layout.steps()).step_by(BLOCK_STEPS) {
+            for (panel, sums) in panels
+                .clone()
+                .zip(sums.chunks_exact_mut(rows * layout.panel))
+            {
+                // SAFETY: the panel is one of format `F`, and the scratch has room for a block.
+                let parts = unsafe { self.block::<A, F, NV>(weight(panel), block, decoded) };
+                // What comes next is asked for while the tiles of this block are at work.
+                let mut ahead = if panel + 1 < panels.end {
+                    weight(panel + 1).wrapping_add(self.offset::<A, F>(block))
+                } else {
+                    weight(panels.start).wrapping_add(self.offset::<A, F>(block + BLOCK_STEPS))
+                };
+                let ahead_bytes = (BLOCK_STEPS / F::STEPS * F::BYTES * NV).div_ceil(tiles.len());
+                for t in tiles.clone() {
+                    let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+                    let sums = &mut sums[(row - first_row) * layout.panel..];
+                    for line in (0..ahead_bytes).step_by(ALIGN) {
+                        // SAFETY: the CPU has `A`.
+                        unsafe { A::prefetch_far(ahead.wrapping_add(line)) };
+                    }
+                    ahead = ahead.wrapping_add(ahead_bytes);
+                    for (step, stretch) in parts {
+                        if stretch.units == 0 {
+                            break;
+                        }
+                        let x = call.packed_x::<A>(row, end - row, step);
+                        // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
+                        unsafe { tile::<A, Native, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
+                    }
                 }
             }
         }
-        for row in first_row..end_row {
-            // SAFETY: as above.
-            unsafe { self.finish(row, panel, &sums[(row - first_row) * layout.panel..]) };
+        for (panel, sums) in panels.zip(sums.chunks_exact(rows * layout.panel)) {
+            for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
+                // SAFETY: as above.
+                unsafe { self.finish(first_row + row, panel, sums) };
+            }
         }
+    }
+
+    /// The stretches of the block of steps that starts at `block`, decoded to `to`, each with its first step.
+    ///
+    /// # Safety
+    /// The CPU has `A`; the panel is one of format `F`; `to` has room for a block.
+    #[inline(always)]
+    unsafe fn block<A: Arith, F: Format<A>, const NV: usize>(
+        &self,
+        panel: *const u8,
+        block: usize,
+        to: *mut u8,
+    ) -> [(usize, Stretch); MAX_PARTS] {
+        let layout = self.call.layout;
+        let end = (block + BLOCK_STEPS).min(layout.steps());
+        let mut parts = [(0, Stretch::EMPTY); MAX_PARTS];
+        let mut step = block;
+        for part in &mut parts {
+            if step == end {
+                break;
+            }
+            let (run, from) = (step / layout.run_steps(), step % layout.run_steps());
+            let steps = (layout.run_steps() - from).min(end - step);
+            let stretch = self.stretch::<A, F>(panel, run, from, steps);
+            let to = to.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
+            // SAFETY: these steps lie in the block.
+            *part = (step, unsafe { decode::<A, F, NV>(stretch, to) });
+            step += steps;
+        }
+        parts
+    }
+
+    /// Where step `step` of a panel starts, in bytes.
+    #[inline(always)]
+    fn offset<A: Arith, F: Format<A>>(&self, step: usize) -> usize {
+        let layout = self.call.layout;
+        let unit_bytes = F::BYTES * (layout.panel / A::LANES);
+        let (run, step) = (step / layout.run_steps(), step % layout.run_steps());
+        run * layout.run_bytes() + step / F::STEPS * unit_bytes
     }
 
     /// `steps` steps from `step` of a run; both are whole units.
@@ -308,13 +373,12 @@ impl Share<'_> {
         steps: usize,
     ) -> Stretch {
         let layout = self.call.layout;
-        let run = panel.wrapping_add(run * layout.run_bytes());
-        let unit_bytes = F::BYTES * (layout.panel / A::LANES);
+        let scales = run * layout.run_bytes() + layout.run_data_bytes();
         Stretch {
-            weight: run.wrapping_add(step / F::STEPS * unit_bytes),
+            weight: panel.wrapping_add(self.offset::<A, F>(run * layout.run_steps() + step)),
             units: steps / F::STEPS,
             scales: if layout.has_group_scales() {
-                run.wrapping_add(layout.run_data_bytes()).cast()
+                panel.wrapping_add(scales).cast()
             } else {
                 std::ptr::null()
             },
@@ -346,9 +410,10 @@ impl Share<'_> {
             }
         }
         if let Some(act) = call.activation {
-            for y in &mut y[..n] {
-                *y = activate(act, *y);
-            }
+            call.isa.run(Activate {
+                y: &mut y[..n],
+                act,
+            });
         }
         if let Some(residual) = call.residual {
             let mut add = [0.0f32; MAX_PANEL];
@@ -399,7 +464,16 @@ unsafe fn decode<A: Arith, F: Format<A>, const NV: usize>(
     }
 }
 
-/// The activation in f64: it is rare here, and then exact to the last bit of an f32.
-fn activate(act: Act, x: f32) -> f32 {
-    act.reference(f64::from(x)) as f32
+/// An activation in place.
+struct Activate<'a> {
+    y: &'a mut [f32],
+    act: Act,
+}
+
+impl Kernel for Activate<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let y = Row::of(self.y);
+        with_act!(self.act, act => y.fill_with::<V>(|i| act(y.load(i))));
+    }
 }
