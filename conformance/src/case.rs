@@ -46,8 +46,8 @@ impl Layout {
         Layout::Offset(1),
     ];
 
-    /// Offset and strides, in elements.
-    pub(crate) fn place(self, shape: &[usize]) -> (usize, Vec<usize>) {
+    /// Offset and strides, in elements, of an argument of this shape.
+    pub fn place(self, shape: &[usize]) -> (usize, Vec<usize>) {
         let mut strides = vec![0; shape.len()];
         let mut next = if self == Layout::Spread { 2 } else { 1 };
         let last = shape.len().saturating_sub(1);
@@ -89,8 +89,10 @@ pub(crate) enum Fill {
 /// One argument of a case.
 #[derive(Clone)]
 pub struct Operand {
-    pub(crate) shape: Vec<usize>,
-    pub(crate) layout: Layout,
+    /// Lengths of the dimensions; of a weight, rows and columns.
+    pub shape: Vec<usize>,
+    /// Where the elements lie.
+    pub layout: Layout,
     pub(crate) fill: Fill,
 }
 
@@ -146,7 +148,8 @@ impl fmt::Debug for Operand {
 pub struct Case<O> {
     /// What is computed.
     pub op: O,
-    pub(crate) operands: Vec<Operand>,
+    /// The arguments in the signature's order.
+    pub operands: Vec<Operand>,
 }
 
 impl<O: ops::Op> Case<O> {

@@ -48,7 +48,7 @@ pub fn round(dtype: DType, x: f64) -> f64 {
 }
 
 /// Appends `x`, rounded to `dtype`, as little-endian bytes.
-pub(crate) fn encode(dtype: DType, x: f64, bytes: &mut Vec<u8>) {
+pub fn encode(dtype: DType, x: f64, bytes: &mut Vec<u8>) {
     let x = round(dtype, x);
     match dtype {
         DType::F32 => bytes.extend((x as f32).to_le_bytes()),
@@ -61,8 +61,11 @@ pub(crate) fn encode(dtype: DType, x: f64, bytes: &mut Vec<u8>) {
     }
 }
 
-/// The value of one element's little-endian bytes.
-pub(crate) fn decode(dtype: DType, bytes: &[u8]) -> f64 {
+/// The value of the element that `bytes`, little-endian, start with.
+///
+/// # Panics
+/// When there are fewer bytes than an element has.
+pub fn decode(dtype: DType, bytes: &[u8]) -> f64 {
     fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
         bytes[..N].try_into().expect("N bytes were sliced")
     }

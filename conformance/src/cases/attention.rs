@@ -64,8 +64,9 @@ impl Conformance for Attention {
         for &(new, _) in sequences {
             q_start.push(q_start[q_start.len() - 1] + new as f64);
         }
-        // One token beyond the sequences, which must become zeros.
-        let tokens = q_start[sequences.len()] as usize + 1;
+        // In batches, one token beyond the sequences, which must become zeros.
+        let beyond = usize::from(sequences.len() > 1);
+        let tokens = q_start[sequences.len()] as usize + beyond;
         let cache = [pages, kv_heads, page_size, head_dim];
         let k = match rising {
             // Scores grow by about a half from slot to slot, so that a running maximum never rests.
