@@ -66,6 +66,27 @@ impl Architecture {
         }
     }
 
+    /// Keys (without `.weight`) and shapes `[rows, cols]` of the matrices of layer `i`.
+    pub fn matrices(&self, i: usize) -> Vec<(String, [usize; 2])> {
+        let names = &self.names;
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let qkv = match names.qkv {
+            QkvNames::Separate { q: query, k, v } => vec![(query, q), (k, kv), (v, kv)],
+            QkvNames::Blocks(name) | QkvNames::PerHead(name) => vec![(name, q + 2 * kv)],
+        };
+        let mut matrices: Vec<_> = qkv
+            .into_iter()
+            .map(|(name, rows)| (name, [rows, self.hidden]))
+            .collect();
+        matrices.push((names.dense, [self.hidden, q]));
+        matrices.push((names.up, [self.up_rows(), self.hidden]));
+        matrices.push((names.down, [self.hidden, self.ffn]));
+        matrices
+            .into_iter()
+            .map(|(name, shape)| (names.of_layer(i, name), shape))
+            .collect()
+    }
+
     /// Number of parameters of matrices, norms excluded.
     pub fn parameters(&self) -> u64 {
         let per_layer = self.hidden

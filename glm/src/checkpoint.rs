@@ -172,13 +172,25 @@ impl Checkpoint {
     /// # Errors
     /// `Corrupt`.
     pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
+        Self::in_memory("the embedded model", Bytes::Static(bytes))
+    }
+
+    /// A checkpoint in memory: the bytes of one safetensors file.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        Self::in_memory("the model in memory", Bytes::Owned(bytes))
+    }
+
+    fn in_memory(source: &str, bytes: Bytes) -> Result<Self> {
         let mut checkpoint = Self {
-            source: "the embedded model".to_owned(),
+            source: source.to_owned(),
             folder: None,
             files: Vec::new(),
             tensors: BTreeMap::new(),
         };
-        checkpoint.add(checkpoint.source.clone(), Bytes::Static(bytes))?;
+        checkpoint.add(source.to_owned(), bytes)?;
         Ok(checkpoint)
     }
 
@@ -216,7 +228,7 @@ impl Checkpoint {
             .sum()
     }
 
-    /// The folder in which the files lie; `None` for a model that is part of the executable.
+    /// The folder in which the files lie; `None` for a model in memory.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }

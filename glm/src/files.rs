@@ -97,3 +97,15 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for UniqueMap<V> {
         deserializer.deserialize_map(Entries(PhantomData))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said() {
+        let e = io_error("write x", io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(e.kind(), ErrorKind::Io);
+        assert!(e.next().is_some_and(|next| next.contains("space")), "{e}");
+    }
+}

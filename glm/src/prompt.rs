@@ -88,8 +88,8 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// The template of a model folder: `chat_template.jinja`, else `chat_template.json`, else
-    /// `chat_template` in `tokenizer_config.json`, else the form of GLM-4 when the tokenizer has its
-    /// special tokens.
+    /// `chat_template` in `tokenizer_config.json`, else the form of GLM-4 when the tokenizer has
+    /// its special tokens.
     ///
     /// # Errors
     /// `NotFound` when there is none; `Unsupported` when it does not compile; `Corrupt`, `Io`.
@@ -368,8 +368,8 @@ fn is_refusal(e: &minijinja::Error) -> bool {
     e.detail().is_some_and(|detail| detail.starts_with(REFUSAL))
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=…)` of Python, with its spaces: models were trained
-/// on that form.
+/// `json.dumps(value, ensure_ascii=False, indent=…)` of Python, with its spaces: models were
+/// trained on that form.
 fn to_json(value: JinjaValue, kwargs: Kwargs) -> Result<String, minijinja::Error> {
     let failed = |e: serde_json::Error| {
         minijinja::Error::new(minijinja::ErrorKind::BadSerialization, e.to_string())

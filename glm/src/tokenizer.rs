@@ -8,12 +8,14 @@ use std::panic;
 use std::path::Path;
 
 use hal::{Error, ErrorKind, Result};
+use serde::de::IgnoredAny;
 
 use crate::files;
 
 const FILE: &str = "tokenizer.json";
 
-/// A tokenizer and its special tokens: those that `tokenizer.json` marks so (`<|user|>`, `[gMASK]`).
+/// A tokenizer and its special tokens: those that `tokenizer.json` marks so (`<|user|>`,
+/// `[gMASK]`).
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -52,7 +54,8 @@ impl Tokenizer {
         let corrupt = |why: String| {
             Error::corrupt(format!("read {FILE}"), why).next_step("download the file again")
         };
-        // Some malformed files (a normaliser's table, say) panic inside the parser.
+        // The parser panics on some files: always where a decoder's JSON is broken, sometimes else.
+        files::parse_json::<IgnoredAny>(FILE, json)?;
         let parsed = panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(json));
         let mut inner = match parsed {
             Ok(Ok(tokenizer)) => tokenizer,

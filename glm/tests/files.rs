@@ -5,9 +5,15 @@ mod common;
 use std::path::Path;
 
 use common::{golden, golden_config, golden_shapes, le_bytes, tensor, write_checkpoint};
-use glm::checkpoint::{Checkpoint, StoredType};
+use glm::architecture::Architecture;
+use glm::checkpoint::{Checkpoint, StoredType, check_index};
+use glm::config::GenerationConfig;
+use glm::inspect::inspect;
+use glm::quantize::{quantize, quantize_in_shards};
+use glm::tokenizer::Tokenizer;
 use hal::{DType, ErrorKind, WeightFormat};
-use serde_json::json;
+use ops::HostWeight;
+use serde_json::{Value, json};
 
 /// A safetensors file from its header and data.
 fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
@@ -224,4 +230,390 @@ fn a_folder_without_safetensors_says_what_it_has() {
     std::fs::write(dir.path().join("pytorch_model-00001-of-00007.bin"), "PK").unwrap();
     let e = open_error(dir.path(), ErrorKind::Unsupported);
     assert!(e.contains("pytorch_model-00001-of-00007.bin"), "{e}");
+}
+
+/// The tensors of a small `glm` whose widths fit every format.
+fn small() -> (Vec<(String, Vec<usize>)>, Value) {
+    let case = golden("glm");
+    let mut config = golden_config(&case, "glm");
+    config["intermediate_size"] = json!(64);
+    let mut shapes = golden_shapes(&case);
+    for (name, shape) in &mut shapes {
+        if name.contains("gate_up_proj") {
+            shape[0] = 128;
+        } else if name.contains("down_proj") {
+            shape[1] = 64;
+        }
+    }
+    (shapes, config)
+}
+
+#[test]
+fn quantised_checkpoints_read_back_as_they_were_computed() {
+    let (shapes, config) = small();
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    write_checkpoint(&source, &shapes, &config, true);
+    std::fs::write(source.join("tokenizer_config.json"), "{}").unwrap();
+    std::fs::write(source.join("notes.bin"), "x").unwrap();
+    let original = Checkpoint::open(&source).unwrap();
+    let architecture = Architecture::load(&source).unwrap();
+    let formats = [
+        (WeightFormat::Int8Row, 8, Value::Null, 1 << 30),
+        (WeightFormat::Int4Row, 4, Value::Null, 5_000),
+        (WeightFormat::Int4Group(32), 4, json!(32), 1),
+    ];
+    for (format, bits, group, shard_bytes) in formats {
+        let target = dir.path().join(format.to_string());
+        let report = quantize_in_shards(&source, &target, format, shard_bytes).unwrap();
+        assert_eq!((report.matrices, report.copied), (2 * 6, shapes.len() - 12));
+        assert_eq!(report.shards == 1, shard_bytes == 1 << 30);
+        let single = target.join("model.safetensors").is_file();
+        let index = target.join("model.safetensors.index.json").is_file();
+        assert_eq!((single, index), (report.shards == 1, report.shards > 1));
+
+        let read = Checkpoint::open(&target).unwrap();
+        assert_eq!(read.total_bytes(), report.bytes);
+        for i in 0..architecture.layers {
+            for (key, _) in architecture.matrices(i) {
+                let dense = original.linear(&key).unwrap();
+                let wanted = dense.convert(format).unwrap();
+                let weight = read.linear(&key).unwrap();
+                assert_eq!(
+                    (weight.format, weight.rows, weight.cols),
+                    (format, wanted.rows, wanted.cols)
+                );
+                assert_eq!(
+                    (&weight.data, &weight.scales),
+                    (&wanted.data, &wanted.scales)
+                );
+            }
+            let qkv = ["q", "k", "v"].map(|p| format!("model.layers.{i}.self_attn.{p}_proj"));
+            let joined = read
+                .linear_rows(&qkv.each_ref().map(String::as_str))
+                .unwrap();
+            assert_eq!(
+                (joined.format, joined.rows),
+                (format, architecture.qkv_rows())
+            );
+        }
+        for name in [
+            "model.embed_tokens.weight",
+            "lm_head.weight",
+            "model.norm.weight",
+        ] {
+            assert_eq!(
+                read.tensor(name).unwrap().data,
+                original.tensor(name).unwrap().data
+            );
+        }
+        let config: Value =
+            serde_json::from_slice(&std::fs::read(target.join("config.json")).unwrap()).unwrap();
+        let q = &config["quantization_config"];
+        assert_eq!(
+            (&q["quant_method"], &q["bits"], &q["group_size"]),
+            (&json!("glm"), &json!(bits), &group)
+        );
+        assert_eq!(Architecture::from_config(&config).unwrap(), architecture);
+        assert!(target.join("tokenizer_config.json").is_file());
+        assert!(!target.join("notes.bin").exists());
+
+        let inspection = inspect(&target).unwrap();
+        assert_eq!(inspection.weights, format.to_string());
+        assert!(inspection.missing.is_empty() && inspection.unexpected.is_empty());
+        assert!(
+            inspection.misshapen.is_empty(),
+            "{:?}",
+            inspection.misshapen
+        );
+
+        let again = quantize(&target, &dir.path().join("again"), format).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Unsupported, "{again}");
+        assert!(!dir.path().join("again").exists());
+    }
+}
+
+#[test]
+fn quantising_leaves_what_was_there_alone() {
+    let (shapes, config) = small();
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    write_checkpoint(&source, &shapes, &config, false);
+    let before = std::fs::read(source.join("model.safetensors")).unwrap();
+    let kind = |target: &Path, format| quantize(&source, target, format).unwrap_err().kind();
+    use ErrorKind::{InvalidArgument, NotFound, Unsupported};
+    assert_eq!(kind(&source, WeightFormat::Int8Row), InvalidArgument);
+    assert_eq!(
+        std::fs::read(source.join("model.safetensors")).unwrap(),
+        before
+    );
+    let target = dir.path().join("target");
+    assert_eq!(kind(&target, WeightFormat::Dense(DType::F16)), Unsupported);
+    assert_eq!(kind(&target, WeightFormat::Int4Group(128)), InvalidArgument);
+
+    // A weight that is not a number: found while writing, and nothing of it stays.
+    let mut damaged = before;
+    let name = "model.layers.1.mlp.down_proj.weight";
+    let stored = Checkpoint::from_bytes(damaged.clone()).unwrap();
+    let tensor = stored.tensor(name).unwrap().data.to_vec();
+    let at = damaged
+        .windows(tensor.len())
+        .position(|part| part == tensor);
+    damaged[at.unwrap()..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(source.join("model.safetensors"), &damaged).unwrap();
+    let e = quantize(&source, &target, WeightFormat::Int8Row).unwrap_err();
+    assert_eq!(e.kind(), InvalidArgument, "{name}: {e}");
+    assert!(
+        e.to_string().contains(name.trim_end_matches(".weight")),
+        "{e}"
+    );
+    assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0);
+
+    std::fs::remove_file(source.join("model.safetensors")).unwrap();
+    assert_eq!(kind(&target, WeightFormat::Int8Row), NotFound);
+}
+
+#[test]
+fn the_official_quantiser_computes_the_same() {
+    let case = golden("quant");
+    let values = tensor("quant.weight", &[6, 16]);
+    let f16: Vec<u8> = values
+        .iter()
+        .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+        .collect();
+    let weight = HostWeight::new(WeightFormat::Dense(DType::F16), 6, 16, f16, Vec::new()).unwrap();
+    let numbers = |v: &Value| -> Vec<f64> {
+        let rows = v.as_array().unwrap().iter();
+        rows.flat_map(|row| match row.as_array() {
+            Some(row) => row.iter().map(|x| x.as_f64().unwrap()).collect(),
+            None => vec![row.as_f64().unwrap()],
+        })
+        .collect()
+    };
+    let f64s = |bytes: &[u8]| -> Vec<f64> { bytes.iter().map(|&b| f64::from(b)).collect() };
+    for (format, name) in [
+        (WeightFormat::Int8Row, "int8"),
+        (WeightFormat::Int4Row, "int4"),
+    ] {
+        let quantised = weight.convert(format).unwrap();
+        let scales: Vec<f32> = (0..6).map(|r| quantised.scale(r, 0)).collect();
+        // Through f32: a parser of decimal numbers may be off by a unit of f64.
+        let wanted: Vec<f32> = numbers(&case[name]["scale"])
+            .iter()
+            .map(|&s| s as f32)
+            .collect();
+        assert_eq!(scales, wanted, "{name}");
+        if name == "int4" {
+            assert_eq!(f64s(&quantised.data), numbers(&case[name]["packed_u8"]));
+        } else {
+            let signed: Vec<f64> = quantised.data.iter().map(|&b| f64::from(b as i8)).collect();
+            assert_eq!(signed, numbers(&case[name]["q"]));
+        }
+    }
+}
+
+#[test]
+fn inspection_finds_what_does_not_fit() {
+    let case = golden("glm4");
+    let (mut shapes, config) = (golden_shapes(&case), golden_config(&case, "glm4"));
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), &shapes, &config, false);
+    let whole = inspect(dir.path()).unwrap();
+    let elements = shapes
+        .iter()
+        .map(|(_, s)| s.iter().product::<usize>() as u64);
+    assert_eq!(whole.parameters, elements.sum::<u64>());
+    assert_eq!(whole.stored_bytes, 4 * whole.parameters);
+    assert_eq!(
+        (whole.weights.as_str(), whole.tensors.len()),
+        ("f32", shapes.len())
+    );
+    assert!(whole.missing.is_empty() && whole.unexpected.is_empty() && whole.misshapen.is_empty());
+    assert_eq!(whole.kv_bytes_per_token, 2 * 2 * 2 * 8 * 2);
+    assert_eq!(whole.sizes.f16, 2 * whole.parameters);
+    assert!(whole.sizes.int4 < whole.sizes.int8 && whole.sizes.int8 < whole.sizes.f16);
+    assert!(whole.tokenizer.is_none() && whole.problems.iter().any(|p| p.contains("tokenizer")));
+
+    shapes.retain(|(name, _)| name != "model.layers.1.post_mlp_layernorm.weight");
+    shapes.push((
+        "transformer.prefix_encoder.embedding.weight".to_owned(),
+        vec![2, 2],
+    ));
+    for (name, shape) in &mut shapes {
+        if name == "model.layers.0.mlp.down_proj.weight" {
+            shape[1] += 1;
+        }
+    }
+    write_checkpoint(dir.path(), &shapes, &config, false);
+    let wrong = inspect(dir.path()).unwrap();
+    assert_eq!(wrong.missing, ["model.layers.1.post_mlp_layernorm.weight"]);
+    assert_eq!(
+        wrong.unexpected,
+        ["transformer.prefix_encoder.embedding.weight"]
+    );
+    assert_eq!(
+        wrong.misshapen,
+        ["model.layers.0.mlp.down_proj.weight: [32, 49], not [32, 48]"]
+    );
+    let json = serde_json::to_value(&wrong).unwrap();
+    assert_eq!(json["architecture"]["layers"], 2);
+}
+
+/// Random numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % n.max(1) as u64) as usize
+    }
+
+    /// `seed` with one to four parts changed: bits, bytes, numbers, pieces removed or repeated.
+    fn mutate(&mut self, seed: &[u8]) -> Vec<u8> {
+        const NUMBERS: [&str; 9] = [
+            "0",
+            "-1",
+            "1e999",
+            "18446744073709551615",
+            "4294967296",
+            "null",
+            "[]",
+            "{}",
+            "0.5",
+        ];
+        let mut out = seed.to_vec();
+        for _ in 0..=self.below(3) {
+            let at = self.below(out.len());
+            let end = (at + self.below(24)).min(out.len());
+            match self.below(6) {
+                0 if !out.is_empty() => out[at] ^= 1 << self.below(8),
+                1 => out.insert(at, self.below(256) as u8),
+                2 => drop(out.drain(at..end)),
+                3 => {
+                    let piece = out[at..end].to_vec();
+                    out.splice(at..at, piece);
+                }
+                4 => out.truncate(at),
+                _ => {
+                    let digits = |b: &u8| b.is_ascii_digit();
+                    let start = out[at..].iter().position(digits).map_or(at, |n| at + n);
+                    let stop = out[start..].iter().take_while(|&b| digits(b)).count() + start;
+                    let number = NUMBERS[self.below(NUMBERS.len())];
+                    out.splice(start..stop, number.bytes());
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Runs `parse` on changed copies of `seed`; both outcomes must occur, or the test tests nothing.
+fn survives(seed: &[u8], rounds: usize, mut parse: impl FnMut(Vec<u8>) -> bool) {
+    assert!(parse(seed.to_vec()), "the seed itself must be accepted");
+    let mut random = Random(seed.len() as u64);
+    let accepted = (0..rounds).filter(|_| parse(random.mutate(seed))).count();
+    assert!(
+        0 < accepted && accepted < rounds,
+        "{accepted} of {rounds} accepted"
+    );
+}
+
+#[test]
+fn damaged_headers_are_errors_and_what_is_accepted_is_sound() {
+    let (shapes, config) = small();
+    let dir = tempfile::tempdir().unwrap();
+    write_checkpoint(dir.path(), &shapes[..4].to_vec(), &config, false);
+    let file = std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    let header = 8 + u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    survives(&file[..header], 30_000, |mut changed| {
+        // Mutations of the header alone: its length is put right in most of them.
+        if changed.len() > 8 && changed[8] == b'{' {
+            let length = changed.len() as u64 - 8;
+            changed[..8].copy_from_slice(&length.to_le_bytes());
+        }
+        changed.extend(&file[header..]);
+        let Ok(checkpoint) = Checkpoint::from_bytes(changed.clone()) else {
+            return false;
+        };
+        let official = safetensors::SafeTensors::deserialize(&changed);
+        let official = official.expect("we accept no more than the official reader");
+        assert_eq!(checkpoint.names().len(), official.len());
+        for name in checkpoint.names() {
+            let (ours, theirs) = (
+                checkpoint.tensor(name).unwrap(),
+                official.tensor(name).unwrap(),
+            );
+            assert_eq!((ours.shape, ours.data), (theirs.shape(), theirs.data()));
+            let _ = checkpoint.linear(name.trim_end_matches(".weight"));
+        }
+        true
+    });
+}
+
+#[test]
+fn damaged_texts_are_errors() {
+    let chatglm = golden_config(&golden("chatglm3"), "chatglm").to_string();
+    let mut glm = golden_config(&golden("glm4"), "glm4");
+    glm["rope_scaling"] = json!({"type": "yarn", "factor": 4.0});
+    for config in [chatglm, glm.to_string()] {
+        survives(config.as_bytes(), 30_000, |json| {
+            let Ok(value) = serde_json::from_slice(&json) else {
+                return false;
+            };
+            let _ = GenerationConfig::from_configs(&value, Some(&value));
+            let architecture = Architecture::from_config(&value);
+            // Every product of an accepted architecture is a number: overflow would panic here.
+            architecture
+                .map(|a| (a.parameters(), a.matrices(a.layers - 1)))
+                .is_ok()
+        });
+    }
+    let index = json!({"metadata": {"total_size": 9}, "weight_map": {
+        "a.weight": "model-1.safetensors", "b": "model-2.safetensors"
+    }});
+    survives(index.to_string().as_bytes(), 30_000, |json| {
+        let Ok(files) = check_index(&json) else {
+            return false;
+        };
+        files
+            .iter()
+            .all(|file| Path::new(file).file_name() == Some(file.as_ref()))
+    });
+}
+
+#[test]
+fn damaged_tokenizers_are_errors() {
+    let json = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null,
+        "added_tokens": [{
+            "id": 6, "content": "<|user|>", "special": true, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false
+        }],
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": "\\s+(?!\\S)|\\p{L}+"},
+             "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
+             "use_regex": false}
+        ]},
+        "post_processor": null, "decoder": {
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false
+        },
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "c": 3, "abc": 4, "Ġ": 5},
+                  "merges": ["a b", "ab c"]}
+    });
+    survives(json.to_string().as_bytes(), 10_000, |json| {
+        let Ok(tokenizer) = Tokenizer::from_bytes(&json) else {
+            return false;
+        };
+        for text in ["abc ab\n", "<|user|>你", ""] {
+            if let Ok(ids) = tokenizer.encode(text) {
+                let _ = tokenizer.decode(&ids, true);
+            }
+            let _ = tokenizer.encode_with_specials(text);
+        }
+        true
+    });
 }

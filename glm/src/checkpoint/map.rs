@@ -16,6 +16,8 @@ pub(super) enum Bytes {
     Mapped(Mmap),
     /// Part of this executable.
     Static(&'static [u8]),
+    /// In memory.
+    Owned(Vec<u8>),
 }
 
 impl Bytes {
@@ -47,6 +49,7 @@ impl Deref for Bytes {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }
