@@ -1,0 +1,250 @@
+//! The machine's limits, by loops that do nothing else.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Far beyond the last-level cache.
+const MEMORY_BYTES: usize = 512 << 20;
+
+/// Bytes of one measurement: about 2 ms, shorter than a time slice of the system, so that the best of many
+/// measurements is one without an interruption.
+const READ_BYTES: usize = 64 << 20;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Bytes per second read from memory.
+    Read,
+    /// f32 operations per second, two for each fused multiply-add.
+    F32,
+    /// Operations per second of `vdpbf16ps`, four per lane.
+    Bf16,
+}
+
+impl Limit {
+    /// Every limit.
+    pub const ALL: [Limit; 3] = [Limit::Read, Limit::F32, Limit::Bf16];
+
+    /// Whether this CPU has what is measured.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Limit::Bf16 => is_x86_feature_detected!("avx512bf16"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Limit::Bf16 => false,
+            _ => true,
+        }
+    }
+}
+
+/// Measures limits with a number of threads.
+#[derive(Debug)]
+pub struct Limits {
+    threads: usize,
+    memory: Vec<u64>,
+    next: AtomicUsize,
+}
+
+impl Limits {
+    /// For `threads` threads.
+    pub fn new(threads: usize) -> Self {
+        let memory = (0..MEMORY_BYTES as u64 / 8).collect();
+        Self {
+            threads,
+            memory,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Bytes or operations of one [`Self::run`].
+    pub fn amount(&self, limit: Limit) -> f64 {
+        match limit {
+            Limit::Read => READ_BYTES as f64,
+            Limit::F32 => ROUNDS as f64 * self.threads as f64 * operations_f32(),
+            Limit::Bf16 => ROUNDS as f64 * self.threads as f64 * (SUMS * 16 * 4) as f64,
+        }
+    }
+
+    /// Does the work of one measurement.
+    pub fn run(&self, limit: Limit) {
+        self.run_ahead(limit, AHEAD_BYTES[0]);
+    }
+
+    fn run_ahead(&self, limit: Limit, ahead: usize) {
+        let start = self.next.fetch_add(READ_BYTES / 8, Ordering::Relaxed) % self.memory.len();
+        let memory = &self.memory[start..start + READ_BYTES / 8];
+        let work = |part: &[u64]| match limit {
+            Limit::Read => read(part, ahead),
+            Limit::F32 => compute_f32(),
+            Limit::Bf16 => compute_bf16(),
+        };
+        let mut parts = memory.chunks(memory.len().div_ceil(self.threads));
+        let own = parts.next().unwrap_or_default();
+        std::thread::scope(|scope| {
+            for part in parts {
+                scope.spawn(move || work(part));
+            }
+            work(own);
+        });
+    }
+
+    /// Bytes or operations per second, the best of `seconds`.
+    pub fn measure(&self, limit: Limit, seconds: f64) -> f64 {
+        let variants = match limit {
+            Limit::Read => &AHEAD_BYTES[..],
+            _ => &AHEAD_BYTES[..1],
+        };
+        let seconds = seconds / variants.len() as f64;
+        let rates = (variants.iter()).map(|&a| best(seconds, || self.run_ahead(limit, a)));
+        rates.fold(0.0, f64::max) * self.amount(limit)
+    }
+}
+
+/// Runs per second of the fastest run in `seconds`.
+pub fn best(seconds: f64, mut run: impl FnMut()) -> f64 {
+    let (start, mut best) = (Instant::now(), 0.0f64);
+    while start.elapsed().as_secs_f64() < seconds {
+        let one = Instant::now();
+        run();
+        best = best.max(1.0 / one.elapsed().as_secs_f64());
+    }
+    best
+}
+
+/// How far ahead memory is asked for. Which is best depends on the machine and its neighbours.
+const AHEAD_BYTES: [usize; 4] = [2048, 512, 4096, 0];
+
+/// Independent sums: enough to hide the latency of one.
+const SUMS: usize = 16;
+/// About 1 ms.
+const ROUNDS: usize = 200_000;
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{ROUNDS, SUMS, black_box};
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn read(memory: &[u64], ahead: usize) {
+        let mut sums = [_mm512_setzero_si512(); 8];
+        for lines in memory.chunks_exact(64) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let at = lines[i * 8..].as_ptr();
+                // Past the end too: prefetches never fault.
+                _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(ahead));
+                // SAFETY: a piece is eight vectors long.
+                *sum = _mm512_or_si512(*sum, unsafe { _mm512_loadu_si512(at.cast()) });
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn f32_512() {
+        let mut sums = [_mm512_set1_ps(black_box(0.0)); SUMS];
+        let (a, b) = (
+            _mm512_set1_ps(black_box(0.5)),
+            _mm512_set1_ps(black_box(0.5)),
+        );
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(a, b, *sum);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn f32_256() {
+        let mut sums = [_mm256_set1_ps(black_box(0.0)); 12];
+        let (a, b) = (
+            _mm256_set1_ps(black_box(0.5)),
+            _mm256_set1_ps(black_box(0.5)),
+        );
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(a, b, *sum);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) fn bf16() {
+        let mut sums = [_mm512_set1_ps(black_box(0.0)); SUMS];
+        let half = _mm512_set1_ps(black_box(0.5));
+        let ab = _mm512_cvtne2ps_pbh(half, half);
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, ab, ab);
+            }
+        }
+        black_box(sums);
+    }
+}
+
+fn read(memory: &[u64], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: just detected.
+        return unsafe { x86::read(memory, ahead) };
+    }
+    // Without the instruction, the hardware's own prefetching is all there is.
+    let _ = ahead;
+    let mut sums = [0u64; 32];
+    for lines in memory.chunks_exact(32) {
+        for (sum, x) in sums.iter_mut().zip(lines) {
+            *sum |= x;
+        }
+    }
+    black_box(sums);
+}
+
+fn operations_f32() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            return (SUMS * 16 * 2) as f64;
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return (12 * 8 * 2) as f64;
+        }
+    }
+    (SUMS * 4 * 2) as f64
+}
+
+fn compute_f32() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: just detected.
+            return unsafe { x86::f32_512() };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // SAFETY: just detected.
+            return unsafe { x86::f32_256() };
+        }
+    }
+    let mut sums = [[black_box(0.0f32); 4]; SUMS];
+    let (a, b) = (black_box(0.5f32), black_box(0.5f32));
+    for _ in 0..ROUNDS {
+        for x in sums.as_flattened_mut() {
+            *x = if cfg!(target_arch = "aarch64") {
+                a.mul_add(b, *x)
+            } else {
+                a * b + *x
+            };
+        }
+    }
+    black_box(sums);
+}
+
+fn compute_bf16() {
+    #[cfg(target_arch = "x86_64")]
+    if Limit::Bf16.is_available() {
+        // SAFETY: just detected.
+        unsafe { x86::bf16() }
+    }
+}
