@@ -1,15 +1,37 @@
 //! The conformance suite on the CPU: every operation natively, composed, and as another device's host fallback.
 
-use backend_cpu::Options;
+#[expect(dead_code, reason = "nothing is changed here")]
+mod wrapped;
+
+use backend_cpu::{Level, Options};
 use conformance::{Case, Conformance, Picks, Status, Suite};
 use ops::{Accelerator, Context, How, Ops};
 use proptest::prelude::*;
 
-fn cpu() -> Accelerator {
-    backend_cpu::open(&Options::default()).unwrap()
-}
+use wrapped::{cpu, primitive};
 
 conformance::tests!(cpu);
+
+/// Every instruction set that this CPU has, not only the best: a tenth of the cases each.
+macro_rules! every_level {
+    ($($name:ident $op:ident),*) => {
+        #[test]
+        fn every_instruction_set_conforms() {
+            for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+                let options = Options {
+                    level: Some(level),
+                    ..Options::default()
+                };
+                let suite = Suite::new(backend_cpu::open(&options).unwrap());
+                $(
+                    let report = suite.run_where::<ops::$op>(|case| case.id().len() % 10 == 0);
+                    report.require_pass().unwrap_or_else(|e| panic!("{level}: {e}"));
+                )*
+            }
+        }
+    };
+}
+conformance::for_each_op!(every_level);
 
 /// Any combination of parameters and any size, not only the listed ones.
 mod any_shape {
@@ -29,19 +51,6 @@ mod any_shape {
         };
     }
     conformance::for_each_op!(property);
-}
-
-/// The CPU without kernels for operations that can be composed.
-fn primitive() -> Accelerator {
-    let Accelerator { device, ops } = cpu();
-    let ops = Ops {
-        attention: None,
-        glu: None,
-        add_rms_norm: None,
-        add_layer_norm: None,
-        ..ops
-    };
-    Accelerator { device, ops }
 }
 
 fn runs_as<O: Conformance>(suite: &Suite, how: How, keep: impl Fn(&Case<O>) -> bool) {
