@@ -44,7 +44,7 @@ fn main() -> Result<()> {
                     );
                     if words.iter().all(|word| row.contains(word)) {
                         let product = Product::new(&context, shape, m, x, format)?;
-                        println!("{row}{}", compare(&limits, &product, m, x)?);
+                        println!("{row}{}", compare(&limits, &product, x)?);
                     }
                 }
             }
@@ -54,14 +54,20 @@ fn main() -> Result<()> {
 }
 
 /// The right half of a row.
-fn compare(limits: &Limits, product: &Product, m: usize, x: DType) -> Result<String> {
-    // Up to a dozen rows, reading the weight takes longer than multiplying it.
-    let (limit, amount, unit) = if m <= 12 {
-        (Limit::Read, product.weight_bytes() as f64, "GB/s")
-    } else if x == DType::BF16 && Limit::Bf16.is_available() {
-        (Limit::Bf16, product.operations(), "GFLOP/s")
+fn compare(limits: &Limits, product: &Product, x: DType) -> Result<String> {
+    let compute = if x == DType::BF16 && Limit::Bf16.is_available() {
+        Limit::Bf16
     } else {
-        (Limit::F32, product.operations(), "GFLOP/s")
+        Limit::F32
+    };
+    // The limit that would take longer binds.
+    let (bytes, operations) = (product.weight_bytes() as f64, product.operations());
+    let reading = bytes / limits.measure(Limit::Read, SECONDS);
+    let computing = operations / limits.measure(compute, SECONDS);
+    let (limit, amount, unit) = if reading > computing {
+        (Limit::Read, bytes, "GB/s")
+    } else {
+        (compute, operations, "GFLOP/s")
     };
     let (mut reached, mut possible) = (vec![], vec![]);
     for _ in 0..ROUNDS {

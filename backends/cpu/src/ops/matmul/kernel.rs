@@ -18,6 +18,9 @@ use crate::simd::{
     load_f32, store_f32,
 };
 
+/// The most rows of x for which a weight is read as it lies, not decoded first: two tiles.
+const FEW_ROWS: usize = 2 * MAX_ROWS;
+
 /// Steps of weights that are decoded at once, to be used by many tiles: 16 KiB, half of a first-level cache.
 const BLOCK_STEPS: usize = 64;
 
@@ -51,7 +54,7 @@ impl Workspace {
         let scratch = (rows * panels + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
         Self {
             x_bytes: (m * layout.steps() * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
-            scratch_bytes: if m > MAX_ROWS { scratch } else { 0 },
+            scratch_bytes: if m > FEW_ROWS { scratch } else { 0 },
             threads,
         }
     }
@@ -219,7 +222,7 @@ impl Share<'_> {
     unsafe fn multiply<A: Arith, F: Format<A>, const NV: usize>(&self) {
         let call = self.call;
         let panels = call.layout.panels();
-        if call.m <= MAX_ROWS {
+        if call.m <= FEW_ROWS {
             while let Some(panel) = call.take(panels) {
                 // SAFETY: the caller's promise; one thread has this panel.
                 unsafe { self.few_rows::<A, F, NV>(panel) };
@@ -236,7 +239,7 @@ impl Share<'_> {
         }
     }
 
-    /// One tile: the panel is read once, straight from memory.
+    /// One or two tiles: the panel is read once, straight from memory; a second tile finds it in the first-level cache.
     ///
     /// # Safety
     /// As [`Self::multiply`].
@@ -244,12 +247,25 @@ impl Share<'_> {
     unsafe fn few_rows<A: Arith, F: Format<A>, const NV: usize>(&self, panel: usize) {
         let (call, layout) = (self.call, self.call.layout);
         let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
-        let mut sums = [0.0f32; MAX_ROWS * MAX_PANEL];
+        let mut sums = [0.0f32; FEW_ROWS * MAX_PANEL];
+        let most = if call.tiles() == 1 {
+            layout.run_steps()
+        } else {
+            BLOCK_STEPS
+        };
         for run in 0..layout.runs() {
-            let stretch = self.stretch::<A, F>(weight, run, 0, layout.run_steps());
-            let x = call.packed_x::<A>(0, call.m, run * layout.run_steps());
-            // SAFETY: the run lies in the panel, x has its steps.
-            unsafe { tile::<A, F, NV>(call.m, stretch, x, sums.as_mut_ptr()) };
+            for from in (0..layout.run_steps()).step_by(most) {
+                let steps = most.min(layout.run_steps() - from);
+                let stretch = self.stretch::<A, F>(weight, run, from, steps);
+                for t in 0..call.tiles() {
+                    let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+                    let step = run * layout.run_steps() + from;
+                    let x = call.packed_x::<A>(row, end - row, step);
+                    let sums = &mut sums[row * layout.panel..];
+                    // SAFETY: the stretch lies in the panel, x has its steps, `sums` a panel for each row.
+                    unsafe { tile::<A, F, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
+                }
+            }
         }
         for row in 0..call.m {
             // SAFETY: `sums` holds a panel for each row.
