@@ -30,32 +30,34 @@ struct Rows<'a, T> {
 impl<T: Element> Kernel for Rows<'_, T> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        with_act!(self.act, act => for r in self.rows.clone() {
+        with_act!(self.act, F => for r in self.rows.clone() {
             let (out, x) = (self.out.row([r]), self.x.row([r]));
-            out.fill_with::<V>(|i| act(x.load(i)));
+            for i in (0..out.len()).step_by(V::N) {
+                out.store(i, F::of(x.load::<V>(i)));
+            }
         });
     }
 }
 
-/// `with_act!(act, f => body)`: the body once per activation, with `f` its function.
+/// `with_act!(act, F => body)`: the body once per activation, with `F` its [`Function`].
 macro_rules! with_act {
     ($act:expr, $f:ident => $body:expr) => {{
-        use $crate::ops::activation as functions;
+        use $crate::ops::activation::{self as functions, Function};
         match $act {
             ops::Act::Silu => {
-                let $f = |x: V| functions::silu(x);
+                type $f = functions::Silu;
                 $body
             }
             ops::Act::GeluErf => {
-                let $f = |x: V| functions::gelu_erf(x);
+                type $f = functions::GeluErf;
                 $body
             }
             ops::Act::GeluTanh => {
-                let $f = |x: V| functions::gelu_tanh(x);
+                type $f = functions::GeluTanh;
                 $body
             }
             ops::Act::GeluQuick => {
-                let $f = |x: V| functions::gelu_quick(x);
+                type $f = functions::GeluQuick;
                 $body
             }
         }
@@ -63,25 +65,42 @@ macro_rules! with_act {
 }
 pub(super) use with_act;
 
-#[inline(always)]
-pub(super) fn silu<V: Lanes>(x: V) -> V {
-    times_sigmoid(x, x)
+/// A function of lanes.
+pub(super) trait Function {
+    fn of<V: Lanes>(x: V) -> V;
 }
 
-#[inline(always)]
-pub(super) fn gelu_quick<V: Lanes>(x: V) -> V {
-    times_sigmoid(x, x * V::splat(1.702))
+pub(super) struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn of<V: Lanes>(x: V) -> V {
+        times_sigmoid(x, x)
+    }
+}
+
+pub(super) struct GeluQuick;
+
+impl Function for GeluQuick {
+    #[inline(always)]
+    fn of<V: Lanes>(x: V) -> V {
+        times_sigmoid(x, x * V::splat(1.702))
+    }
 }
 
 /// `(1 + tanh z)/2` is the sigmoid of 2z, which does not cancel for negative z.
-#[inline(always)]
-pub(super) fn gelu_tanh<V: Lanes>(x: V) -> V {
-    const TWICE: f32 = 1.595_769_1; // 2·√(2/π)
-    let x2 = x * x;
-    times_sigmoid(
-        x,
-        x * x2.mul_add(V::splat(0.044_715 * TWICE), V::splat(TWICE)),
-    )
+pub(super) struct GeluTanh;
+
+impl Function for GeluTanh {
+    #[inline(always)]
+    fn of<V: Lanes>(x: V) -> V {
+        const TWICE: f32 = 1.595_769; // 2·√(2/π)
+        let x2 = x * x;
+        times_sigmoid(
+            x,
+            x * x2.mul_add(V::splat(0.044_715 * TWICE), V::splat(TWICE)),
+        )
+    }
 }
 
 /// `x / (1 + exp(−z))` for z of x's sign, by `exp(−|z|)`, which cannot overflow.
@@ -98,29 +117,35 @@ fn times_sigmoid<V: Lanes>(x: V, z: V) -> V {
 /// no cancellation for negative x.
 ///
 /// P is a minimax fit of relative error 3e-8 on [0, 14.6]; beyond, the tail is below the least f32.
-#[inline(always)]
-pub(super) fn gelu_erf<V: Lanes>(x: V) -> V {
-    const P: [f32; 9] = [
-        0.030_175_757,
-        -0.151_230_11,
-        0.248_188_6,
-        -0.147_167_73,
-        0.158_329_9,
-        0.052_147_515,
-        0.102_741_85,
-        0.103_057_56,
-        0.103_756_63,
-    ];
-    let c = V::splat;
-    let a = x.abs().min(c(20.0));
-    let square = a * a;
-    // What the square lost in rounding counts: the exponential multiplies it by a²/2.
-    let lost = V::residue(a, a, square);
-    let e = (square * c(-0.5)).exp();
-    let e = (e * c(-0.5)).mul_add(lost, e);
-    let t = c(1.0) / a.mul_add(c(0.26), c(1.0));
-    let p = P[1..].iter().fold(c(P[0]), |p, &k| p.mul_add(t, c(k)));
-    x.max(c(0.0)) - a * e * (p * t)
+pub(super) struct GeluErf;
+
+impl Function for GeluErf {
+    #[inline(always)]
+    fn of<V: Lanes>(x: V) -> V {
+        const P: [f32; 9] = [
+            0.030_175_757,
+            -0.151_230_11,
+            0.248_188_6,
+            -0.147_167_73,
+            0.158_329_9,
+            0.052_147_515,
+            0.102_741_85,
+            0.103_057_56,
+            0.103_756_63,
+        ];
+        let a = x.abs().min(V::splat(20.0));
+        let square = a * a;
+        // What the square lost in rounding counts: the exponential multiplies it by a²/2.
+        let lost = V::residue(a, a, square);
+        let e = (square * V::splat(-0.5)).exp();
+        let e = (e * V::splat(-0.5)).mul_add(lost, e);
+        let t = V::splat(1.0) / a.mul_add(V::splat(0.26), V::splat(1.0));
+        let mut p = V::splat(P[0]);
+        for k in &P[1..] {
+            p = p.mul_add(t, V::splat(*k));
+        }
+        x.max(V::splat(0.0)) - a * e * (p * t)
+    }
 }
 
 #[cfg(test)]

@@ -51,7 +51,9 @@ pub(super) fn add<V: Lanes, T: Element>(
     alpha: f32,
 ) {
     let alpha = V::splat(alpha);
-    sum.fill_with::<V>(|i| residual.load::<V>(i).mul_add(alpha, x.load(i)));
+    for i in (0..sum.len()).step_by(V::N) {
+        sum.store(i, residual.load::<V>(i).mul_add(alpha, x.load(i)));
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ops::Argmax;
 
 use super::native::{Planned, native, with_float};
-use super::tensor::{Row, Tensor};
+use super::tensor::{Row, Tensor, fold};
 use super::vector::{Element, Kernel, Lanes};
 use crate::device::Cpu;
 
@@ -46,15 +46,13 @@ pub(super) fn argmax<V: Lanes, T: Element>(x: Row<'_, T>) -> usize {
     let (mut best, mut at) = (f32::NEG_INFINITY, 0);
     for start in (0..x.len()).step_by(BLOCK) {
         let block = x.part(start..x.len().min(start + BLOCK));
-        let max = block
-            .fold(f32::NEG_INFINITY, |x: V, max| max.max(x), V::max)
-            .largest();
+        let max = fold!(V, block, f32::NEG_INFINITY, max, |x, max| max.max(x)).largest();
         if max > best {
             (best, at) = (max, start);
         }
     }
     // NaN is not seen above. A sum is NaN for one, and also for ∞ − ∞: then the slow search below finds none.
-    let suspicious = x.sum(|x: V, sum| sum + x).is_nan();
+    let suspicious = fold!(V, x, 0.0, add, |x, sum| sum + x).sum().is_nan();
     let nan = suspicious
         .then(|| x.0.iter().position(|x| x.get().widen().is_nan()))
         .flatten();

@@ -446,7 +446,7 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
             let page = table.get(j / page_size).max(0) as usize;
             let page = page.min(self.op.pages - 1);
             let x = self.pages[which].row([page, task.kv_head, j % page_size]);
-            Row::of(row).fill_with::<V>(|i| x.load(i));
+            Row::of(row).copy_from::<V, Kv>(x);
         }
         used
     }
@@ -533,19 +533,20 @@ fn product<V: Lanes>(
         lanes,
     };
     for lane in (0..lanes).step_by(2 * V::N) {
-        let wide = lane + 2 * V::N <= lanes;
-        // SAFETY: checked above for every row and lane.
-        unsafe {
-            match (wide, V::MANY_REGISTERS) {
-                (true, true) => (0..rows)
-                    .step_by(8)
-                    .for_each(|m| call.block::<V, 8, 2>(m, lane)),
-                (true, false) => (0..rows)
-                    .step_by(4)
-                    .for_each(|m| call.block::<V, 4, 2>(m, lane)),
-                (false, _) => (0..rows)
-                    .step_by(8)
-                    .for_each(|m| call.block::<V, 8, 1>(m, lane)),
+        if lane + 2 * V::N > lanes {
+            for row in (0..rows).step_by(8) {
+                // SAFETY: checked above for every row and lane.
+                unsafe { call.block::<V, 8, 1>(row, lane) };
+            }
+        } else if V::MANY_REGISTERS {
+            for row in (0..rows).step_by(8) {
+                // SAFETY: as above.
+                unsafe { call.block::<V, 8, 2>(row, lane) };
+            }
+        } else {
+            for row in (0..rows).step_by(4) {
+                // SAFETY: as above.
+                unsafe { call.block::<V, 4, 2>(row, lane) };
             }
         }
     }
@@ -569,21 +570,24 @@ impl Product {
     #[inline(always)]
     unsafe fn block<V: Lanes, const M: usize, const W: usize>(&self, row: usize, lane: usize) {
         let Self { lanes, steps, .. } = *self;
-        // SAFETY: the caller's promise, for this and every access below.
-        let load = |at: *const f32, i: usize| unsafe { V::load_f32(at.add(i)) };
         let mut sums = [[V::splat(0.0); W]; M];
         if let Some(factor) = self.factor {
             for (m, sums) in sums.iter_mut().enumerate() {
                 for (w, sum) in sums.iter_mut().enumerate() {
                     let at = lane + w * V::N;
-                    *sum = load(self.c, (row + m) * lanes + at) * load(factor, at);
+                    // SAFETY: the caller's promise; so for every access below.
+                    *sum = unsafe {
+                        V::load_f32(self.c.add((row + m) * lanes + at))
+                            * V::load_f32(factor.add(at))
+                    };
                 }
             }
         }
         for k in 0..self.depth {
             let mut b = [V::splat(0.0); W];
             for (w, b) in b.iter_mut().enumerate() {
-                *b = load(self.b, k * lanes + lane + w * V::N);
+                // SAFETY: as above.
+                *b = unsafe { V::load_f32(self.b.add(k * lanes + lane + w * V::N)) };
             }
             for (m, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: as above.
@@ -650,14 +654,15 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
             partial(c).set(0, factor);
         }
         let factor = V::splat(inverse(sum));
-        self.out.row(place).fill_with::<V>(|i| {
+        let out = self.out.row(place);
+        for i in (0..out.len()).step_by(V::N) {
             let mut total = V::splat(0.0);
             for c in 0..chunks {
                 let weight = V::splat(partial(c).get(0));
                 total = partial(c).part(2..size).load::<V>(i).mul_add(weight, total);
             }
-            total * factor
-        });
+            out.store(i, total * factor);
+        }
     }
 }
 

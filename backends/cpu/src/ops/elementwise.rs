@@ -32,23 +32,18 @@ struct Runs<'a, 'op, T> {
 impl<T: Element> Kernel for Runs<'_, '_, T> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let alpha = V::splat(self.op.alpha);
-        match self.op.kind {
-            Binary::Add => self.zip::<V>(|a, b| b.mul_add(alpha, a)),
-            Binary::Sub => {
-                let minus = V::splat(-self.op.alpha);
-                self.zip::<V>(|a, b| b.mul_add(minus, a));
-            }
-            Binary::Mul => self.zip::<V>(|a, b| a * (alpha * b)),
-        }
-    }
-}
-
-impl<T: Element> Runs<'_, '_, T> {
-    #[inline(always)]
-    fn zip<V: Lanes>(self, f: impl Fn(V, V) -> V) {
-        for i in (0..self.out.len()).step_by(V::N) {
-            self.out.store(i, f(self.a.load(i), self.b.load(i)));
+        let Self { out, a, b, op } = self;
+        let sign = if op.kind == Binary::Sub { -1.0 } else { 1.0 };
+        let alpha = V::splat(sign * op.alpha);
+        for i in (0..out.len()).step_by(V::N) {
+            let (a, b) = (a.load::<V>(i), b.load::<V>(i));
+            out.store(
+                i,
+                match op.kind {
+                    Binary::Add | Binary::Sub => b.mul_add(alpha, a),
+                    Binary::Mul => a * (alpha * b),
+                },
+            );
         }
     }
 }

@@ -36,12 +36,13 @@ impl<T: Element> Kernel for Rows<'_, '_, T> {
             None => (V::splat(f32::NEG_INFINITY), V::splat(f32::INFINITY)),
         };
         let halves = self.op.halves();
-        with_act!(self.op.act, act => for r in self.rows.clone() {
+        with_act!(self.op.act, F => for r in self.rows.clone() {
             let (out, x) = (self.out.row([r]), self.x.row([r]));
             let [gate, up] = halves.clone().map(|half| x.part(half));
-            out.fill_with::<V>(|i| {
-                act(gate.load::<V>(i).min(high)) * up.load::<V>(i).max(low).min(high)
-            });
+            for i in (0..out.len()).step_by(V::N) {
+                let (g, u) = (gate.load::<V>(i), up.load::<V>(i));
+                out.store(i, F::of(g.min(high)) * u.max(low).min(high));
+            }
         });
     }
 }

@@ -51,7 +51,7 @@ impl<T: Element, Kv: Element> Kernel for Tokens<'_, '_, T, Kv> {
                 for h in 0..self.op.kv_heads {
                     let x = new.row([t, h]);
                     let out = pages.row([slot / page_size, h, slot % page_size]);
-                    out.fill_with::<V>(|i| x.load(i));
+                    out.copy_from::<V, T>(x);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ops::LayerNorm;
 
 use super::native::{Planned, native, with_float};
-use super::tensor::{Row, Tensor};
+use super::tensor::{Row, Tensor, fold};
 use super::vector::{Element, Kernel, Lanes};
 use crate::device::Cpu;
 
@@ -54,16 +54,16 @@ pub(super) fn normalise<V: Lanes, T: Element>(
     eps: f32,
 ) {
     let dim = x.len() as f32;
-    let mean = x.sum(|x: V, sum| sum + x) / dim;
+    let mean = fold!(V, x, 0.0, add, |x, sum| sum + x).sum() / dim;
     let centre = V::splat(mean);
-    let squares = x.sum(|x: V, sum| {
-        let d = x - centre;
-        d.mul_add(d, sum)
-    });
+    let squares = fold!(V, x, 0.0, add, |x, sum| (x - centre)
+        .mul_add(x - centre, sum))
+    .sum();
     let scale = V::splat(1.0 / (squares / dim + eps).sqrt());
-    out.fill_with::<V>(|i| {
-        ((x.load::<V>(i) - centre) * scale).mul_add(weight.load(i), bias.load(i))
-    });
+    for i in (0..out.len()).step_by(V::N) {
+        let x = (x.load::<V>(i) - centre) * scale;
+        out.store(i, x.mul_add(weight.load(i), bias.load(i)));
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ops::RmsNorm;
 
 use super::native::{Planned, native, with_float};
-use super::tensor::{Row, Tensor};
+use super::tensor::{Row, Tensor, fold};
 use super::vector::{Element, Kernel, Lanes};
 use crate::device::Cpu;
 
@@ -52,9 +52,11 @@ pub(super) fn normalise<V: Lanes, T: Element>(
     weight: Row<'_, f32>,
     eps: f32,
 ) {
-    let squares = x.sum(|x: V, sum| x.mul_add(x, sum));
+    let squares = fold!(V, x, 0.0, add, |x, sum| x.mul_add(x, sum)).sum();
     let scale = V::splat(1.0 / (squares / x.len() as f32 + eps).sqrt());
-    out.fill_with::<V>(|i| x.load::<V>(i) * scale * weight.load(i));
+    for i in (0..out.len()).step_by(V::N) {
+        out.store(i, x.load::<V>(i) * scale * weight.load(i));
+    }
 }
 
 #[cfg(test)]

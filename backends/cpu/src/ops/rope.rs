@@ -60,8 +60,7 @@ impl<T: Element> Kernel for Tokens<'_, '_, T> {
                 for h in 0..self.out.dim(1) {
                     let (out, x) = heads(h);
                     let rest = self.op.rotary_dim..part;
-                    let (out, x) = (out.part(rest.clone()), x.part(rest));
-                    out.fill_with::<V>(|i| x.load(i));
+                    out.part(rest.clone()).copy_from::<V, T>(x.part(rest));
                 }
             }
         }
@@ -88,10 +87,10 @@ impl<'a, T: Element> Tokens<'a, '_, T> {
             for h in 0..self.out.dim(1) {
                 let (out, x) = heads(h);
                 let (out, x) = (out.part(block.clone()), x.part(block.clone()));
-                out.fill_with::<V>(|i| {
+                for i in (0..out.len()).step_by(V::N) {
                     let x = x.load::<V>(i);
-                    x.mul_add(c.load(i), x.swap_pairs() * s.load(i))
-                });
+                    out.store(i, x.mul_add(c.load(i), x.swap_pairs() * s.load(i)));
+                }
             }
         }
     }

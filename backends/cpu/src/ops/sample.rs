@@ -12,10 +12,11 @@ use ops::{Launch, Sample, SampleControl};
 
 use super::argmax::argmax;
 use super::native::Planned;
-use super::tensor::{Row, Tensor};
+use super::tensor::{Row, Tensor, fold};
 use super::top_k::{index, key};
 use super::vector::{Kernel, Lanes};
 use crate::device::Cpu;
+use crate::isa::Isa;
 use crate::memory::address;
 
 /// Where bands end: distances below the largest logit, over the temperature. e⁻⁵ = 0.7 %.
@@ -71,6 +72,7 @@ impl Launch for Native {
                 history,
                 history_len,
                 scratch,
+                isa: self.cpu.isa,
             });
         });
         Ok(())
@@ -115,6 +117,7 @@ struct Rows<'a, 's> {
     history: Tensor<'a, i32>,
     history_len: Tensor<'a, i32>,
     scratch: Scratch<'s>,
+    isa: Isa,
 }
 
 impl Kernel for Rows<'_, '_> {
@@ -133,7 +136,7 @@ impl Kernel for Rows<'_, '_> {
             self.penalise::<V>(r, control.repetition_penalty);
             let token = match control.temperature {
                 0.0 => argmax::<V, f32>(self.scratch.logits),
-                _ => self.scratch.draw::<V>(&control),
+                _ => self.scratch.draw::<V>(self.isa, &control),
             };
             self.out.flat().set(r, token as i32);
         }
@@ -145,7 +148,7 @@ impl Rows<'_, '_> {
     #[inline(always)]
     fn penalise<V: Lanes>(&self, r: usize, penalty: f32) {
         let (from, to) = (self.logits.row([r]), self.scratch.logits);
-        to.fill_with::<V>(|i| from.load(i));
+        to.copy_from::<V, f32>(from);
         let history = self.history.row([r]);
         let len = (self.history_len.flat().get(r).max(0) as usize).min(history.len());
         for id in history.part(0..len).0.iter().map(Cell::get) {
@@ -161,22 +164,21 @@ impl Rows<'_, '_> {
 impl Scratch<'_> {
     /// Rules 3 to 5 of [`Sample`].
     #[inline(always)]
-    fn draw<V: Lanes>(&mut self, control: &SampleControl) -> usize {
+    fn draw<V: Lanes>(&mut self, isa: Isa, control: &SampleControl) -> usize {
         let vocab = self.logits.len();
         let kept = match control.top_k as usize {
             0 => vocab,
             k => k.min(vocab),
         };
-        let max = self
-            .logits
-            .fold(f32::NEG_INFINITY, |x: V, max| max.max(x), V::max)
-            .largest();
+        let logits = self.logits;
+        let max = fold!(V, logits, f32::NEG_INFINITY, max, |x, max| max.max(x)).largest();
         let all = self.weigh::<V>(max, control.temperature);
         if !(all > 0.0 && all.is_finite()) {
             return self.last_of(kept);
         }
         let bands = BANDS.map(|distance| max - distance * control.temperature);
         let mut sorted = Sorted {
+            isa,
             keys: self.keys,
             logits: self.logits,
             ready: 0,
@@ -185,7 +187,7 @@ impl Scratch<'_> {
         };
         let weights = self.weights;
         let mut weight = |i: usize| {
-            sorted.reach::<V>(i);
+            sorted.reach(i);
             f64::from(weights.get(index(sorted.keys[i])))
         };
         let total = match kept < vocab {
@@ -215,11 +217,16 @@ impl Scratch<'_> {
     #[inline(always)]
     fn weigh<V: Lanes>(&self, max: f32, temperature: f32) -> f64 {
         let (max, temperature) = (V::splat(max), V::splat(temperature));
-        self.weights
-            .fill_with::<V>(|i| ((self.logits.load::<V>(i) - max) / temperature).exp());
-        let blocks = self.weights.0.chunks(BLOCK);
-        let sums = blocks.map(|block| Row(block).sum(|x: V, sum| sum + x));
-        sums.map(f64::from).sum()
+        let mut sum = 0.0;
+        for start in (0..self.logits.len()).step_by(BLOCK) {
+            let block = start..self.logits.len().min(start + BLOCK);
+            let (to, from) = (self.weights.part(block.clone()), self.logits.part(block));
+            for i in (0..to.len()).step_by(V::N) {
+                to.store(i, ((from.load::<V>(i) - max) / temperature).exp());
+            }
+            sum += f64::from(fold!(V, to, 0.0, add, |x, sum| sum + x).sum());
+        }
+        sum
     }
 
     /// The last of the `kept` largest: what the rules give when no probability is a number, or all are 0.
@@ -233,6 +240,7 @@ impl Scratch<'_> {
 
 /// Keys of the largest logits, in order, as far as they were asked for.
 struct Sorted<'a> {
+    isa: Isa,
     keys: &'a mut [u64],
     logits: Row<'a, f32>,
     ready: usize,
@@ -244,27 +252,44 @@ struct Sorted<'a> {
 
 impl Sorted<'_> {
     /// Makes `keys[i]` ready.
-    #[inline(always)]
-    fn reach<V: Lanes>(&mut self, i: usize) {
+    fn reach(&mut self, i: usize) {
         while self.ready <= i {
             let Some(least) = self.bands.next() else {
                 return;
             };
             let from = self.ready;
-            for (b, block) in self.logits.0.chunks(BLOCK).enumerate() {
-                let max = Row(block).fold(f32::NEG_INFINITY, |x: V, max| max.max(x), V::max);
-                if max.largest() < least {
-                    continue;
-                }
-                for (k, l) in block.iter().enumerate() {
-                    if l.get() >= least && l.get() < self.above {
-                        self.keys[self.ready] = key(l.get(), b * BLOCK + k);
-                        self.ready += 1;
-                    }
-                }
-            }
+            self.isa.run(Band {
+                sorted: self,
+                least,
+            });
             self.keys[from..self.ready].sort_unstable();
             self.above = least;
+        }
+    }
+}
+
+/// Collects the keys of one band.
+struct Band<'s, 'a> {
+    sorted: &'s mut Sorted<'a>,
+    least: f32,
+}
+
+impl Kernel for Band<'_, '_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Self { sorted, least } = self;
+        let logits = sorted.logits;
+        for start in (0..logits.len()).step_by(BLOCK) {
+            let block = logits.part(start..logits.len().min(start + BLOCK));
+            if fold!(V, block, f32::NEG_INFINITY, max, |x, max| max.max(x)).largest() < least {
+                continue;
+            }
+            for (i, l) in block.0.iter().map(Cell::get).enumerate() {
+                if l >= least && l < sorted.above {
+                    sorted.keys[sorted.ready] = key(l, start + i);
+                    sorted.ready += 1;
+                }
+            }
         }
     }
 }

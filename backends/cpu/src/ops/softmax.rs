@@ -7,7 +7,7 @@ use std::ops::Range;
 use ops::{Mask, Softmax};
 
 use super::native::{Planned, native, with_float};
-use super::tensor::{Row, Tensor};
+use super::tensor::{Row, Tensor, fold};
 use super::vector::{Element, Kernel, Lanes};
 use crate::device::Cpu;
 
@@ -74,23 +74,23 @@ impl<T: Element> Kernel for Rows<'_, '_, T> {
             let (out, x) = (self.out.row(at), self.x.row(at));
             let seen = self.sequence.map_or(x.len(), |s| s.visible(at[1], x.len()));
             softmax::<V, T>(out.part(0..seen), x.part(0..seen), self.scale);
-            out.part(seen..out.len()).fill_with::<V>(|_| V::splat(0.0));
+            out.part(seen..out.len()).fill::<V>(0.0);
         }
     }
 }
 
 #[inline(always)]
 fn softmax<V: Lanes, T: Element>(out: Row<'_, T>, x: Row<'_, T>, scale: f32) {
-    let lanes = V::splat(scale);
-    let max = x
-        .fold(f32::NEG_INFINITY, |x: V, max| max.max(x * lanes), V::max)
-        .largest();
+    let scale = V::splat(scale);
+    let max = fold!(V, x, f32::NEG_INFINITY, max, |x, max| max.max(x * scale)).largest();
     // A row of −∞ alone: the exponentials are 0, or NaN where x is.
     let shift = V::splat(if max == f32::NEG_INFINITY { 0.0 } else { -max });
-    let exp = |x: V| x.mul_add(lanes, shift).exp();
-    let sum = x.sum(|x: V, sum| sum + exp(x));
+    let sum = fold!(V, x, 0.0, add, |x, sum| sum + x.mul_add(scale, shift).exp()).sum();
     let factor = V::splat(if sum == 0.0 { 0.0 } else { 1.0 / sum });
-    out.fill_with::<V>(|i| exp(x.load(i)) * factor);
+    for i in (0..out.len()).step_by(V::N) {
+        let x = x.load::<V>(i).mul_add(scale, shift);
+        out.store(i, x.exp() * factor);
+    }
 }
 
 #[cfg(test)]

@@ -150,42 +150,44 @@ impl<T: Element> Row<'_, T> {
         }
     }
 
-    /// Folds the row into four interleaved vectors, merged by `merge`: `accumulator = f(lanes, accumulator)`.
+    /// Copies `from`, changing its type; zeros where it is shorter.
     #[inline(always)]
-    pub(crate) fn fold<V: Lanes>(
-        self,
-        start: f32,
-        f: impl Fn(V, V) -> V,
-        merge: impl Fn(V, V) -> V,
-    ) -> V {
-        let mut acc = [V::splat(start); 4];
-        let (len, block) = (self.len(), 4 * V::N);
-        for i in (0..len / block).map(|b| b * block) {
-            for (k, acc) in acc.iter_mut().enumerate() {
-                *acc = f(self.load(i + k * V::N), *acc);
-            }
-        }
-        for i in (len / block * block..len).step_by(V::N) {
-            let with = f(self.load(i), acc[0]);
-            acc[0] = V::first(len - i, with, acc[0]);
-        }
-        merge(merge(acc[0], acc[1]), merge(acc[2], acc[3]))
-    }
-
-    /// The sum over the row of what `f(lanes, accumulator)` adds.
-    #[inline(always)]
-    pub(crate) fn sum<V: Lanes>(self, f: impl Fn(V, V) -> V) -> f32 {
-        self.fold(0.0, f, |a, b| a + b).sum()
-    }
-
-    /// Writes `f(i)` to the lanes from `i` on, for all lanes.
-    #[inline(always)]
-    pub(crate) fn fill_with<V: Lanes>(self, f: impl Fn(usize) -> V) {
+    pub(crate) fn copy_from<V: Lanes, X: Element>(self, from: Row<'_, X>) {
         for i in (0..self.len()).step_by(V::N) {
-            self.store(i, f(i));
+            self.store::<V>(i, from.load(i));
+        }
+    }
+
+    /// Writes `x` everywhere.
+    #[inline(always)]
+    pub(crate) fn fill<V: Lanes>(self, x: f32) {
+        for i in (0..self.len()).step_by(V::N) {
+            self.store(i, V::splat(x));
         }
     }
 }
+
+/// Folds a row into one vector by way of four: `fold!(V, row, start, merge, |lanes, accumulator| next)` with the name of
+/// the method that merges accumulators.
+macro_rules! fold {
+    ($lanes:ty, $row:expr, $start:expr, $merge:ident, |$x:ident, $acc:ident| $next:expr) => {{
+        let (row, mut sums) = ($row, [<$lanes>::splat($start); 4]);
+        let (len, n) = (row.len(), <$lanes>::N);
+        let whole = len / (4 * n) * (4 * n);
+        for i in (0..whole).step_by(4 * n) {
+            for (k, sum) in sums.iter_mut().enumerate() {
+                let ($x, $acc) = (row.load::<$lanes>(i + k * n), *sum);
+                *sum = $next;
+            }
+        }
+        for i in (whole..len).step_by(n) {
+            let ($x, $acc) = (row.load::<$lanes>(i), sums[0]);
+            sums[0] = <$lanes>::first(len - i, $next, sums[0]);
+        }
+        sums[0].$merge(sums[1]).$merge(sums[2].$merge(sums[3]))
+    }};
+}
+pub(crate) use fold;
 
 /// Elements at equal distances.
 #[derive(Clone, Copy)]

@@ -1,7 +1,8 @@
 //! Vectors of f32: one small set of operations per instruction set, and kernels written once over them.
 //!
 //! A [`Kernel`] is generic over [`Lanes`]; [`Isa::run`] instantiates it inside a function that has the instruction
-//! set switched on. Everything that a kernel calls is `#[inline(always)]`, so that it is compiled with that set too.
+//! set switched on. What touches lanes must end up in that function: it is `#[inline(always)]`, and **not in a
+//! closure**, which the compiler may keep outside, where every intrinsic is a call. Hence loops and macros here.
 //! The vector types are private to this module: nothing but `Isa::run` can name one, which makes their methods safe.
 
 use std::ops::{Add, Div, Mul, Sub};
@@ -114,13 +115,13 @@ pub(crate) trait Lanes:
         let x = self.min(c(89.0)).max(c(-104.0));
         let n = (x * c(std::f32::consts::LOG2_E)).round();
         // ln 2 in two parts; n times the first is exact.
-        let r = n.mul_add(c(-0.693_359_375), x);
+        let r = n.mul_add(c(-0.693_359_4), x);
         let r = n.mul_add(c(2.121_944_4e-4), r);
         let p = c(1.987_569_2e-4).mul_add(r, c(1.398_199_9e-3));
         let p = p.mul_add(r, c(8.333_452e-3));
         let p = p.mul_add(r, c(4.166_579_6e-2));
         let p = p.mul_add(r, c(1.666_666_5e-1));
-        let p = p.mul_add(r, c(5.000_000_1e-1));
+        let p = p.mul_add(r, c(5e-1));
         ((p * r).mul_add(r, r) + c(1.0)).scale2(n)
     }
 }
@@ -188,22 +189,23 @@ impl Scalar {
 }
 
 macro_rules! operators {
-    ($type:ident: $($trait:ident $method:ident $f:expr;)*) => {
+    ($type:ident, $a:ident, $b:ident: $($trait:ident $method:ident $value:expr;)*) => {
         $(impl $trait for $type {
             type Output = Self;
             #[inline(always)]
-            fn $method(self, b: Self) -> Self {
-                $f(self, b)
+            fn $method(self, $b: Self) -> Self {
+                let $a = self;
+                $type($value)
             }
         })*
     };
 }
 
-operators! { Scalar:
-    Add add |a: Self, b| a.zip(b, |a, b| a + b);
-    Sub sub |a: Self, b| a.zip(b, |a, b| a - b);
-    Mul mul |a: Self, b| a.zip(b, |a, b| a * b);
-    Div div |a: Self, b| a.zip(b, |a, b| a / b);
+operators! { Scalar, a, b:
+    Add add a.zip(b, |a, b| a + b).0;
+    Sub sub a.zip(b, |a, b| a - b).0;
+    Mul mul a.zip(b, |a, b| a * b).0;
+    Div div a.zip(b, |a, b| a / b).0;
 }
 
 macro_rules! scalar_memory {
@@ -323,11 +325,11 @@ mod x86 {
     #[derive(Clone, Copy)]
     struct Avx512(__m512);
 
-    operators! { Avx512:
-        Add add |a: Self, b: Self| Self(intrinsics!(_mm512_add_ps(a.0, b.0)));
-        Sub sub |a: Self, b: Self| Self(intrinsics!(_mm512_sub_ps(a.0, b.0)));
-        Mul mul |a: Self, b: Self| Self(intrinsics!(_mm512_mul_ps(a.0, b.0)));
-        Div div |a: Self, b: Self| Self(intrinsics!(_mm512_div_ps(a.0, b.0)));
+    operators! { Avx512, a, b:
+        Add add intrinsics!(_mm512_add_ps(a.0, b.0));
+        Sub sub intrinsics!(_mm512_sub_ps(a.0, b.0));
+        Mul mul intrinsics!(_mm512_mul_ps(a.0, b.0));
+        Div div intrinsics!(_mm512_div_ps(a.0, b.0));
     }
 
     impl Lanes for Avx512 {
@@ -428,26 +430,23 @@ mod x86 {
     #[derive(Clone, Copy)]
     struct Avx2(__m256);
 
-    operators! { Avx2:
-        Add add |a: Self, b: Self| Self(intrinsics!(_mm256_add_ps(a.0, b.0)));
-        Sub sub |a: Self, b: Self| Self(intrinsics!(_mm256_sub_ps(a.0, b.0)));
-        Mul mul |a: Self, b: Self| Self(intrinsics!(_mm256_mul_ps(a.0, b.0)));
-        Div div |a: Self, b: Self| Self(intrinsics!(_mm256_div_ps(a.0, b.0)));
+    operators! { Avx2, a, b:
+        Add add intrinsics!(_mm256_add_ps(a.0, b.0));
+        Sub sub intrinsics!(_mm256_sub_ps(a.0, b.0));
+        Mul mul intrinsics!(_mm256_mul_ps(a.0, b.0));
+        Div div intrinsics!(_mm256_div_ps(a.0, b.0));
     }
 
-    impl Avx2 {
-        /// Folds the upper half onto the lower one, three times.
-        #[inline(always)]
-        fn fold(self, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    /// Folds the upper half onto the lower one, three times.
+    macro_rules! fold {
+        ($x:expr, $f:ident) => {
             intrinsics!({
-                let x = f(
-                    _mm256_castps256_ps128(self.0),
-                    _mm256_extractf128_ps::<1>(self.0),
-                );
-                let x = f(x, _mm_movehl_ps(x, x));
-                _mm_cvtss_f32(f(x, _mm_movehdup_ps(x)))
+                let (low, high) = (_mm256_castps256_ps128($x), _mm256_extractf128_ps::<1>($x));
+                let x = $f(low, high);
+                let x = $f(x, _mm_movehl_ps(x, x));
+                _mm_cvtss_f32($f(x, _mm_movehdup_ps(x)))
             })
-        }
+        };
     }
 
     impl Lanes for Avx2 {
@@ -521,15 +520,14 @@ mod x86 {
         #[inline(always)]
         fn scale2(self, n: Self) -> Self {
             Self(intrinsics!({
-                let pow2 = |n: __m256i| {
-                    let biased = _mm256_add_epi32(n, _mm256_set1_epi32(127));
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
-                };
-                let n = _mm256_cvtps_epi32(n.0);
                 // Two factors, since one alone may be below the normal range.
-                let half = _mm256_srai_epi32::<1>(n);
+                let n = _mm256_cvtps_epi32(n.0);
+                let (half, one) = (_mm256_srai_epi32::<1>(n), _mm256_set1_epi32(127));
                 let rest = _mm256_sub_epi32(n, half);
-                _mm256_mul_ps(_mm256_mul_ps(self.0, pow2(half)), pow2(rest))
+                let half = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, one));
+                let rest = _mm256_slli_epi32::<23>(_mm256_add_epi32(rest, one));
+                let x = _mm256_mul_ps(self.0, _mm256_castsi256_ps(half));
+                _mm256_mul_ps(x, _mm256_castsi256_ps(rest))
             }))
         }
         #[inline(always)]
@@ -545,11 +543,11 @@ mod x86 {
         }
         #[inline(always)]
         fn sum(self) -> f32 {
-            self.fold(|a, b| intrinsics!(_mm_add_ps(a, b)))
+            fold!(self.0, _mm_add_ps)
         }
         #[inline(always)]
         fn largest(self) -> f32 {
-            self.fold(|a, b| intrinsics!(_mm_max_ps(a, b)))
+            fold!(self.0, _mm_max_ps)
         }
     }
 }
@@ -571,11 +569,11 @@ mod neon {
     #[derive(Clone, Copy)]
     struct Neon(float32x4_t);
 
-    operators! { Neon:
-        Add add |a: Self, b: Self| Self(intrinsics!(vaddq_f32(a.0, b.0)));
-        Sub sub |a: Self, b: Self| Self(intrinsics!(vsubq_f32(a.0, b.0)));
-        Mul mul |a: Self, b: Self| Self(intrinsics!(vmulq_f32(a.0, b.0)));
-        Div div |a: Self, b: Self| Self(intrinsics!(vdivq_f32(a.0, b.0)));
+    operators! { Neon, a, b:
+        Add add intrinsics!(vaddq_f32(a.0, b.0));
+        Sub sub intrinsics!(vsubq_f32(a.0, b.0));
+        Mul mul intrinsics!(vmulq_f32(a.0, b.0));
+        Div div intrinsics!(vdivq_f32(a.0, b.0));
     }
 
     impl Lanes for Neon {
@@ -656,14 +654,13 @@ mod neon {
         #[inline(always)]
         fn scale2(self, n: Self) -> Self {
             Self(intrinsics!({
-                let pow2 = |n: int32x4_t| {
-                    vreinterpretq_f32_s32(vshlq_n_s32::<23>(vaddq_s32(n, vdupq_n_s32(127))))
-                };
-                let n = vcvtq_s32_f32(n.0);
                 // Two factors, since one alone may be below the normal range.
-                let half = vshrq_n_s32::<1>(n);
-                let rest = vsubq_s32(n, half);
-                vmulq_f32(vmulq_f32(self.0, pow2(half)), pow2(rest))
+                let n = vcvtq_s32_f32(n.0);
+                let (half, one) = (vshrq_n_s32::<1>(n), vdupq_n_s32(127));
+                let rest = vshlq_n_s32::<23>(vaddq_s32(vsubq_s32(n, half), one));
+                let half = vshlq_n_s32::<23>(vaddq_s32(half, one));
+                let x = vmulq_f32(self.0, vreinterpretq_f32_s32(half));
+                vmulq_f32(x, vreinterpretq_f32_s32(rest))
             }))
         }
         #[inline(always)]
