@@ -112,14 +112,6 @@ impl Suite {
         }
     }
 
-    /// Runs every case of every operation; one report per operation.
-    pub fn run_all(&self) -> Vec<Report> {
-        macro_rules! run_each {
-            ($($name:ident $op:ident),*) => { vec![$(self.run::<ops::$op>()),*] };
-        }
-        crate::for_each_op!(run_each)
-    }
-
     /// Runs one case.
     pub fn run_case<O: Conformance>(&self, case: &Case<O>) -> Outcome {
         let mut outcome = Outcome {

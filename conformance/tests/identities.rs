@@ -36,7 +36,9 @@ fn softmax_rows_sum_to_one_and_do_not_feel_a_shift() {
             scale: 1.0,
             mask: None,
         };
-        let y = op.reference(&[&x.shape[..]; 2], &[x.clone()]).remove(0);
+        let y = op
+            .reference(&[&x.shape[..]; 2], std::slice::from_ref(&x))
+            .remove(0);
         for r in 0..5 {
             let total: f64 = y.row(r).iter().sum();
             assert!((total - 1.0).abs() < 1e-13);
