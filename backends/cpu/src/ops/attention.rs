@@ -1,9 +1,10 @@
 //! Attention by tiles: online softmax over blocks of the cache, so that no matrix of rows times slots exists.
 //!
 //! A tile is up to [`TILE`] query rows, tokens times the heads that share one key-value head, so that each key and
-//! value is read once for all of them. **The vector lanes are query rows**: scores `[slots, rows] = K · Qᵀ` and
-//! results `[dim, rows] += Vᵀ · P` are products of one small kernel, maximum and sum of the softmax need no
-//! horizontal step, and any head size fits.
+//! value is read once for all of them. **The vector lanes of scores are query rows**, `[slots, rows]`: maximum and sum
+//! of the softmax need no horizontal step, and any head size fits. With enough rows to fill vectors, scores `K · Qᵀ`
+//! and results `[dim, rows] += Vᵀ · P` are products of one small kernel. With fewer, scores are dot products along
+//! the head and results are `[rows, dim] += Pᵀ · V`, by the same kernel.
 //!
 //! A sequence of few tokens is a single tile; its cache is cut into chunks, by its length alone, that run in parallel
 //! and are combined in order. So results depend on neither threads nor neighbours in the batch.
@@ -18,7 +19,7 @@ use ops::{Attention, Launch};
 use super::native::{Planned, with_float};
 use super::softmax::visible;
 use super::tensor::{Row, Tensor};
-use super::vector::{Element, Kernel, Lanes};
+use super::vector::{Element, Kernel, Lanes, MAX_LANES};
 use crate::device::Cpu;
 use crate::memory::address;
 
@@ -353,8 +354,10 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
     #[inline(always)]
     fn tile<V: Lanes>(&self, task: &Task<'_>, scratch: &mut [f32]) {
         let (dim, sequence) = (self.sizes.dim, task.sequence);
-        // Lanes of all rows, whole vectors.
-        let lanes = task.rows.len().next_multiple_of(V::N);
+        let rows = task.rows.len();
+        // Whole vectors.
+        let lanes = rows.next_multiple_of(V::N);
+        let narrow = 2 * rows <= V::N;
         let (q, rest) = scratch.split_at_mut(dim * lanes);
         let (results, rest) = rest.split_at_mut(dim * lanes);
         let (scores, rest) = rest.split_at_mut(BLOCK * lanes);
@@ -363,6 +366,8 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
         let (max, rest) = rest.split_at_mut(lanes);
         let (sum, rest) = rest.split_at_mut(lanes);
         let rescale = &mut rest[..lanes];
+        // Distances between rows and between elements of queries and results.
+        let [row_step, step] = if narrow { [dim, 1] } else { [1, lanes] };
 
         q.fill(0.0);
         results.fill(0.0);
@@ -380,7 +385,7 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
         for (r, row) in task.rows.clone().enumerate() {
             let place = self.place(task, row);
             for (d, x) in self.q.row(place).0.iter().enumerate() {
-                q[d * lanes + r] = x.get().widen();
+                q[r * row_step + d * step] = x.get().widen();
             }
             let n = self.visible(sequence, place[0]);
             seen[r] = n as f32;
@@ -390,29 +395,46 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
         let end = most.min(chunk.end);
         for start in (chunk.start..end).step_by(BLOCK) {
             let slots = start..end.min(start + BLOCK);
-            let used = self.gather::<V>(0, task, slots.clone(), block);
-            product::<V>(scores, None, (block, [dim, 1]), used, q, dim, lanes);
+            let n = slots.len();
+            self.gather::<V>(0, task, slots.clone(), block);
+            scores.fill(0.0);
+            if narrow {
+                dots::<V>(scores, lanes, &block[..n * dim], q, rows, dim);
+            } else {
+                product::<V>(scores, (block, [dim, 1]), n, q, dim, lanes);
+            }
             let hidden = (slots.end > least).then_some(Row::of(seen));
             let state = State { max, sum, rescale };
             softmax::<V>(scores, slots.clone(), self.op.scale, hidden, state);
-            self.gather::<V>(1, task, slots.clone(), block);
-            product::<V>(
-                results,
-                Some(rescale),
-                (block, [1, dim]),
-                dim,
-                scores,
-                slots.len(),
-                lanes,
-            );
+            self.gather::<V>(1, task, slots, block);
+            if rescale[..rows].iter().any(|&factor| factor != 1.0) {
+                for (r, &factor) in rescale
+                    .iter()
+                    .enumerate()
+                    .take(if narrow { rows } else { 0 })
+                {
+                    multiply::<V>(&mut results[r * dim..(r + 1) * dim], &[factor; MAX_LANES]);
+                }
+                for row in results
+                    .chunks_exact_mut(lanes)
+                    .take(if narrow { 0 } else { dim })
+                {
+                    multiply::<V>(row, rescale);
+                }
+            }
+            if narrow {
+                product::<V>(results, (scores, [1, lanes]), rows, block, n, dim);
+            } else {
+                product::<V>(results, (block, [1, dim]), dim, scores, n, lanes);
+            }
         }
 
         for (r, row) in task.rows.clone().enumerate() {
             let place = self.place(task, row);
-            let column = results.iter().skip(r).step_by(lanes);
+            let result = results[r * row_step..].iter().step_by(step);
             if sequence.chunks == 1 {
                 let factor = inverse(sum[r]);
-                for (out, x) in self.out.row(place).0.iter().zip(column) {
+                for (out, x) in self.out.row(place).0.iter().zip(result) {
                     out.set(T::narrow(x * factor));
                 }
             } else {
@@ -420,35 +442,24 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
                 // SAFETY: this row and chunk are this task's alone.
                 let partial = unsafe { self.partials.part(at, self.sizes.partial()) };
                 (partial[0], partial[1]) = (max[r], sum[r]);
-                for (to, x) in partial[2..].iter_mut().zip(column) {
+                for (to, x) in partial[2..].iter_mut().zip(result) {
                     *to = *x;
                 }
             }
         }
     }
 
-    /// Keys (0) or values (1) of `slots` as f32 `[slots, dim]`, followed by zeros up to a multiple of 8 rows, whose
-    /// number is returned.
+    /// Keys (0) or values (1) of `slots` as f32 `[slots, dim]`.
     #[inline(always)]
-    fn gather<V: Lanes>(
-        &self,
-        which: usize,
-        task: &Task<'_>,
-        slots: Range<usize>,
-        to: &mut [f32],
-    ) -> usize {
-        let (page_size, dim) = (self.op.page_size, self.sizes.dim);
-        let used = slots.len().next_multiple_of(ROWS);
-        let (rows, padding) = to[..used * dim].split_at_mut(slots.len() * dim);
-        padding.fill(0.0);
+    fn gather<V: Lanes>(&self, which: usize, task: &Task<'_>, slots: Range<usize>, to: &mut [f32]) {
+        let page_size = self.op.page_size;
         let table = self.table.row([task.sequence.index]);
-        for (j, row) in slots.zip(rows.chunks_exact_mut(dim)) {
+        for (j, row) in slots.zip(to.chunks_exact_mut(self.sizes.dim)) {
             let page = table.get(j / page_size).max(0) as usize;
             let page = page.min(self.op.pages - 1);
             let x = self.pages[which].row([page, task.kv_head, j % page_size]);
             Row::of(row).copy_from::<V, Kv>(x);
         }
-        used
     }
 }
 
@@ -504,28 +515,82 @@ fn softmax<V: Lanes>(
     }
 }
 
-/// Rows of a block of a product: their number is a multiple of this.
-const ROWS: usize = 8;
+/// `row[i] *= factors[i]`, the factors repeated when there are fewer.
+#[inline(always)]
+fn multiply<V: Lanes>(row: &mut [f32], factors: &[f32]) {
+    let (row, n) = (Row::of(row), factors.len());
+    for i in (0..row.len()).step_by(V::N) {
+        // SAFETY: factors come in whole vectors, as many as are used or one.
+        let factor = unsafe { V::load_f32(factors[i % n..][..V::N].as_ptr()) };
+        row.store(i, row.load::<V>(i) * factor);
+    }
+}
 
-/// `c[m, ..] = factor · c[m, ..] + Σ_k a(m, k) · b[k, ..]`, `a(m, k)` at `m · steps[0] + k · steps[1]`; no factor
-/// means 0. Rows of b and c have `lanes` elements, whole vectors.
+/// `scores[j, r] = keys[j, ..] · q[r, ..]` for a few rows; rows of scores have `lanes` elements, the others `dim`.
+#[inline(always)]
+fn dots<V: Lanes>(
+    scores: &mut [f32],
+    lanes: usize,
+    keys: &[f32],
+    q: &[f32],
+    rows: usize,
+    dim: usize,
+) {
+    assert!(dim.is_multiple_of(V::N) && q.len() >= rows * dim);
+    for (key, scores) in keys.chunks_exact(dim).zip(scores.chunks_exact_mut(lanes)) {
+        let mut r = 0;
+        while r < rows {
+            let (q, scores) = (&q[r * dim..], &mut scores[r..]);
+            // SAFETY: as many rows of q are left, and a key has `dim` elements, whole vectors.
+            r += unsafe {
+                match rows - r {
+                    4.. => dot::<V, 4>(scores, key, q),
+                    2.. => dot::<V, 2>(scores, key, q),
+                    _ => dot::<V, 1>(scores, key, q),
+                }
+            };
+        }
+    }
+}
+
+/// `R` dot products with one key; returns `R`.
+///
+/// # Safety
+/// `q` has `R` rows as long as the key, which is whole vectors.
+#[inline(always)]
+unsafe fn dot<V: Lanes, const R: usize>(scores: &mut [f32], key: &[f32], q: &[f32]) -> usize {
+    let mut sums = [V::splat(0.0); R];
+    for d in (0..key.len()).step_by(V::N) {
+        // SAFETY: the caller's promise.
+        let k = unsafe { V::load_f32(key.as_ptr().add(d)) };
+        for (r, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: the caller's promise.
+            let q = unsafe { V::load_f32(q.as_ptr().add(r * key.len() + d)) };
+            *sum = k.mul_add(q, *sum);
+        }
+    }
+    for (score, sum) in scores.iter_mut().zip(sums) {
+        *score = sum.sum();
+    }
+    R
+}
+
+/// `c[m, ..] += Σ_k a(m, k) · b[k, ..]`, `a(m, k)` at `m · steps[0] + k · steps[1]`. Rows of b and c have `lanes`
+/// elements, whole vectors.
 #[inline(always)]
 fn product<V: Lanes>(
     c: &mut [f32],
-    factor: Option<&[f32]>,
     a: (&[f32], [usize; 2]),
     rows: usize,
     b: &[f32],
     depth: usize,
     lanes: usize,
 ) {
-    assert!(rows.is_multiple_of(ROWS) && lanes.is_multiple_of(V::N) && depth > 0);
+    assert!(lanes.is_multiple_of(V::N) && rows > 0 && depth > 0);
     assert!(c.len() >= rows * lanes && b.len() >= depth * lanes);
     assert!(a.0.len() > (rows - 1) * a.1[0] + (depth - 1) * a.1[1]);
-    assert!(factor.is_none_or(|f| f.len() == lanes));
     let call = Product {
         c: c.as_mut_ptr(),
-        factor: factor.map(<[f32]>::as_ptr),
         a: a.0.as_ptr(),
         steps: a.1,
         b: b.as_ptr(),
@@ -533,28 +598,27 @@ fn product<V: Lanes>(
         lanes,
     };
     for lane in (0..lanes).step_by(2 * V::N) {
-        if lane + 2 * V::N > lanes {
-            for row in (0..rows).step_by(8) {
-                // SAFETY: checked above for every row and lane.
-                unsafe { call.block::<V, 8, 1>(row, lane) };
-            }
-        } else if V::MANY_REGISTERS {
-            for row in (0..rows).step_by(8) {
-                // SAFETY: as above.
-                unsafe { call.block::<V, 8, 2>(row, lane) };
-            }
-        } else {
-            for row in (0..rows).step_by(4) {
-                // SAFETY: as above.
-                unsafe { call.block::<V, 4, 2>(row, lane) };
-            }
+        let wide = lane + 2 * V::N <= lanes;
+        let mut row = 0;
+        while row < rows {
+            // SAFETY: checked above for every row and lane.
+            row += unsafe {
+                match (rows - row, wide) {
+                    (8.., true) if V::MANY_REGISTERS => call.block::<V, 8, true>(row, lane),
+                    (4.., true) => call.block::<V, 4, true>(row, lane),
+                    (2.., true) => call.block::<V, 2, true>(row, lane),
+                    (_, true) => call.block::<V, 1, true>(row, lane),
+                    (8.., false) => call.block::<V, 8, false>(row, lane),
+                    (2.., false) => call.block::<V, 2, false>(row, lane),
+                    (_, false) => call.block::<V, 1, false>(row, lane),
+                }
+            };
         }
     }
 }
 
 struct Product {
     c: *mut f32,
-    factor: Option<*const f32>,
     a: *const f32,
     steps: [usize; 2],
     b: *const f32,
@@ -563,46 +627,53 @@ struct Product {
 }
 
 impl Product {
-    /// `M` rows of `W` vectors, in registers.
+    /// `M` rows of one vector, or of two, in registers. Returns `M`.
     ///
     /// # Safety
     /// The block lies inside.
     #[inline(always)]
-    unsafe fn block<V: Lanes, const M: usize, const W: usize>(&self, row: usize, lane: usize) {
+    unsafe fn block<V: Lanes, const M: usize, const WIDE: bool>(
+        &self,
+        row: usize,
+        lane: usize,
+    ) -> usize {
         let Self { lanes, steps, .. } = *self;
-        let mut sums = [[V::splat(0.0); W]; M];
-        if let Some(factor) = self.factor {
-            for (m, sums) in sums.iter_mut().enumerate() {
-                for (w, sum) in sums.iter_mut().enumerate() {
-                    let at = lane + w * V::N;
-                    // SAFETY: the caller's promise; so for every access below.
-                    *sum = unsafe {
-                        V::load_f32(self.c.add((row + m) * lanes + at))
-                            * V::load_f32(factor.add(at))
-                    };
+        let (mut left, mut right) = ([V::splat(0.0); M], [V::splat(0.0); M]);
+        // SAFETY: the caller's promise.
+        let mut a = unsafe { self.a.add(row * steps[0]) };
+        // SAFETY: as above.
+        let mut b = unsafe { self.b.add(lane) };
+        for _ in 0..self.depth {
+            // SAFETY: as above.
+            let b0 = unsafe { V::load_f32(b) };
+            // SAFETY: as above.
+            let b1 = if WIDE {
+                unsafe { V::load_f32(b.add(V::N)) }
+            } else {
+                b0
+            };
+            for m in 0..M {
+                // SAFETY: as above.
+                let a = V::splat(unsafe { *a.add(m * steps[0]) });
+                left[m] = a.mul_add(b0, left[m]);
+                if WIDE {
+                    right[m] = a.mul_add(b1, right[m]);
+                }
+            }
+            (a, b) = (a.wrapping_add(steps[1]), b.wrapping_add(lanes));
+        }
+        for m in 0..M {
+            // SAFETY: as above.
+            unsafe {
+                let c = self.c.add((row + m) * lanes + lane);
+                (V::load_f32(c) + left[m]).store_f32(c);
+                if WIDE {
+                    let c = c.add(V::N);
+                    (V::load_f32(c) + right[m]).store_f32(c);
                 }
             }
         }
-        for k in 0..self.depth {
-            let mut b = [V::splat(0.0); W];
-            for (w, b) in b.iter_mut().enumerate() {
-                // SAFETY: as above.
-                *b = unsafe { V::load_f32(self.b.add(k * lanes + lane + w * V::N)) };
-            }
-            for (m, sums) in sums.iter_mut().enumerate() {
-                // SAFETY: as above.
-                let a = unsafe { *self.a.add((row + m) * steps[0] + k * steps[1]) };
-                for (sum, b) in sums.iter_mut().zip(b) {
-                    *sum = V::splat(a).mul_add(b, *sum);
-                }
-            }
-        }
-        for (m, sums) in sums.into_iter().enumerate() {
-            for (w, sum) in sums.into_iter().enumerate() {
-                // SAFETY: as above.
-                unsafe { sum.store_f32(self.c.add((row + m) * lanes + lane + w * V::N)) };
-            }
-        }
+        M
     }
 }
 
