@@ -64,8 +64,6 @@ pub(crate) trait Arith: Copy + 'static {
 
     /// Asks for the cache line at `at`; never faults.
     unsafe fn prefetch(_at: *const u8) {}
-    /// Asks for the cache line at `at`, to lie in the second-level cache; never faults.
-    unsafe fn prefetch_far(_at: *const u8) {}
 
     /// The values of x that make one [`Arith::Scalar`], zeros past the end.
     fn pack(x: [f32; 2]) -> Self::Scalar;

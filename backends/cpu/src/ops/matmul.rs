@@ -267,7 +267,7 @@ mod tests {
             (7, 129, 384),
             (13, 48, 64),
             (70, 67, 224),
-            (205, 330, 64),
+            (395, 330, 64),
         ];
         for context in contexts() {
             for weight in WeightFormat::ALL {

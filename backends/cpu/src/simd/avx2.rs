@@ -32,7 +32,6 @@ impl Arith for Avx2 {
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         fn dot(sum: __m256, w: __m256, x: __m256) -> __m256 = _mm256_fmadd_ps(w, x, sum);
         fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
-            fn prefetch_far(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(at.cast());
     }
 
     #[inline(always)]

@@ -38,7 +38,6 @@ macro_rules! sums {
             fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
             fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
             fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
-            fn prefetch_far(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(at.cast());
         }
     };
 }

@@ -30,10 +30,8 @@ const MIN_RUN_STEPS: usize = 16;
 /// The most stretches of one block.
 const MAX_PARTS: usize = BLOCK_STEPS / MIN_RUN_STEPS;
 
-/// Tiles and panels of one piece of work: a block of x of these tiles, 48 KiB, and the sums, 192 KiB, stay in a
-/// second-level cache.
-const BLOCK_TILES: usize = 32;
-const BLOCK_PANELS: usize = 4;
+/// Tiles that share one decoded block. Their sums, 96 KiB, stay in a second-level cache.
+const BLOCK_TILES: usize = 64;
 
 /// Everything starts on a cache line.
 const ALIGN: usize = 64;
@@ -50,8 +48,7 @@ pub(super) struct Workspace {
 impl Workspace {
     pub(super) fn new(layout: &Layout, m: usize, threads: usize) -> Self {
         let rows = m.min(BLOCK_TILES * MAX_ROWS);
-        let panels = layout.panels().min(BLOCK_PANELS);
-        let scratch = (rows * panels + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
+        let scratch = (rows + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
         Self {
             x_bytes: (m * layout.steps() * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
             scratch_bytes: if m > FEW_ROWS { scratch } else { 0 },
@@ -229,13 +226,11 @@ impl Share<'_> {
             }
             return;
         }
-        let groups = panels.div_ceil(BLOCK_PANELS);
-        while let Some(item) = call.take(groups * call.tiles().div_ceil(BLOCK_TILES)) {
-            let (tiles, group) = (item / groups * BLOCK_TILES, item % groups * BLOCK_PANELS);
-            let tiles = tiles..(tiles + BLOCK_TILES).min(call.tiles());
-            let panels = group..(group + BLOCK_PANELS).min(panels);
-            // SAFETY: the caller's promise; one thread has these panels for these tiles.
-            unsafe { self.many_rows::<A, F, NV>(tiles, panels) };
+        while let Some(item) = call.take(panels * call.tiles().div_ceil(BLOCK_TILES)) {
+            let (first, panel) = (item / panels * BLOCK_TILES, item % panels);
+            let tiles = first..(first + BLOCK_TILES).min(call.tiles());
+            // SAFETY: the caller's promise; one thread has this panel for these tiles.
+            unsafe { self.many_rows::<A, F, NV>(tiles, panel) };
         }
     }
 
@@ -273,8 +268,7 @@ impl Share<'_> {
         }
     }
 
-    /// Many tiles by a few panels: blocks of steps are decoded once and stay in the first-level cache for all tiles,
-    /// the block's x stays in the second for all panels.
+    /// Many tiles: blocks of steps are decoded once and stay in the first-level cache for all of them.
     ///
     /// # Safety
     /// As [`Self::multiply`].
@@ -282,9 +276,10 @@ impl Share<'_> {
     unsafe fn many_rows<A: Arith, F: Format<A>, const NV: usize>(
         &self,
         tiles: Range<usize>,
-        panels: Range<usize>,
+        panel: usize,
     ) {
         let (call, layout) = (self.call, self.call.layout);
+        let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
         let first_row = call.tile_row(tiles.start);
         let rows = call.tile_row(tiles.end) - first_row;
         let decoded = call
@@ -293,50 +288,30 @@ impl Share<'_> {
         let sums: *mut f32 = decoded
             .wrapping_add(BLOCK_STEPS * layout.panel * Path::SCALAR_BYTES)
             .cast();
-        // SAFETY: this thread's scratch: a block, then for each panel a row of sums for each row.
+        // SAFETY: this thread's scratch: a block, then a panel of sums for each row.
         let sums = unsafe {
-            sums.write_bytes(0, panels.len() * rows * layout.panel);
-            std::slice::from_raw_parts_mut(sums, panels.len() * rows * layout.panel)
+            sums.write_bytes(0, rows * layout.panel);
+            std::slice::from_raw_parts_mut(sums, rows * layout.panel)
         };
-        let weight = |panel| call.weight.wrapping_add(panel * layout.panel_bytes());
         for block in (0..layout.steps()).step_by(BLOCK_STEPS) {
-            for (panel, sums) in panels
-                .clone()
-                .zip(sums.chunks_exact_mut(rows * layout.panel))
-            {
-                // SAFETY: the panel is one of format `F`, and the scratch has room for a block.
-                let parts = unsafe { self.block::<A, F, NV>(weight(panel), block, decoded) };
-                // What comes next is asked for while the tiles of this block are at work.
-                let mut ahead = if panel + 1 < panels.end {
-                    weight(panel + 1).wrapping_add(self.offset::<A, F>(block))
-                } else {
-                    weight(panels.start).wrapping_add(self.offset::<A, F>(block + BLOCK_STEPS))
-                };
-                let ahead_bytes = (BLOCK_STEPS / F::STEPS * F::BYTES * NV).div_ceil(tiles.len());
-                for t in tiles.clone() {
-                    let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
-                    let sums = &mut sums[(row - first_row) * layout.panel..];
-                    for line in (0..ahead_bytes).step_by(ALIGN) {
-                        // SAFETY: the CPU has `A`.
-                        unsafe { A::prefetch_far(ahead.wrapping_add(line)) };
+            // SAFETY: the panel is one of format `F`, and the scratch has room for a block.
+            let parts = unsafe { self.block::<A, F, NV>(weight, block, decoded) };
+            for t in tiles.clone() {
+                let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+                let sums = &mut sums[(row - first_row) * layout.panel..];
+                for (step, stretch) in parts {
+                    if stretch.units == 0 {
+                        break;
                     }
-                    ahead = ahead.wrapping_add(ahead_bytes);
-                    for (step, stretch) in parts {
-                        if stretch.units == 0 {
-                            break;
-                        }
-                        let x = call.packed_x::<A>(row, end - row, step);
-                        // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
-                        unsafe { tile::<A, Native, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
-                    }
+                    let x = call.packed_x::<A>(row, end - row, step);
+                    // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
+                    unsafe { tile::<A, Native, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
                 }
             }
         }
-        for (panel, sums) in panels.zip(sums.chunks_exact(rows * layout.panel)) {
-            for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
-                // SAFETY: as above.
-                unsafe { self.finish(first_row + row, panel, sums) };
-            }
+        for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
+            // SAFETY: as above.
+            unsafe { self.finish(first_row + row, panel, sums) };
         }
     }
 
