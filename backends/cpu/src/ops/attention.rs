@@ -646,12 +646,11 @@ impl Product {
         for _ in 0..self.depth {
             // SAFETY: as above.
             let b0 = unsafe { V::load_f32(b) };
-            // SAFETY: as above.
-            let b1 = if WIDE {
-                unsafe { V::load_f32(b.add(V::N)) }
-            } else {
-                b0
-            };
+            let mut b1 = b0;
+            if WIDE {
+                // SAFETY: as above.
+                b1 = unsafe { V::load_f32(b.add(V::N)) };
+            }
             for m in 0..M {
                 // SAFETY: as above.
                 let a = V::splat(unsafe { *a.add(m * steps[0]) });

@@ -465,6 +465,8 @@ impl Kernel for Activate<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let y = Row::of(self.y);
-        with_act!(self.act, act => y.fill_with::<V>(|i| act(y.load(i))));
+        with_act!(self.act, F => for i in (0..y.len()).step_by(V::N) {
+            y.store(i, F::of(y.load::<V>(i)));
+        });
     }
 }
