@@ -1,8 +1,8 @@
 //! The KV cache: pages of every layer, and the sequences that own them.
 //!
-//! A page id names the same slots in the keys and values of every layer, so a sequence is a list of ids. Pages are
-//! zeroed once, when the cache is made: operations may multiply slots that nobody sees by zero, so each must hold a
-//! finite value at all times.
+//! A page id names the same slots in the keys and values of every layer, so a sequence is a list of
+//! ids. Pages are zeroed once, when the cache is made: operations may multiply slots that nobody
+//! sees by zero, so each must hold a finite value at all times.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -135,8 +135,8 @@ impl KvCache {
         Arc::ptr_eq(&self.pool, &sequence.pool)
     }
 
-    /// Empties `sequence` and writes zeros over what it held: for values that are not finite, which would reach the
-    /// next owner of the pages.
+    /// Empties `sequence` and writes zeros over what it held: for values that are not finite, which
+    /// would reach the next owner of the pages.
     ///
     /// # Errors
     /// `DeviceLost`.
@@ -218,7 +218,8 @@ impl Sequence {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         let keep = self.len.div_ceil(self.pool.page_size);
-        // Back in the order in which they were taken, so that a rewound sequence gets the same pages again.
+        // Back in the order in which they were taken, so that a rewound sequence gets the same
+        // pages again.
         self.pool.free().extend(self.pages.drain(keep..).rev());
     }
 

@@ -1,7 +1,6 @@
 //! What a model folder holds, as a value to print or to compare.
 
 use std::collections::HashSet;
-use std::path::Path;
 
 use hal::{DType, Result, WeightFormat};
 use serde::Serialize;
@@ -9,8 +8,8 @@ use serde::Serialize;
 use crate::architecture::{Architecture, Norm};
 use crate::checkpoint::{Checkpoint, SCALE_SUFFIX};
 use crate::config::GenerationConfig;
-use crate::prompt::{ChatTemplate, TemplateSource};
-use crate::tokenizer::Tokenizer;
+use crate::prompt::TemplateSource;
+use crate::source::ModelSource;
 
 /// Everything that is known of a model without running it.
 #[derive(Clone, Debug, Serialize)]
@@ -109,28 +108,26 @@ pub struct Sizes {
     pub int4: u64,
 }
 
-/// Inspects a model folder. Tokenizer, template and generation defaults that cannot be read are
-/// reported as problems; weights and configuration must be readable.
+/// Inspects a model. Tokenizer, template and generation defaults that cannot be read are reported
+/// as problems; weights and configuration must be readable.
 ///
 /// # Errors
 /// Those of [`Checkpoint::open`] and [`Architecture::load`].
-pub fn inspect(folder: &Path) -> Result<Inspection> {
-    let architecture = Architecture::load(folder)?;
-    let checkpoint = Checkpoint::open(folder)?;
+pub fn inspect(source: &ModelSource) -> Result<Inspection> {
+    let architecture = source.architecture()?;
+    let checkpoint = source.checkpoint()?;
     let mut inspection = of_weights(&architecture, &checkpoint)?;
     let mut problems = Vec::new();
     let mut note = |e: hal::Error| problems.push(e.to_string());
-    let tokenizer = Tokenizer::load(folder).map_err(&mut note).ok();
+    let tokenizer = source.tokenizer().map_err(&mut note).ok();
     if let Some(tokenizer) = &tokenizer {
         tokenizer
             .check_fits(architecture.vocab)
             .unwrap_or_else(&mut note);
-        let template = ChatTemplate::load(folder, tokenizer)
-            .map_err(&mut note)
-            .ok();
+        let template = source.template(tokenizer).map_err(&mut note).ok();
         inspection.template = template.map(|t| t.source().clone());
     }
-    inspection.generation = GenerationConfig::load(folder).map_err(&mut note).ok();
+    inspection.generation = source.generation_config().map_err(&mut note).ok();
     inspection.tokenizer = tokenizer.map(|tokenizer| {
         let specials = tokenizer.specials();
         let mut specials: Vec<_> = specials.map(|(name, id)| (name.to_owned(), id)).collect();
@@ -149,7 +146,7 @@ pub fn inspect(folder: &Path) -> Result<Inspection> {
 ///
 /// # Errors
 /// `Corrupt` when the table of tensors contradicts itself.
-pub fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<Inspection> {
+fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<Inspection> {
     let mut found = Found::default();
     let mut formats = HashSet::new();
     for i in 0..architecture.layers {

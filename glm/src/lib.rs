@@ -2,18 +2,23 @@
 //!
 //! Design choices:
 //! - An architecture is data ([`architecture`]); one set of layers reads it.
-//! - Knows operations and devices, never a backend: a caller passes an `ops::Context`.
+//! - Knows operations and devices; only the facade [`backends`] names back ends, one cargo feature each.
 #![deny(unsafe_code)]
 
 pub mod architecture;
+pub mod backends;
 pub mod cache;
 pub mod checkpoint;
 pub mod config;
+pub mod demo;
+pub mod engine;
 pub mod inspect;
 pub mod model;
 pub mod prompt;
 pub mod quantize;
 pub mod rope;
+pub mod sampler;
+pub mod source;
 pub mod tokenizer;
 mod weights;
 

@@ -1,10 +1,10 @@
 //! A model on a device: one set of layers, driven by an [`Architecture`].
 //!
 //! Design choices:
-//! - Everything is planned, checked against free memory and allocated when the model is loaded; a step allocates
-//!   nothing.
-//! - One call runs any mixture of prefill and decoding of several sequences ([`Chunk`]); each token's numbers depend
-//!   on its own sequence only.
+//! - Everything is planned, checked against free memory and allocated when the model is loaded; a
+//!   step allocates nothing.
+//! - One call runs any mixture of prefill and decoding of several sequences ([`Chunk`]); each
+//!   token's numbers depend on its own sequence only.
 //! - Logits are computed for the rows that are asked for, in f32.
 
 mod inputs;
@@ -27,12 +27,13 @@ use plans::{Limits, Plans};
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Options {
-    /// Type of the activations: f32, f16 or bf16. `None`: the checkpoint's type if the device computes with it
-    /// natively, else f32.
+    /// Type of the activations: f32, f16 or bf16. `None`: the checkpoint's type if the device
+    /// computes with it natively, else f32.
     pub dtype: Option<DType>,
     /// Encoding of the layers' matrices; `None`: as stored.
     pub weights: Option<WeightFormat>,
-    /// Encoding of embedding and output layer; `None`: as stored. They suffer most from quantisation.
+    /// Encoding of embedding and output layer; `None`: as stored. They suffer most from
+    /// quantisation.
     pub tables: Option<WeightFormat>,
     /// Type of the KV cache; `None`: that of the activations.
     pub kv: Option<DType>,
@@ -108,7 +109,8 @@ pub struct Chunk<'a> {
     pub sequence: &'a mut Sequence,
     /// Token ids, at least one.
     pub ids: &'a [u32],
-    /// Positions `[streams, ids]`, row-major; `None`: those in the sequence. Models with two streams need them.
+    /// Positions `[streams, ids]`, row-major; `None`: those in the sequence. Models with two
+    /// streams need them.
     pub positions: Option<&'a [u32]>,
 }
 
@@ -239,9 +241,10 @@ impl Model {
     /// Loads a model. `progress` hears bytes done and in all.
     ///
     /// # Errors
-    /// `NotFound` and `Corrupt` for tensors that are missing or of other shapes than the architecture says;
-    /// `Unsupported` when the device lacks an operation or the type would overflow; `OutOfMemory`, before anything is
-    /// loaded, when weights, cache and buffers exceed the free memory; `InvalidArgument` for options.
+    /// `NotFound` and `Corrupt` for tensors that are missing or of other shapes than the
+    /// architecture says; `Unsupported` when the device lacks an operation or the type would
+    /// overflow; `OutOfMemory`, before anything is loaded, when weights, cache and buffers exceed
+    /// the free memory; `InvalidArgument` for options.
     pub fn load(
         context: &Context,
         architecture: &Architecture,
@@ -423,8 +426,9 @@ impl Model {
     /// Appends new tokens to their sequences and computes the logits of `rows`, in their order.
     ///
     /// # Errors
-    /// `InvalidArgument` for a batch beyond the limits, token ids beyond the vocabulary, or sequences of another
-    /// model; `OutOfMemory` when the KV cache is full; `DeviceLost`. The sequences are as they were then.
+    /// `InvalidArgument` for a batch beyond the limits, token ids beyond the vocabulary, or
+    /// sequences of another model; `OutOfMemory` when the KV cache is full; `DeviceLost`. The
+    /// sequences are as they were then.
     pub fn forward(&mut self, chunks: &mut [Chunk<'_>], rows: Rows<'_>) -> Result<()> {
         if chunks.iter().any(|chunk| !self.cache.owns(chunk.sequence)) {
             let detail = "a sequence belongs to another model";

@@ -5,6 +5,7 @@
 //! occurs nowhere else, the template is rendered, the result is split at the names that are still
 //! whole, and the character is removed from the text between them.
 
+use std::fmt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -75,6 +76,15 @@ pub enum TemplateSource {
     File(String),
     /// There was none: the form of GLM-4.
     BuiltIn,
+}
+
+impl fmt::Display for TemplateSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.write_str(file),
+            Self::BuiltIn => f.write_str("none; GLM-4's form is used"),
+        }
+    }
 }
 
 /// A compiled chat template.
@@ -206,6 +216,12 @@ impl ChatTemplate {
     /// Where the template came from.
     pub fn source(&self) -> &TemplateSource {
         &self.source
+    }
+
+    /// The template itself.
+    pub fn text(&self) -> String {
+        let template = self.environment.get_template("default");
+        template.map_or_else(|_| String::new(), |template| template.source().to_owned())
     }
 
     /// The prompt as text, for people to look at. To run a model use [`ChatTemplate::encode_chat`]:

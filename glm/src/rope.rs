@@ -1,9 +1,9 @@
 //! Tables of cosines and sines for the rotary embedding, one row per position.
 //!
-//! Every rounding that the official code makes on the way from position to table is made here too: at position 2047
-//! the f16 angles of GLM-130B are off by up to half a radian, and the model was trained that way. "The model's type"
-//! is the type of its activations, as in the official code: run in f32, only the f16 frequencies of GLM-130B and
-//! ChatGLM-6B stay.
+//! Every rounding that the official code makes on the way from position to table is made here too:
+//! at position 2047 the f16 angles of GLM-130B are off by up to half a radian, and the model was
+//! trained that way. "The model's type" is the type of its activations, as in the official code:
+//! run in f32, only the f16 frequencies of GLM-130B and ChatGLM-6B stay.
 
 use hal::DType;
 use half::{bf16, f16};
@@ -32,7 +32,8 @@ impl RopeTables {
         for position in 0..positions {
             for &frequency in &frequencies {
                 let angle = angle(recipe, dtype, position, frequency);
-                // Cosine and sine of the f32 angle in f64: correctly rounded, the same on every machine.
+                // Cosine and sine of the f32 angle in f64: correctly rounded, the same on every
+                // machine.
                 let (s, c) = f64::from(angle).sin_cos();
                 cos.push(round(c as f32 * factor, dtype));
                 sin.push(round(s as f32 * factor, dtype));
@@ -76,7 +77,8 @@ fn angle(recipe: &RopeRecipe, dtype: DType, position: usize, frequency: f32) -> 
     round(position * frequency, dtype)
 }
 
-/// What YaRN multiplies the frequency of pair `i` by: 1 for fast pairs, `1/factor` for slow ones, a ramp between.
+/// What YaRN multiplies the frequency of pair `i` by: 1 for fast pairs, `1/factor` for slow ones, a
+/// ramp between.
 fn yarn(recipe: &RopeRecipe, i: usize) -> f64 {
     let RopeScaling::Yarn {
         factor,
@@ -211,7 +213,7 @@ mod tests {
             frequencies(&plain, DType::F32),
             frequencies(&long, DType::F32),
         );
-        // 64·ln(32768 / 2π·32) / (2·ln 10000) = 17.68 and 64·ln(32768 / 2π) / (2·ln 10000) = 29.74.
+        // 64·ln(32768 / 64π) / (2·ln 10000) = 17.68; 64·ln(32768 / 2π) / (2·ln 10000) = 29.74.
         assert_eq!(a[..18], b[..18]);
         assert_eq!(b[30], a[30] / 4.0);
         assert_eq!(b[31], a[31] / 4.0);

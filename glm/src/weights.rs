@@ -1,7 +1,8 @@
 //! Weights: from the tensors of a checkpoint to what the plans read.
 //!
-//! First everything is described and checked against the architecture, from headers alone; then each tensor is
-//! read, converted and packed on its own, so that the host never holds more than one beside the packed model.
+//! First everything is described and checked against the architecture, from headers alone; then
+//! each tensor is read, converted and packed on its own, so that the host never holds more than one
+//! beside the packed model.
 
 use std::borrow::Cow;
 

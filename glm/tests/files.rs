@@ -10,6 +10,7 @@ use glm::checkpoint::{Checkpoint, StoredType, check_index};
 use glm::config::GenerationConfig;
 use glm::inspect::inspect;
 use glm::quantize::{quantize, quantize_in_shards};
+use glm::source::ModelSource;
 use glm::tokenizer::Tokenizer;
 use hal::{DType, ErrorKind, WeightFormat};
 use ops::HostWeight;
@@ -318,7 +319,7 @@ fn quantised_checkpoints_read_back_as_they_were_computed() {
         assert!(target.join("tokenizer_config.json").is_file());
         assert!(!target.join("notes.bin").exists());
 
-        let inspection = inspect(&target).unwrap();
+        let inspection = inspect(&ModelSource::Folder(target)).unwrap();
         assert_eq!(inspection.weights, format.to_string());
         assert!(inspection.missing.is_empty() && inspection.unexpected.is_empty());
         assert!(
@@ -418,7 +419,7 @@ fn inspection_finds_what_does_not_fit() {
     let (mut shapes, config) = (golden_shapes(&case), golden_config(&case, "glm4"));
     let dir = tempfile::tempdir().unwrap();
     write_checkpoint(dir.path(), &shapes, &config, false);
-    let whole = inspect(dir.path()).unwrap();
+    let whole = inspect(&ModelSource::Folder(dir.path().into())).unwrap();
     let elements = shapes
         .iter()
         .map(|(_, s)| s.iter().product::<usize>() as u64);
@@ -445,7 +446,7 @@ fn inspection_finds_what_does_not_fit() {
         }
     }
     write_checkpoint(dir.path(), &shapes, &config, false);
-    let wrong = inspect(dir.path()).unwrap();
+    let wrong = inspect(&ModelSource::Folder(dir.path().into())).unwrap();
     assert_eq!(wrong.missing, ["model.layers.1.post_mlp_layernorm.weight"]);
     assert_eq!(
         wrong.unexpected,

@@ -1,4 +1,5 @@
-//! Logits of tiny models against those of the official code, through real files and the normal load path.
+//! Logits of tiny models against those of the official code, through real files and the normal load
+//! path.
 
 mod common;
 
@@ -120,8 +121,8 @@ fn logits_are_those_of_the_official_code() {
     }
 }
 
-/// What the first generations do otherwise: layer norms, DeepNorm, rows per head, prefix mask, two position streams.
-/// Their containers are read elsewhere; the layers must already be right.
+/// What the first generations do otherwise: layer norms, DeepNorm, rows per head, prefix mask, two
+/// position streams. Their containers are read elsewhere; the layers must already be right.
 fn first_generation(case: &str, config: &Value) -> Architecture {
     let n = |key: &str| config[key].as_u64().unwrap() as usize;
     let v1 = case.starts_with("chatglm_v1");
@@ -332,8 +333,9 @@ fn sixteen_bit_activations_stay_within_their_rounding() {
             let prompt = ids(&golden(name)["input_ids"]);
             let expected = full(&mut model(name, model_type, &options()), &prompt);
             let got = full(&mut model(name, model_type, &sixteen), &prompt);
-            // The reference device rounds once per operation: what 16-bit storage costs at least. A good kernel
-            // rounds elsewhere too, so its errors are other ones, but not of another size.
+            // The reference device rounds once per operation: what 16-bit storage costs at least. A
+            // good kernel rounds elsewhere too, so its errors are other ones, but not of another
+            // size.
             let dir = files(name, model_type, false);
             let mut ideal = load(&reference(), dir.path(), &sixteen).unwrap();
             let least = worst(&full(&mut ideal, &prompt), &expected);

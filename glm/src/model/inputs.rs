@@ -1,4 +1,5 @@
-//! What changes from step to step: ids, positions, slots, lengths and page tables, in one device buffer.
+//! What changes from step to step: ids, positions, slots, lengths and page tables, in one device
+//! buffer.
 //!
 //! One upload per step; every part keeps its place, so that a step may be replayed.
 
@@ -171,7 +172,8 @@ impl Inputs {
         for (row, chunk) in self.host[at..].chunks_mut(pages).zip(chunks.iter()) {
             let own = chunk.sequence.pages();
             row[..own.len()].copy_from_slice(own);
-            // Beyond the sequence's length, but read by composed attention: any page of the cache will do.
+            // Beyond the sequence's length, but read by composed attention: any page of the cache
+            // will do.
             row[own.len()..].fill(0);
         }
         let step = Step {

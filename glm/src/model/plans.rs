@@ -1,4 +1,5 @@
-//! The operations of one model, planned once: everything but the products with weights, which each weight brings.
+//! The operations of one model, planned once: everything but the products with weights, which each
+//! weight brings.
 
 use hal::{DType, Result, Stream, View, WeightFormat};
 use ops::{
@@ -211,9 +212,11 @@ impl NormPlans {
         }
     }
 
-    /// After a sublayer: its output `b` meets the residual, and the norm `next` makes the input of the next sublayer.
+    /// After a sublayer: its output `b` meets the residual, and the norm `next` makes the input of
+    /// the next sublayer.
     ///
-    /// `x` is the residual stream; `a` was the sublayer's input. Returns the next input and the buffer that is free.
+    /// `x` is the residual stream; `a` was the sublayer's input. Returns the next input and the
+    /// buffer that is free.
     pub(super) fn meet<'v>(
         &self,
         stream: &mut dyn Stream,
@@ -256,7 +259,8 @@ impl NormPlans {
 }
 
 impl NormWeights {
-    /// `activations`, then the weight and, if there is one, the bias, `[dim]` each: the arguments of a norm.
+    /// `activations`, then the weight and, if there is one, the bias, `[dim]` each: the arguments
+    /// of a norm.
     fn after<'a>(&'a self, activations: &[View<'a>], dim: usize) -> Result<ArgList<'a>> {
         let mut args: ArgList<'_> = activations.iter().copied().collect();
         for vector in [Some(&self.weight), self.bias.as_ref()]

@@ -1,0 +1,251 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use hal::{DType, WeightFormat};
+
+/// Run any GLM on any chip.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 device or back end \
+unavailable, 4 bad input (file, model, prompt), 5 does not fit in memory, 6 NaN or infinity, \
+70 internal error, 130 interrupted.";
+
+/// Flags of every command.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Global {
+    /// Device to run on: `cpu`; `glm devices` lists them
+    #[arg(
+        long,
+        global = true,
+        env = "GLM_DEVICE",
+        default_value = "cpu",
+        value_name = "SPEC"
+    )]
+    pub(crate) device: String,
+
+    /// Type of weights and activations; int8 and int4… quantise the weights while loading
+    /// [default: as the checkpoint, where the device computes with it]
+    #[arg(long, global = true, env = "GLM_DTYPE", value_enum)]
+    pub(crate) dtype: Option<Precision>,
+
+    /// Threads of the CPU [default: one per core]
+    #[arg(
+        long,
+        short = 't',
+        global = true,
+        env = "GLM_THREADS",
+        value_name = "N"
+    )]
+    pub(crate) threads: Option<usize>,
+
+    /// Seed of sampling [default: 0 for greedy requests, else from the clock]
+    #[arg(long, short = 's', global = true, env = "GLM_SEED", value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// Print one JSON document instead of text
+    #[arg(long, global = true, env = "GLM_JSON")]
+    pub(crate) json: bool,
+
+    /// Print no progress and no statistics
+    #[arg(long, short, global = true, env = "GLM_QUIET")]
+    pub(crate) quiet: bool,
+}
+
+/// What `--dtype` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    /// 32-bit floats
+    F32,
+    /// 16-bit IEEE floats
+    F16,
+    /// bfloat16
+    Bf16,
+    /// weights in 8 bits, one scale per row (GLM's own)
+    Int8,
+    /// weights in 4 bits, one scale per row (GLM's own)
+    Int4,
+    /// weights in 4 bits, one scale per 32
+    Int4G32,
+    /// weights in 4 bits, one scale per 64
+    Int4G64,
+    /// weights in 4 bits, one scale per 128
+    Int4G128,
+}
+
+impl Precision {
+    /// The type of activations, when it names one.
+    pub(crate) fn activations(self) -> Option<DType> {
+        match self {
+            Precision::F32 => Some(DType::F32),
+            Precision::F16 => Some(DType::F16),
+            Precision::Bf16 => Some(DType::BF16),
+            _ => None,
+        }
+    }
+
+    /// The format of the linear layers' weights.
+    pub(crate) fn weights(self) -> WeightFormat {
+        match self {
+            Precision::F32 => WeightFormat::Dense(DType::F32),
+            Precision::F16 => WeightFormat::Dense(DType::F16),
+            Precision::Bf16 => WeightFormat::Dense(DType::BF16),
+            Precision::Int8 => WeightFormat::Int8Row,
+            Precision::Int4 => WeightFormat::Int4Row,
+            Precision::Int4G32 => WeightFormat::Int4Group(32),
+            Precision::Int4G64 => WeightFormat::Int4Group(64),
+            Precision::Int4G128 => WeightFormat::Int4Group(128),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Talk with a model
+    Chat(Chat),
+    /// Print the logits of given token ids, to compare with other programs
+    Logits(Logits),
+    /// Tell what a checkpoint holds, and what it lacks
+    Inspect(Inspect),
+    /// List the devices of this machine
+    Devices,
+    /// Write a checkpoint with quantised weights
+    Quantize(Quantize),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// `glm chat`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Chat {
+    /// Folder of the model [default: the small one inside this program]
+    pub(crate) model: Option<PathBuf>,
+
+    /// Ask once and print the answer alone
+    #[arg(long, short)]
+    pub(crate) prompt: Option<String>,
+
+    /// System message
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+
+    /// Randomness; 0 takes the likeliest token [default: the model's own]
+    #[arg(long, value_name = "T")]
+    pub(crate) temperature: Option<f32>,
+
+    /// Sample among the K likeliest; 0: all [default: the model's own]
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+
+    /// Sample among the likeliest of total probability P [default: the model's own]
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+
+    /// Divide the logits of tokens seen before by R [default: the model's own]
+    #[arg(long, value_name = "R")]
+    pub(crate) repetition_penalty: Option<f32>,
+
+    /// Longest answer, in tokens
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1024)]
+    pub(crate) max_tokens: usize,
+
+    /// Context kept, in tokens [default: the model's own, at most 8192]
+    #[arg(long, short = 'c', env = "GLM_CONTEXT", value_name = "N")]
+    pub(crate) context: Option<usize>,
+
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+}
+
+/// `glm logits`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logits {
+    /// Folder of the model [default: the small one inside this program]
+    pub(crate) model: Option<PathBuf>,
+
+    /// Token ids
+    #[arg(long, value_delimiter = ',', required = true, value_name = "ID,ID,…")]
+    pub(crate) ids: Vec<u32>,
+
+    /// Position of each token [default: 0, 1, 2, …]
+    #[arg(long, value_delimiter = ',', value_name = "P,P,…")]
+    pub(crate) positions: Option<Vec<u32>>,
+
+    /// Number of first tokens that every token sees (models with a bidirectional prefix)
+    #[arg(long, value_name = "N")]
+    pub(crate) context_visible: Option<usize>,
+
+    /// Rows to print: `all`, `last`, or indices
+    #[arg(long, default_value = "last", value_name = "all|last|I,J,…")]
+    pub(crate) rows: RowChoice,
+}
+
+/// What `--rows` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RowChoice {
+    All,
+    Last,
+    These(Vec<usize>),
+}
+
+impl std::str::FromStr for RowChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "all" => Ok(RowChoice::All),
+            "last" => Ok(RowChoice::Last),
+            _ => s
+                .split(',')
+                .map(|i| {
+                    i.trim()
+                        .parse()
+                        .map_err(|_| format!("'{i}' is not `all`, `last` or an index"))
+                })
+                .collect::<Result<_, _>>()
+                .map(RowChoice::These),
+        }
+    }
+}
+
+/// `glm inspect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inspect {
+    /// Folder or file of the model [default: the small one inside this program]
+    pub(crate) path: Option<PathBuf>,
+
+    /// List every tensor
+    #[arg(long)]
+    pub(crate) tensors: bool,
+
+    /// Print the chat template
+    #[arg(long)]
+    pub(crate) template: bool,
+
+    /// Print the token ids of this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) tokens: Option<String>,
+}
+
+/// `glm quantize`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Quantize {
+    /// Folder of the model
+    pub(crate) source: PathBuf,
+
+    /// Folder to write; must not exist or be empty. `--dtype` names the format
+    pub(crate) destination: PathBuf,
+}

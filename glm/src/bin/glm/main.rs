@@ -1,0 +1,45 @@
+//! `glm`: chat with any GLM on any chip, and see what the chip computes.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes are in [`failure`].
+#![forbid(unsafe_code)]
+
+mod args;
+mod chat;
+mod devices;
+mod failure;
+mod inspect;
+mod load;
+mod logits;
+mod output;
+mod quantize;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+use failure::Failure;
+
+fn main() -> ExitCode {
+    failure::report_panics();
+    let args = Args::parse();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let global = &args.global;
+    match &args.command {
+        Command::Chat(chat) => chat::run(global, chat),
+        Command::Logits(logits) => logits::run(global, logits),
+        Command::Inspect(inspect) => inspect::run(global, inspect),
+        Command::Devices => devices::run(global),
+        Command::Quantize(quantize) => quantize::run(global, quantize),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Args::command(), "glm", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
