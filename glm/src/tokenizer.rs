@@ -1,7 +1,16 @@
-//! Text to token ids and back, from `tokenizer.json`.
+//! Text to token ids and back, from `tokenizer.json` or the files of the first checkpoints.
 //!
 //! Two ways to encode: [`Tokenizer::encode`] for text of users, which can never become a special
 //! token, and [`Tokenizer::encode_with_specials`] for text that a template made.
+
+pub mod chatglm;
+mod folder;
+pub mod gpt2;
+mod merge;
+pub mod rank_bpe;
+pub mod sentencepiece;
+mod split;
+mod vocabulary;
 
 use std::collections::HashMap;
 use std::panic;
@@ -10,15 +19,16 @@ use std::path::Path;
 use hal::{Error, ErrorKind, Result};
 use serde::de::IgnoredAny;
 
+pub use self::vocabulary::Vocabulary;
 use crate::files;
 
 const FILE: &str = "tokenizer.json";
 
-/// A tokenizer and its special tokens: those that `tokenizer.json` marks so (`<|user|>`,
+/// A tokenizer and its special tokens: those that its files mark so (`<|user|>`,
 /// `[gMASK]`).
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     /// Special tokens, longest first, so that the first match at a place is the right one.
     specials: Vec<(String, u32)>,
     by_id: HashMap<u32, usize>,
@@ -27,21 +37,24 @@ pub struct Tokenizer {
     vocab_size: usize,
 }
 
+#[derive(Debug)]
+enum Inner {
+    Json(Box<tokenizers::Tokenizer>),
+    Other(Box<dyn Vocabulary>),
+}
+
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a model folder.
+    /// Reads the tokenizer of a model folder: `tokenizer.json`, else `tokenizer.model`,
+    /// `ice_text.model`, or `vocab.json` with `merges.txt`.
     ///
     /// # Errors
-    /// `Unsupported` when there is only a `tokenizer.model`; `NotFound`, `Io`, `Corrupt`.
+    /// `NotFound`, `Io`, `Corrupt`; `Unsupported` when our readers lack what a file needs.
     pub fn load(folder: &Path) -> Result<Self> {
         let path = folder.join(FILE);
-        if !path.is_file() && folder.join("tokenizer.model").is_file() {
-            return Err(Error::unsupported(
-                format!("read the tokenizer of {}", folder.display()),
-                "there is tokenizer.model only (SentencePiece or tiktoken ranks)",
-            )
-            .next_step(
-                "convert it to tokenizer.json, or take that file from the model's `-hf` repository",
-            ));
+        if !path.is_file()
+            && let Some(vocabulary) = folder::vocabulary(folder)?
+        {
+            return Ok(vocabulary.into());
         }
         Self::from_bytes(&files::read(&path)?)
     }
@@ -69,27 +82,37 @@ impl Tokenizer {
             .with_padding(None);
         inner.set_encode_special_tokens(true);
 
-        let mut specials: Vec<(String, u32)> = inner
+        let specials = inner
             .get_added_tokens_decoder()
             .into_iter()
             .filter(|(_, token)| token.special && !token.content.is_empty())
             .map(|(id, token)| (token.content, id))
             .collect();
-        specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.0.cmp(&b.0)));
-        let by_id = specials.iter().enumerate().map(|(i, s)| (s.1, i)).collect();
         let vocab_size = inner
             .get_vocab(true)
             .into_values()
             .max()
             .map_or(0, |id| id as usize + 1);
         let unknown = unknown_token(&inner).and_then(|token| inner.token_to_id(&token));
-        Ok(Self {
+        let inner = Inner::Json(Box::new(inner));
+        Ok(Self::new(inner, specials, unknown, vocab_size))
+    }
+
+    fn new(
+        inner: Inner,
+        mut specials: Vec<(String, u32)>,
+        unknown: Option<u32>,
+        vocab_size: usize,
+    ) -> Self {
+        specials.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then(a.0.cmp(&b.0)));
+        let by_id = specials.iter().enumerate().map(|(i, s)| (s.1, i)).collect();
+        Self {
             inner,
             specials,
             by_id,
             unknown,
             vocab_size,
-        })
+        }
     }
 
     /// The ids of `text`. Names of special tokens in it are encoded letter by letter, like any
@@ -98,7 +121,11 @@ impl Tokenizer {
     /// # Errors
     /// `Unsupported` when the vocabulary itself turns the text into a special token.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| {
+        let inner = match &self.inner {
+            Inner::Json(inner) => inner,
+            Inner::Other(vocabulary) => return Ok(vocabulary.encode(text)),
+        };
+        let encoding = inner.encode_fast(text, false).map_err(|e| {
             Error::new(ErrorKind::Unexpected, "encode text", e.to_string())
                 .next_step("shorten the text to find the part that fails")
         })?;
@@ -158,7 +185,15 @@ impl Tokenizer {
     /// # Errors
     /// `Unexpected`.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| {
+        let inner = match &self.inner {
+            Inner::Json(inner) => inner,
+            Inner::Other(vocabulary) => {
+                let shown = |id: &u32| !(skip_special && self.is_special(*id));
+                let ids: Vec<u32> = ids.iter().copied().filter(shown).collect();
+                return Ok(String::from_utf8_lossy(&vocabulary.decode(&ids)).into_owned());
+            }
+        };
+        inner.decode(ids, skip_special).map_err(|e| {
             Error::new(ErrorKind::Unexpected, "decode tokens", e.to_string())
                 .next_step("check that the tokenizer belongs to the model")
         })
@@ -206,13 +241,22 @@ impl Tokenizer {
             return Ok(());
         }
         Err(Error::corrupt(
-            format!("read {FILE}"),
+            "read the tokenizer",
             format!(
                 "{} ids, the model's embedding has {rows} rows",
                 self.vocab_size
             ),
         )
         .next_step("use the tokenizer that was published with this model"))
+    }
+}
+
+impl From<Box<dyn Vocabulary>> for Tokenizer {
+    fn from(vocabulary: Box<dyn Vocabulary>) -> Self {
+        let named = vocabulary.specials().into_iter();
+        let specials = named.map(|(name, id)| (name.to_owned(), id)).collect();
+        let (unknown, vocab_size) = (vocabulary.special("<unk>"), vocabulary.vocab_size());
+        Self::new(Inner::Other(vocabulary), specials, unknown, vocab_size)
     }
 }
 
@@ -267,7 +311,9 @@ impl StreamDecoder<'_> {
         let unfinished = unfinished
             .take_while(|&c| c == char::REPLACEMENT_CHARACTER)
             .count();
-        if unfinished == 0 || self.pending.len() >= MAX_PENDING {
+        // A space that is dropped at the start of a text is its first token all the same.
+        let at_start = text.is_empty() && self.context.is_none();
+        if unfinished == 0 && !at_start || self.pending.len() >= MAX_PENDING {
             return Ok(self.settle(&text, id));
         }
         let end = text.len() - unfinished * char::REPLACEMENT_CHARACTER.len_utf8();
@@ -304,8 +350,12 @@ impl StreamDecoder<'_> {
         self.given = 0;
         self.pending.clear();
         // Byte tokens are decoded as runs, so none of them may stand before new ones.
-        let token = self.tokenizer.inner.id_to_token(last).unwrap_or_default();
-        let is_byte = token.len() == 6 && token.starts_with("<0x");
+        let is_byte = match &self.tokenizer.inner {
+            Inner::Json(inner) => inner
+                .id_to_token(last)
+                .is_some_and(|token| token.len() == 6 && token.starts_with("<0x")),
+            Inner::Other(_) => false,
+        };
         if !new.is_empty() && !is_byte {
             self.context = Some(last);
         }
@@ -508,14 +558,46 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn streams_from_other_files() {
+        let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+        let dir = tempfile::tempdir().unwrap();
+        let copy = |from: &str, to: &str| std::fs::copy(vectors.join(from), dir.path().join(to));
+        let config = json!({"_name_or_path": "chatglm3-6b"}).to_string();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        for file in ["bpe.model", "ranks.txt"] {
+            copy(file, "tokenizer.model").unwrap();
+            let t = Tokenizer::load(dir.path()).unwrap();
+            for text in [
+                "",
+                "hello world",
+                " 你好 😀\n\t<|user|>",
+                "  a\u{fffd}b\0 👨\u{200d}👩",
+            ] {
+                let ids = t.encode(text).unwrap();
+                assert!(ids.iter().all(|&id| !t.is_special(id)));
+                let mut stream = t.stream(true);
+                let mut all = String::new();
+                for &id in &ids {
+                    all += &stream.push(id).unwrap();
+                }
+                all += &stream.finish().unwrap();
+                assert_eq!(all, text, "{file}");
+            }
+            let user = t.special("<|user|>").unwrap();
+            let ids = t.encode_with_specials("<|user|>a").unwrap();
+            assert_eq!(ids[0], user);
+            assert_eq!(t.decode(&ids, true).unwrap(), "a");
+            assert_eq!(t.decode(&ids, false).unwrap(), "<|user|>a");
+        }
+    }
+
+    #[test]
     fn refuses_what_it_cannot_read() {
         let dir = tempfile::tempdir().unwrap();
         let kind = |dir: &Path| Tokenizer::load(dir).unwrap_err().kind();
         assert_eq!(kind(dir.path()), ErrorKind::NotFound);
         std::fs::write(dir.path().join("tokenizer.model"), "x").unwrap();
-        let e = Tokenizer::load(dir.path()).unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::Unsupported);
-        assert!(e.next().unwrap().contains("tokenizer.json"));
+        assert_eq!(kind(dir.path()), ErrorKind::Corrupt);
         std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
         assert_eq!(kind(dir.path()), ErrorKind::Corrupt);
         let t = tiny();
