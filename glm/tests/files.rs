@@ -319,7 +319,7 @@ fn quantised_checkpoints_read_back_as_they_were_computed() {
         assert!(target.join("tokenizer_config.json").is_file());
         assert!(!target.join("notes.bin").exists());
 
-        let inspection = inspect(&ModelSource::Folder(target)).unwrap();
+        let inspection = inspect(&ModelSource::Folder(target.clone())).unwrap();
         assert_eq!(inspection.weights, format.to_string());
         assert!(inspection.missing.is_empty() && inspection.unexpected.is_empty());
         assert!(

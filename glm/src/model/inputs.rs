@@ -231,10 +231,12 @@ impl Inputs {
                         "{} positions for {n} tokens and {} streams",
                         p.len(),
                         self.streams
-                    )));
+                    ))
+                    .next_step("give one position per token and stream"));
                 }
                 Some(p) if p.iter().any(|&p| p as usize >= context) => {
-                    return Err(fail(format!("positions beyond the context of {context}")));
+                    return Err(fail(format!("positions beyond the context of {context}"))
+                        .next_step("give smaller positions, or load with a longer context"));
                 }
                 _ => {}
             }

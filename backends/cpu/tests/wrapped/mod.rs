@@ -25,6 +25,9 @@ pub(crate) fn primitive() -> Accelerator {
     Accelerator { device, ops }
 }
 
+/// A changed launch: the wrapped plan, stream, arguments, workspace.
+type Run<O> = fn(&Wrapped<O>, &mut dyn Stream, &[View<'_>], &View<'_>) -> Result<()>;
+
 /// What is different; by default nothing.
 pub(crate) struct Change<O: Conformance> {
     pub(crate) name: &'static str,
@@ -33,7 +36,7 @@ pub(crate) struct Change<O: Conformance> {
     /// The weight that is packed in truth.
     pub(crate) weight: fn(&HostWeight<'_>) -> HostWeight<'static>,
     /// What a launch does.
-    pub(crate) run: fn(&Wrapped<O>, &mut dyn Stream, &[View<'_>], &View<'_>) -> Result<()>,
+    pub(crate) run: Run<O>,
 }
 
 impl<O: Conformance> Change<O> {

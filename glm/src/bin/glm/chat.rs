@@ -60,7 +60,7 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<(), Failure> {
     match &args.prompt {
         Some(prompt) => talk.once(prompt),
         None if std::io::stdin().is_terminal() => talk.interactive(),
-        None => talk.from_pipe(),
+        None => talk.piped(),
     }
 }
 
@@ -115,7 +115,7 @@ impl Talk<'_> {
     }
 
     /// Questions from lines of stdin, answers on stdout: for scripts.
-    fn from_pipe(&mut self) -> Result<(), Failure> {
+    fn piped(&mut self) -> Result<(), Failure> {
         for line in std::io::stdin().lock().lines() {
             if self.turn(line?.trim())?.is_break() {
                 break;

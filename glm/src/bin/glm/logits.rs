@@ -37,8 +37,10 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
     let source = load::source(args.model.as_deref());
     let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
     // One step for all tokens: with a bidirectional prefix the first ones see later ones.
+    let positions = args.positions.iter().flatten();
+    let last = positions.max().map_or(0, |last| *last as usize);
     let options = Options {
-        context: Some(tokens),
+        context: Some(tokens.max(last + 1)),
         max_tokens: tokens,
         max_logits: rows.len(),
         ..Options::default()
