@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use glm::demo;
-use glm::engine::{Engine, GenerationParams, Session};
+use glm::engine::{Engine, GenerationParams, Session, Token};
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::prompt::{ChatOptions, ChatTemplate, Message};
 use glm::source::ModelSource;
@@ -35,12 +35,18 @@ fn json(file: &str) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap()
 }
 
-/// Questions and answers of a list in `file`.
-fn questions(list: &Value) -> Vec<(String, String)> {
-    let text = |q: &Value, key: &str| q[key].as_str().unwrap().to_owned();
+/// Conversations, or single questions, and their answers.
+fn questions(list: &Value) -> Vec<(Vec<Message>, String)> {
+    let text = |v: &Value, key: &str| v[key].as_str().unwrap().to_owned();
+    let messages = |q: &Value| match q["messages"].as_array() {
+        Some(messages) => messages
+            .iter()
+            .map(|m| Message::new(text(m, "role"), text(m, "content")))
+            .collect(),
+        None => vec![Message::new("user", text(q, "question"))],
+    };
     let list = list.as_array().unwrap().iter();
-    list.map(|q| (text(q, "question"), text(q, "answer")))
-        .collect()
+    list.map(|q| (messages(q), text(q, "answer"))).collect()
 }
 
 struct Chat {
@@ -59,25 +65,21 @@ impl Chat {
         }
     }
 
-    fn prompt(&self, question: &str) -> Vec<u32> {
-        let messages = [Message::new("user", question)];
+    fn prompt(&self, messages: &[Message]) -> Vec<u32> {
         let options = ChatOptions {
             add_generation_prompt: true,
             ..ChatOptions::default()
         };
         let tokenizer = self.engine.tokenizer();
-        self.template
-            .encode_chat(tokenizer, &messages, &options)
-            .unwrap()
+        let ids = self.template.encode_chat(tokenizer, messages, &options);
+        ids.unwrap()
     }
 
-    fn ask(&self, session: &mut Session<'_>, question: &str) -> String {
-        let on_token = |_: glm::engine::Token<'_>| ControlFlow::Continue(());
-        let prompt = self.prompt(question);
-        session
-            .generate(&prompt, &self.params, on_token)
-            .unwrap()
-            .text
+    fn ask(&self, session: &mut Session<'_>, messages: &[Message]) -> String {
+        let on_token = |_: Token<'_>| ControlFlow::Continue(());
+        let prompt = self.prompt(messages);
+        let result = session.generate(&prompt, &self.params, on_token);
+        result.unwrap().text
     }
 }
 
@@ -96,7 +98,8 @@ fn answers_the_questions_of_the_talk_from_the_executable_and_from_a_folder() {
         let chat = Chat::new(&source, &cpu(None), &options(None));
         let mut session = chat.engine.session().unwrap();
         for (question, answer) in TALK {
-            assert_eq!(chat.ask(&mut session, question), answer);
+            let question = [Message::new("user", question)];
+            assert_eq!(chat.ask(&mut session, &question), answer);
         }
     }
 }
@@ -107,7 +110,7 @@ fn answers_and_logits_are_those_of_the_code_that_trained_it() {
     let chat = Chat::new(&demo::folder_files(), &cpu(None), &options(None));
     let mut session = chat.engine.session().unwrap();
     for (question, answer) in questions(&expected["answers"]) {
-        assert_eq!(chat.ask(&mut session, &question), answer, "{question}");
+        assert_eq!(chat.ask(&mut session, &question), answer, "{question:?}");
     }
     let logits = expected["logits"].as_array().unwrap();
     assert!(!logits.is_empty());
@@ -208,7 +211,7 @@ fn answers_do_not_depend_on_the_number_of_threads() {
         let source = demo::folder_files();
         let chat = Chat::new(&source, &cpu(Some(threads)), &options(None));
         let mut session = chat.engine.session().unwrap();
-        let answer = chat.ask(&mut session, TALK[0].0);
+        let answer = chat.ask(&mut session, &[Message::new("user", TALK[0].0)]);
         (answer, chat.engine.model().read_logits().unwrap())
     };
     let one = logits(1);
