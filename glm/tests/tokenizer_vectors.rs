@@ -130,6 +130,16 @@ fn chatglm_6b_equals_the_original() {
     }
 }
 
+/// Later files have the special pieces, of whatever kind.
+#[test]
+fn chatglm_6b_special_pieces_of_the_file_are_no_text() {
+    let user_defined = b"\x0a\x0b\x0a\x07[gMASK]\x18\x04";
+    let model = [&bytes("ice.model")[..], user_defined].concat();
+    let ice = ChatGlm6b::from_bytes("ice.model", &model, 0).unwrap();
+    assert_eq!((ice.special("[gMASK]"), ice.vocab_size()), (Some(350), 351));
+    assert!(!ice.encode("[gMASK]").contains(&350));
+}
+
 #[test]
 fn chatglm_appends_special_tokens() {
     let model = bytes("bpe.model");

@@ -54,12 +54,12 @@ MARKS = "<s> </s> <unk> <0x0A> <0xE4> [gMASK] [MASK] <|user|> <sop> sop <n> <|ta
 
 FIXED = [
     "", " ", "  ", "\n", "\t", "\r\n", "a", " a", "a ", "▁", "▁▁a", "Hello world", "Hello  world ", "你好", "你好，世界。",
-    "  a\tb", "😀", "👨‍👩‍👧‍👦 family", "🇨🇳", "👍🏽", "e\u0301 é", "ﬁne ﬂow", "ＡＢＣ１２３", "①②½Ⅷ", "ﷺ", "㍿", "ｶﾞ", "\u3000x\u00a0y\u200bz",
+    "  a\tb", "😀", "👨‍👩‍👧‍👦 family", "🇨🇳", "👍🏽", "e\u0301 é", "ae\u0301\u0302b", "ﬁne ﬂow", "ＡＢＣ１２３", "①②½Ⅷ", "ﷺ", "㍿", "ｶﾞ", "\u3000x\u00a0y\u200bz",
     "\ufeffbom", "\x00", "a\x00b", "\x1c\x7f\x85", "\u2028\u2029", "12345 67", "3.14159", "१२३", "I'LL we'Ve don'ſ 'S's",
     "def main():\n    print('hello world')\t# greeting", "[Round 1]\n\n问：你好\n\n答：", "\n```c++\n#include <iostream>",
     "x" * 50, "ab" * 30, " " * 79, " " * 80 + "x", "x" + " " * 163 + "y", "\n" * 7 + "x", " \n \n  x", "!!!\r\n\n?", "ไทย ไม่มี", "हिन्दी भाषा",
     "\U0010ffff\U000e0001", "<<n>><|blank_2|", "<|blank_81|><|blank_1|>", "unknown: ꙮ ꙮꙮ x", "aaaaaaaaaaaaaaaaaaa",
-    "<n>a<n><n>a", "的a的aa的", "<s>[gMASK]<sop>你好</s>", "don't DON'T", "tail\ufffd", "\u00ad\u200d", "K Å ſ ß ẞ İ ı", "ǅ ʰ ª º ⅷ",
+    "<n>a<n><n>a", "的a的aa的", "Жba", "<s>[gMASK]<sop>你好</s>", "don't DON'T", "tail\ufffd", "\u00ad\u200d", "K Å ſ ß ẞ İ ı", "ǅ ʰ ª º ⅷ",
 ]
 
 
@@ -215,7 +215,10 @@ def main():
     }
     # No training makes pieces that overlap user-defined ones.
     overlap = lambda scores: {"<n>a": 0, "的a": scores["a"] - 0.05, "a的": scores["a"] - 0.15}
-    models["unigram"] = alter("unigram.model", models["unigram"], more=overlap)
+    # Of "Жba", a cut with an unknown character would be better, were that no worse than the worst piece.
+    unknown = lambda scores: {"Жb": min(scores.values()), "ba": -0.5}
+    both = lambda scores: overlap(scores) | unknown(scores)
+    models["unigram"] = alter("unigram.model", models["unigram"], more=both)
     models["suffix"] = alter("suffix.model", models["suffix"], unused=slice(262, None, 7))
     models["unused"] = alter("unused.model", models["ice"], unused=slice(5, None, 6), more=overlap)
     table.unlink()
