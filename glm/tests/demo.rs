@@ -1,6 +1,7 @@
 //! The demo model end to end: the same answers as the code that trained it, in every format and on
 //! any thread count.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -173,11 +174,20 @@ fn answers(model: &mut Model, prompts: &[Vec<u32>], stop_ids: &[u32]) -> Vec<Vec
     answers
 }
 
+/// The stated range of the demo model: every operation of `eval.json` was measured at 95 % or more
+/// on operands that training never saw. One item of 200 may go the other way by rounding alone.
 #[test]
-fn quantising_costs_hardly_an_answer() {
-    let eval = questions(&json("eval.json"));
+fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
+    let eval = json("eval.json");
+    let operations: Vec<&str> = eval
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|q| q["op"].as_str().unwrap())
+        .collect();
+    let eval = questions(&eval);
     let context = cpu(None);
-    let accuracy = |weights: Option<WeightFormat>| {
+    let accuracies = |weights: Option<WeightFormat>| -> BTreeMap<&str, f64> {
         let options = Options {
             max_sequences: 50,
             max_logits: 50,
@@ -185,23 +195,44 @@ fn quantising_costs_hardly_an_answer() {
             ..options(weights)
         };
         let chat = Chat::new(&demo::folder_files(), &context, &options);
-        let prompts: Vec<Vec<u32>> = eval.iter().map(|(q, _)| chat.prompt(q)).collect();
+        let prompts: Vec<Vec<u32>> = eval
+            .iter()
+            .map(|(q, _)| chat.prompt(&[Message::new("user", q)]))
+            .collect();
         let answers = answers(&mut chat.engine.model(), &prompts, &chat.params.stop_ids);
-        let right = answers.iter().zip(&eval).filter(|(ids, (_, answer))| {
-            chat.engine.tokenizer().decode(ids, true).unwrap() == *answer
-        });
-        100.0 * right.count() as f64 / eval.len() as f64
+        let mut counts = BTreeMap::<&str, (usize, usize)>::new();
+        for ((ids, (_, answer)), op) in answers.iter().zip(&eval).zip(&operations) {
+            let right = chat.engine.tokenizer().decode(ids, true).unwrap() == *answer;
+            for key in [op, "all"] {
+                let (rights, all) = counts.entry(key).or_default();
+                *rights += usize::from(right);
+                *all += 1;
+            }
+        }
+        let percent = |(right, all)| 100.0 * right as f64 / all as f64;
+        counts
+            .into_iter()
+            .map(|(op, counts)| (op, percent(counts)))
+            .collect()
     };
     let formats = [
         None,
         Some(WeightFormat::Int8Row),
         Some(WeightFormat::Int4Group(32)),
     ];
-    let accuracies = formats.map(accuracy);
-    println!("accuracy in %: as stored, int8, int4-g32: {accuracies:?}");
-    let best = accuracies.into_iter().fold(0.0, f64::max);
-    for accuracy in accuracies {
-        assert!(accuracy >= 95.0 && accuracy >= best - 2.0, "{accuracies:?}");
+    let measured = formats.map(accuracies);
+    println!("accuracy in %: as stored, int8, int4-g32: {measured:?}");
+    for accuracies in &measured {
+        assert!(accuracies["all"] >= 95.0, "{measured:?}");
+        assert!(
+            (accuracies["all"] - measured[0]["all"]).abs() <= 2.0,
+            "{measured:?}"
+        );
+        assert!(
+            accuracies.values().all(|percent| *percent >= 94.0),
+            "{measured:?}"
+        );
+        assert_eq!(accuracies.len(), 5, "add, sub, mul, mod and all");
     }
 }
 

@@ -11,6 +11,9 @@ use half::{bf16, f16};
 
 use crate::reference::Tensor;
 
+/// Elements below which a weight is converted without further threads.
+const CONVERT_ALONE: usize = 1 << 18;
+
 /// A weight matrix `[rows, cols]` in host memory, in its format's canonical layout (see [`WeightFormat`]).
 #[derive(Clone, Debug)]
 pub struct HostWeight<'a> {
@@ -171,17 +174,63 @@ impl<'a> HostWeight<'a> {
                 ),
             ));
         }
+        // Rows are independent: a block of them per thread, in order.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let small = self.rows * self.cols < CONVERT_ALONE;
+        let block = if small {
+            self.rows
+        } else {
+            self.rows.div_ceil(threads)
+        }
+        .max(1);
+        let blocks: Vec<_> = (0..self.rows).step_by(block).collect();
+        let convert = |start: usize| {
+            let rows = start..(start + block).min(self.rows);
+            let mut data = Vec::with_capacity(rows.len() * format.row_bytes(self.cols));
+            let (mut scales, mut row) = (Vec::new(), vec![0.0f32; self.cols]);
+            for r in rows {
+                self.decode_row(source, r, &mut row);
+                encode_row(format, source, &row, &mut data, &mut scales)
+                    .map_err(|c| not_finite(r, c, format))?;
+            }
+            Ok((data, scales))
+        };
+        let done: Vec<Result<_>> = match blocks[..] {
+            [] => Vec::new(),
+            [only] => vec![convert(only)],
+            _ => std::thread::scope(|scope| {
+                let convert = &convert;
+                let spawn = |&start| scope.spawn(move || convert(start));
+                let threads: Vec<_> = blocks.iter().map(spawn).collect();
+                let join = threads
+                    .into_iter()
+                    .map(|t| t.join().expect("converting does not panic"));
+                join.collect()
+            }),
+        };
         let mut data = Vec::with_capacity(self.rows * format.row_bytes(self.cols));
         let mut scales = Vec::new();
-        let mut row = vec![0.0f32; self.cols];
-        for r in 0..self.rows {
-            for (c, x) in row.iter_mut().enumerate() {
-                *x = self.element(r, c);
-            }
-            encode_row(format, source, &row, &mut data, &mut scales)
-                .map_err(|c| not_finite(r, c, format))?;
+        for block in done {
+            let (block_data, block_scales) = block?;
+            data.extend(block_data);
+            scales.extend(block_scales);
         }
         HostWeight::new(format, self.rows, self.cols, data, scales)
+    }
+
+    /// Row `r` of a dense weight of type `dtype`.
+    fn decode_row(&self, dtype: DType, r: usize, out: &mut [f32]) {
+        fn each<const N: usize>(row: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
+            let (elements, _) = row.as_chunks();
+            for (x, bytes) in out.iter_mut().zip(elements) {
+                *x = decode(*bytes);
+            }
+        }
+        match dtype {
+            DType::F16 => each(self.row(r), out, |x| f16::from_le_bytes(x).to_f32()),
+            DType::BF16 => each(self.row(r), out, |x| bf16::from_le_bytes(x).to_f32()),
+            _ => each(self.row(r), out, f32::from_le_bytes),
+        }
     }
 }
 
@@ -339,6 +388,25 @@ mod tests {
         for format in WeightFormat::ALL {
             let w = dense(2, 0, |_| 0.0).convert(format).unwrap().dequantise();
             assert_eq!(w.shape, [2, 0], "{format}");
+        }
+    }
+
+    #[test]
+    fn threads_do_not_show() {
+        let w = dense(2 * 1031, CONVERT_ALONE / 1024, |i| (i as f32 * 0.37).sin());
+        for format in WeightFormat::ALL {
+            let whole = w.convert(format).unwrap();
+            let row = |r: usize| {
+                let bytes = w.row(r).to_vec();
+                HostWeight::new(w.format, 1, w.cols, bytes, Vec::new()).unwrap()
+            };
+            for r in [0, 1030, 1031, 2061] {
+                let alone = row(r);
+                let alone = alone.convert(format).unwrap();
+                assert_eq!(whole.row(r), &*alone.data, "{format} row {r}");
+                let scales = whole.scales.len() / w.rows;
+                assert_eq!(whole.scales[r * scales..][..scales], *alone.scales);
+            }
         }
     }
 
