@@ -195,10 +195,7 @@ fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
             ..options(weights)
         };
         let chat = Chat::new(&demo::folder_files(), &context, &options);
-        let prompts: Vec<Vec<u32>> = eval
-            .iter()
-            .map(|(q, _)| chat.prompt(&[Message::new("user", q)]))
-            .collect();
+        let prompts: Vec<Vec<u32>> = eval.iter().map(|(q, _)| chat.prompt(q)).collect();
         let answers = answers(&mut chat.engine.model(), &prompts, &chat.params.stop_ids);
         let mut counts = BTreeMap::<&str, (usize, usize)>::new();
         for ((ids, (_, answer)), op) in answers.iter().zip(&eval).zip(&operations) {
