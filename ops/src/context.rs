@@ -52,7 +52,9 @@ impl Context {
                 format!("plan {} on {}", O::NAME, info.spec),
                 format!("no kernel for {op:?}, and it cannot be composed"),
             )
-            .next_step("choose another dtype or device, or allow the host: Context::with_host_fallback")
+            .next_step(
+                "choose another dtype or device, or allow the host: Context::with_host_fallback",
+            )
         })?;
         self.count([((O::NAME, how_name(how)), 1)]);
         Ok(Plan::new(op, how, info.id, launch))
