@@ -6,6 +6,9 @@
 
 use crate::source::ModelSource;
 
+/// Tokens that it was trained to follow: a longer conversation confuses it.
+pub const CONTEXT: usize = 128;
+
 /// Its files, as a folder would hold them.
 pub fn folder_files() -> ModelSource {
     macro_rules! files {

@@ -307,6 +307,27 @@ fn a_conversation_from_a_pipe() {
 }
 
 #[test]
+fn a_long_conversation_forgets_its_oldest_turns() {
+    let input = "What is 47 * 36?\n你是谁？\nWhat is 16 mod 12?\n";
+    let output = glm_with(&["chat"], &[], input);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answers: Vec<&str> = stdout(&output).lines().collect();
+    assert!(
+        answers[0].ends_with("So the answer is 1692!"),
+        "{answers:?}"
+    );
+    assert!(
+        answers[1].starts_with("我是GLM-HAL") && answers[1].ends_with('。'),
+        "{answers:?}"
+    );
+    assert_eq!(
+        answers[2],
+        "16 divided by 12 equals 1 remainder 4. So the answer is 4!"
+    );
+    assert!(stderr(&output).contains("forgotten"), "{}", stderr(&output));
+}
+
+#[test]
 fn stop_text_and_length_end_an_answer() {
     let output = glm(&[
         "chat",

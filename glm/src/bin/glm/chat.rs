@@ -22,7 +22,9 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<(), Failure> {
     let template = source.template(&source.tokenizer()?)?;
     let generation = source.generation_config()?;
     let options = Options {
-        context: args.context,
+        context: args
+            .context
+            .or(args.model.is_none().then_some(glm::demo::CONTEXT)),
         ..Options::default()
     };
     let options = load::with_dtype(global, options);
@@ -204,7 +206,6 @@ impl Talk<'_> {
     /// Asks, prints the answer while it comes when `print`, and keeps both. A failed or empty question leaves the
     /// conversation as it was.
     fn answer(&mut self, question: &str, print: bool) -> Result<Generation, Failure> {
-        let before = self.messages.len();
         self.messages.push(Message::new("user", question));
         match self.generate(print) {
             Ok(answer) => {
@@ -216,7 +217,7 @@ impl Talk<'_> {
                 Ok(answer)
             }
             Err(failure) => {
-                self.messages.truncate(before);
+                self.messages.pop();
                 Err(failure)
             }
         }
@@ -227,9 +228,7 @@ impl Talk<'_> {
             add_generation_prompt: true,
             ..ChatOptions::default()
         };
-        let ids = self
-            .template
-            .encode_chat(self.engine.tokenizer(), &self.messages, &options)?;
+        let ids = self.prompt(&options)?;
         self.interrupted.store(false, Ordering::Relaxed);
         let mut out = std::io::stdout().lock();
         let mut written = Ok(());
@@ -249,6 +248,28 @@ impl Talk<'_> {
             writeln!(out)?;
         }
         Ok(answer)
+    }
+
+    /// The conversation as ids. When it leaves less than half of the context for the answer, the oldest turns are
+    /// forgotten.
+    fn prompt(&mut self, options: &ChatOptions) -> Result<Vec<u32>, Failure> {
+        let context = self.engine.context();
+        let room = self.params.max_new_tokens.min(context / 2);
+        loop {
+            let tokenizer = self.engine.tokenizer();
+            let ids = self
+                .template
+                .encode_chat(tokenizer, &self.messages, options)?;
+            let first = usize::from(self.messages[0].role == "system");
+            // The question itself stays: one that is too long is an error.
+            if ids.len() + room <= context || self.messages.len() <= first + 1 {
+                return Ok(ids);
+            }
+            self.messages.drain(first..first + 2);
+            if !self.global.quiet {
+                eprintln!("[the oldest turn is forgotten: the context is {context} tokens]");
+            }
+        }
     }
 
     fn document(&self, answer: &Generation) -> serde_json::Value {
