@@ -1,6 +1,11 @@
-//! Error bounds of the four normalisations.
+//! Error bounds of the four normalisations, and what the two residual sums share.
 
-use crate::bound::{Model, TINY, U};
+use hal::DType;
+use ops::reference::Tensor;
+
+use super::FLOATS;
+use crate::bound::{Model, TINY, U, stored};
+use crate::{Bound, Expected, Generator, Layout, Operand, Picks};
 
 /// Roundings of one result besides the sums: `+ eps`, the root and reciprocal (2 ulp), two products, a sum.
 const STEPS: f64 = 8.0;
@@ -71,4 +76,82 @@ pub(crate) fn layer_errors(
         .zip(bias)
         .map(error)
         .collect()
+}
+
+/// What the cases of the two residual sums pick: everything but the parameters of the norm.
+pub(crate) struct SumPicks {
+    pub(crate) dim: usize,
+    pub(crate) dtype: DType,
+    pub(crate) eps: f32,
+    pub(crate) alpha: f32,
+    /// out, sum, x, residual
+    pub(crate) operands: Vec<Operand>,
+}
+
+impl SumPicks {
+    pub(crate) fn new(picks: &mut Picks) -> Self {
+        let (rows, dim) = (picks.size(33), picks.size_from_1(4097));
+        let (dtype, eps) = (picks.one(&FLOATS), picks.one(&[1e-5, 1e-6]));
+        // 1, and DeepNorm's √140 and √56.
+        let alpha = picks.one(&[1.0, 11.832_159, 7.483_315]);
+        let generator = picks.one(&[
+            Generator::Normal,
+            Generator::Outliers,
+            Generator::SignedZeros,
+            Generator::Constant,
+            Generator::Nan,
+        ]);
+        let inputs = [picks.one(&Layout::ROWS), picks.one(&Layout::ROWS)];
+        let sum = picks.one(&[
+            Layout::Contiguous,
+            Layout::InPlace(2),
+            Layout::InPlace(3),
+            Layout::Padded(3),
+        ]);
+        // The norm may take the place of x unless the sum has taken it.
+        let out = match picks.one(&[Layout::Contiguous, Layout::InPlace(2), Layout::Padded(3)]) {
+            Layout::InPlace(2) if sum == Layout::InPlace(2) => Layout::Contiguous,
+            layout => layout,
+        };
+        let shape = [rows, dim];
+        Self {
+            dim,
+            dtype,
+            eps,
+            alpha,
+            operands: vec![
+                Operand::out(&shape).layout(out),
+                Operand::out(&shape).layout(sum),
+                Operand::random(&shape, generator).layout(inputs[0]),
+                Operand::random(&shape, Generator::Normal).layout(inputs[1]),
+            ],
+        }
+    }
+}
+
+/// The norm and the sum within their bounds. `outputs` are the two references; `errors` bounds the norm of a row whose
+/// elements are each off by `moved`.
+pub(crate) fn expect_sum(
+    dtype: DType,
+    alpha: f32,
+    residual: &Tensor,
+    outputs: Vec<Tensor>,
+    errors: impl Fn(&[f64], &[f64], Model) -> Vec<f64>,
+) -> Vec<Expected> {
+    let [out, sum] = <[Tensor; 2]>::try_from(outputs).expect("two outputs");
+    let (terms, alpha) = (residual.data.iter().zip(&sum.data), f64::from(alpha));
+    let moved: Vec<f64> = terms
+        .map(|(r, s)| {
+            let product = (alpha * r).abs();
+            stored(dtype, *s, U * (product + s.abs()) + 2.0 * TINY)
+        })
+        .collect();
+    let dim = sum.shape[1];
+    let bounds = Bound::rows(out.rows(), |r, model| {
+        let errors = errors(sum.row(r), &moved[r * dim..(r + 1) * dim], model);
+        let elements = out.row(r).iter().zip(errors);
+        elements.map(|(&y, e)| stored(dtype, y, e)).collect()
+    });
+    let sums = moved.iter().map(|&e| Bound::of(|_| e)).collect();
+    vec![Expected::Within(out, bounds), Expected::Within(sum, sums)]
 }
