@@ -48,7 +48,7 @@ pub(crate) struct Global {
     )]
     pub(crate) threads: Option<usize>,
 
-    /// Seed of sampling [default: 0 for greedy requests, else from the clock]
+    /// Seed of sampling [default: from the clock]
     #[arg(long, short = 's', global = true, env = "GLM_SEED", value_name = "N")]
     pub(crate) seed: Option<u64>,
 
@@ -161,7 +161,7 @@ pub(crate) struct Chat {
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1024)]
     pub(crate) max_tokens: usize,
 
-    /// Context kept, in tokens [default: the model's own, at most 8192]
+    /// Context kept, in tokens [default: the model's own, at most 8192; 128 for the one inside]
     #[arg(long, short = 'c', env = "GLM_CONTEXT", value_name = "N")]
     pub(crate) context: Option<usize>,
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use glm::engine::{Engine, FinishReason, Generation, GenerationParams, Session};
-use glm::model::Options;
+use glm::model::{Model, Options};
 use glm::prompt::{ChatOptions, ChatTemplate, Message};
 use hal::{Error, ErrorKind};
 use rustyline::error::ReadlineError;
@@ -19,7 +19,8 @@ use crate::{load, output};
 pub(crate) fn run(global: &Global, args: &Chat) -> Result<(), Failure> {
     let source = load::source(args.model.as_deref());
     // What cannot be talked to is not worth loading.
-    let template = source.template(&source.tokenizer()?)?;
+    let tokenizer = source.tokenizer()?;
+    let template = source.template(&tokenizer)?;
     let generation = source.generation_config()?;
     let options = Options {
         context: args
@@ -29,7 +30,11 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<(), Failure> {
     };
     let options = load::with_dtype(global, options);
     let context = load::context(global)?;
-    let engine = load::with_progress(global, |progress| source.load(&context, &options, progress))?;
+    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
+    let model = load::with_progress(global, |progress| {
+        Model::load(&context, &architecture, &checkpoint, &options, progress)
+    })?;
+    let engine = Engine::new(&context, model, tokenizer)?;
 
     let mut params = GenerationParams::from(&generation);
     let turn_ends = ChatTemplate::turn_ends(engine.tokenizer());
