@@ -6,6 +6,8 @@
 use hal::DType;
 use ops::{Act, Half, Mask, RopeLayout};
 
+use crate::blank::BlankPositions;
+
 /// Everything that the layers must know of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
@@ -35,6 +37,8 @@ pub struct Architecture {
     pub rope: RopeRecipe,
     /// Which earlier tokens a token sees. [`Mask::Prefix`]: those before the generation start see each other.
     pub mask: Mask,
+    /// Which positions the tokens of a blank have.
+    pub blank: BlankPositions,
     /// The MLP's activation.
     pub act: Act,
     /// The activated half of a gated MLP; `None`: not gated.

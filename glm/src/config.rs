@@ -17,6 +17,7 @@ use crate::architecture::{
     Architecture, CHATGLM_NAMES, HF_GLM4_NAMES, HF_NAMES, Norm, Residual, RopeRecipe, RopeRounding,
     RopeScaling,
 };
+use crate::blank::BlankPositions;
 use crate::files;
 
 /// The `model_type`s that [`Architecture::from_config`] reads.
@@ -168,6 +169,7 @@ fn from_glm(keys: &Keys<'_>, model_type: &str) -> Result<Architecture> {
         residual: Residual::PreNorm,
         rope,
         mask: Mask::Causal,
+        blank: BlankPositions::None,
         act: Act::Silu,
         gate: Some(Half::First),
         qkv_bias: keys.flag("attention_bias")?,
@@ -334,6 +336,7 @@ fn from_chatglm(keys: &Keys<'_>, code: ChatGlmCode) -> Result<Architecture> {
             rounding,
         },
         mask: Mask::Causal,
+        blank: BlankPositions::None,
         act: Act::Silu,
         gate: Some(Half::First),
         qkv_bias: keys.flag("add_qkv_bias")?,

@@ -7,6 +7,7 @@
 
 pub mod architecture;
 pub mod backends;
+pub mod blank;
 pub mod cache;
 pub mod checkpoint;
 pub mod config;

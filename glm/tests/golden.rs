@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{golden, golden_config, golden_shapes, tensor, write_checkpoint};
 use glm::architecture::{Architecture, GLM_NAMES, Norm, Residual};
 use glm::architecture::{RopeRecipe, RopeRounding, RopeScaling};
+use glm::blank::BlankPositions;
 use glm::cache::Sequence;
 use glm::checkpoint::Checkpoint;
 use glm::model::{Chunk, Model, Options, Rows};
@@ -154,6 +155,11 @@ fn first_generation(case: &str, config: &Value) -> Architecture {
             rounding: RopeRounding::F16Frequencies,
         },
         mask: Mask::Prefix,
+        blank: if v1 {
+            BlankPositions::TwoStreams
+        } else {
+            BlankPositions::OneStream
+        },
         act: if v1 { Act::GeluTanh } else { Act::GeluErf },
         gate: (!v1).then_some(Half::Second),
         qkv_bias: Some(true),
