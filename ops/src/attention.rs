@@ -220,6 +220,7 @@ impl Op for Attention {
                 dim: self.kv_heads * self.page_size * self.head_dim,
                 table: WeightFormat::Dense(self.kv),
                 out: self.kv,
+                tied: false,
             })?,
             rearrange: context.plan(StridedCopy { dtype: self.kv })?,
             scores: context.plan(product(self.dtype, self.scale))?,

@@ -21,6 +21,9 @@ pub struct Embedding {
     pub table: WeightFormat,
     /// Element type of `out`.
     pub out: DType,
+    /// Whether the table is the weight of a product, as the plan of that product packed it: a tied output layer
+    /// `[vocab, dim]` for `x` of type `out`, which so lies in memory once. Such a table is never a plain view.
+    pub tied: bool,
 }
 
 op_args! {
@@ -41,9 +44,17 @@ impl Embedding {
     /// # Errors
     /// `InvalidArgument` when the buffer is smaller than the dense table.
     pub fn table_view<'a>(&self, table: &'a hal::Buffer) -> Result<View<'a>> {
+        match self.plain() {
+            Some(dtype) => View::new(table, dtype, &[self.vocab, self.dim]),
+            None => Ok(View::of_bytes(table)),
+        }
+    }
+
+    /// The element type of a table that is a plain view.
+    pub fn plain(&self) -> Option<DType> {
         match self.table {
-            WeightFormat::Dense(dtype) => View::new(table, dtype, &[self.vocab, self.dim]),
-            _ => Ok(View::of_bytes(table)),
+            WeightFormat::Dense(dtype) if !self.tied => Some(dtype),
+            _ => None,
         }
     }
 }
@@ -53,9 +64,9 @@ impl Op for Embedding {
     type Args<'a> = EmbeddingArgs<'a>;
 
     fn signature(&self) -> Signature {
-        let (role, dtype) = match self.table {
-            WeightFormat::Dense(dtype) => (crate::Role::In, dtype),
-            packed => (crate::Role::Weight(packed), DType::U8),
+        let (role, dtype) = match self.plain() {
+            Some(dtype) => (crate::Role::In, dtype),
+            None => (crate::Role::Weight(self.table), DType::U8),
         };
         signature![out: Out, self.out; ids: In, DType::I32; table: role, dtype]
     }
@@ -68,7 +79,7 @@ impl Op for Embedding {
         expect_contiguous(Self::NAME, "ids", ids)?;
         expect_shape(Self::NAME, "out", out, &[ids.dim(0), self.dim])?;
         expect_dense_rows(Self::NAME, "out", out)?;
-        if let WeightFormat::Dense(_) = self.table {
+        if self.plain().is_some() {
             expect_shape(Self::NAME, "table", table, &[self.vocab, self.dim])?;
             expect_contiguous(Self::NAME, "table", table)?;
         }

@@ -1,4 +1,5 @@
-//! Cases of [`Embedding`]: dense tables bit-exact, quantised ones within the rounding of `q · scale`, ids outside.
+//! Cases of [`Embedding`]: dense tables bit-exact, quantised ones within the rounding of `q · scale`, ids outside;
+//! plain tables and those that share memory with an output layer.
 
 use hal::WeightFormat;
 use ops::reference::Tensor;
@@ -18,6 +19,7 @@ impl Conformance for Embedding {
             dim: dim.next_multiple_of(table.cols_multiple()),
             table,
             out: picks.one(&FLOATS),
+            tied: picks.one(&[false, true]),
         };
         let generator = picks.one(&[
             Generator::Normal,
@@ -45,10 +47,7 @@ impl Conformance for Embedding {
     }
 
     fn weight_shape(&self) -> Option<[usize; 2]> {
-        match self.table {
-            WeightFormat::Dense(_) => None,
-            _ => Some([self.vocab, self.dim]),
-        }
+        self.plain().is_none().then_some([self.vocab, self.dim])
     }
 
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {

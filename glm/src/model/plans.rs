@@ -55,6 +55,7 @@ impl Plans {
                 dim: architecture.hidden,
                 table,
                 out: dtype,
+                tied: false,
             })?,
             norm: NormPlans::new(context, architecture, dtype)?,
             rope: context.plan(Rope {
@@ -89,6 +90,7 @@ impl Plans {
                 dim: architecture.hidden,
                 table: WeightFormat::Dense(dtype),
                 out: dtype,
+                tied: false,
             })?,
             matmuls: Vec::new(),
         })

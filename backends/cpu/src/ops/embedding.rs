@@ -1,12 +1,14 @@
-//! Rows of a table. A packed table keeps the canonical layout: its elements, then its scales.
+//! Rows of a table. A packed table keeps the canonical layout: its elements, then its scales. A tied one has the
+//! layout of the product that it is the weight of.
 
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
 use hal::{Buffer, Error, Result, Stream, View, WeightFormat};
-use ops::{Embedding, HostWeight, Launch};
+use ops::{Embedding, HostWeight, Launch, Matmul};
 
+use super::matmul;
 use super::native::Planned;
 use crate::device::Cpu;
 use crate::memory::{CpuMemory, elements, elements_mut};
@@ -20,15 +22,18 @@ const PIECE: usize = 128;
 
 /// Plans a look-up: every specification has a kernel.
 pub(super) fn plan(cpu: &Cpu, op: &Embedding) -> Planned {
+    let product = Matmul::new(op.vocab, op.dim, op.out, op.table);
     Ok(Some(Arc::new(Kernel {
         cpu: cpu.clone(),
         op: op.clone(),
+        tied: op.tied.then(|| matmul::layout(cpu, &product)),
     })))
 }
 
 struct Kernel {
     cpu: Cpu,
     op: Embedding,
+    tied: Option<matmul::Layout>,
 }
 
 impl Kernel {
@@ -40,6 +45,9 @@ impl Kernel {
     }
 
     fn expect(&self, table: &View<'_>) -> Result<()> {
+        if let Some(layout) = &self.tied {
+            return layout.expect(&self.cpu, table);
+        }
         let (scales, dtype) = self.op.table.row_scales(self.op.dim);
         let bytes = self.data_bytes() + self.op.vocab * scales * dtype.bytes();
         if table.buffer().device() == self.cpu.id && table.bytes() == bytes && table.is_contiguous()
@@ -53,8 +61,34 @@ impl Kernel {
         .next_step("pass what pack() of the same plan returned"))
     }
 
+    fn table<'a>(&'a self, bytes: &'a [u8]) -> Table<'a> {
+        if let Some(layout) = &self.tied {
+            return Table::Tied(layout, bytes);
+        }
+        let (data, scales) = bytes.split_at(self.data_bytes());
+        Table::Rows(HostWeight {
+            format: self.op.table,
+            rows: self.op.vocab,
+            cols: self.op.dim,
+            data: Cow::Borrowed(data),
+            scales: Cow::Borrowed(scales),
+        })
+    }
+}
+
+/// What rows are read from.
+enum Table<'a> {
+    Rows(HostWeight<'a>),
+    Tied(&'a matmul::Layout, &'a [u8]),
+}
+
+impl Table<'_> {
     /// Columns `cols` of row `id` as f32.
-    fn row(&self, table: &HostWeight<'_>, id: usize, cols: Range<usize>, to: &mut [f32; PIECE]) {
+    fn read(&self, id: usize, cols: Range<usize>, to: &mut [f32; PIECE]) {
+        let table = match self {
+            Table::Rows(table) => table,
+            Table::Tied(layout, bytes) => return layout.read(bytes, id, cols, to),
+        };
         let group = match table.format {
             WeightFormat::Dense(dtype) => {
                 let from = &table.row(id)[cols.start * dtype.bytes()..cols.end * dtype.bytes()];
@@ -62,7 +96,7 @@ impl Kernel {
                 return unsafe { load_f32(dtype, from.as_ptr(), to.as_mut_ptr(), cols.len()) };
             }
             WeightFormat::Int4Group(group) => group,
-            _ => self.op.dim,
+            _ => table.cols,
         };
         for first in cols.clone().step_by(group.min(PIECE)) {
             let scale = table.scale(id, first / group);
@@ -86,18 +120,11 @@ impl Launch for Kernel {
         self.expect(table)?;
         let Embedding { vocab, dim, .. } = self.op;
         let bytes = self.op.out.bytes();
-        let copied = self.op.table == WeightFormat::Dense(self.op.out);
+        let copied = self.op.plain() == Some(self.op.out);
         // SAFETY: `ops` checked type and shape; nothing writes the ids or the table meanwhile.
         let ids = unsafe { elements::<i32>(ids) };
         // SAFETY: as above; any type is bytes.
-        let (data, scales) = unsafe { elements::<u8>(table) }.split_at(self.data_bytes());
-        let table = HostWeight {
-            format: self.op.table,
-            rows: vocab,
-            cols: dim,
-            data: Cow::Borrowed(data),
-            scales: Cow::Borrowed(scales),
-        };
+        let table = self.table(unsafe { elements::<u8>(table) });
         let out = Rows::of(out);
         let alone = ALONE / dim.max(1);
         self.cpu.pool.split(ids.len(), 1, alone, |part| {
@@ -110,7 +137,7 @@ impl Launch for Kernel {
                     std::slice::from_raw_parts_mut(row, dim * bytes)
                 };
                 let Some(id) = id else { continue };
-                if copied {
+                if let (true, Table::Rows(table)) = (copied, &table) {
                     // The very bits, whatever they mean.
                     row.copy_from_slice(table.row(id));
                     continue;
@@ -118,7 +145,7 @@ impl Launch for Kernel {
                 let mut piece = [0.0; PIECE];
                 for start in (0..dim).step_by(PIECE) {
                     let cols = start..(start + PIECE).min(dim);
-                    self.row(&table, id, cols.clone(), &mut piece);
+                    table.read(id, cols.clone(), &mut piece);
                     let to = &mut row[start * bytes..cols.end * bytes];
                     // SAFETY: `to` holds these columns, aligned as `out` is.
                     unsafe { store_f32(self.op.out, piece.as_ptr(), to.as_mut_ptr(), cols.len()) };
@@ -129,6 +156,9 @@ impl Launch for Kernel {
     }
 
     fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
+        if let Some(layout) = &self.tied {
+            return layout.pack(&self.cpu, weight);
+        }
         weight.expect(self.op.table, self.op.vocab, self.op.dim)?;
         let bytes = weight.data.len() + weight.scales.len();
         let buffer = Buffer::new(CpuMemory::new(bytes, self.cpu.id)?);
@@ -171,48 +201,62 @@ mod tests {
                 let host = HostWeight::new(dense, vocab, dim, data, vec![]).unwrap();
                 let host = host.convert(table).unwrap();
                 for out in FLOATS {
-                    let op = Embedding {
-                        vocab,
-                        dim,
-                        table,
-                        out,
-                    };
-                    let plan = context.plan(op.clone()).unwrap();
-                    let packed = plan.pack(&host).unwrap();
-                    // Rows with gaps of one element, full of NaN before.
-                    let nan = encode(out, f32::NAN).repeat(ids.len() * (dim + 1));
-                    let buffer = device.alloc(nan.len()).unwrap();
-                    stream.upload(&View::of_bytes(&buffer), &nan).unwrap();
-                    let shape = [ids.len(), dim];
-                    let args = EmbeddingArgs {
-                        out: View::strided(&buffer, 0, out, &shape, &[dim + 1, 1]).unwrap(),
-                        ids: View::new(&ids_buffer, DType::I32, &[ids.len()]).unwrap(),
-                        table: op.table_view(&packed).unwrap(),
-                    };
-                    let none = device.alloc(0).unwrap();
-                    plan.run(&mut *stream, args, &View::of_bytes(&none))
-                        .unwrap();
-                    let mut got = vec![0; nan.len()];
-                    stream.download(&mut got, &View::of_bytes(&buffer)).unwrap();
-                    let id_values = ids.iter().map(|&id| f64::from(id)).collect();
-                    let inputs = [Tensor::new(&[ids.len()], id_values), host.dequantise()];
-                    let want = &op.reference(&[&shape], &inputs)[0];
-                    for t in 0..ids.len() {
-                        for c in 0..=dim {
-                            let at = (t * (dim + 1) + c) * out.bytes();
-                            let got = decode(out, &got[at..]);
-                            let Some(&want) = want.row(t).get(c) else {
-                                assert!(got.is_nan(), "{op:?}: wrote into the gap");
-                                continue;
-                            };
-                            // The product with the scale rounds once to f32, the result once more.
-                            let bound = (out.unit_roundoff() + 1.001 * f64::from(f32::EPSILON))
-                                * want.abs();
-                            let bound = bound + if out == DType::F16 { 6e-8 } else { 0.0 };
-                            assert!(
-                                (got - want).abs() <= bound,
-                                "{op:?} [{t}, {c}]: {got} for {want}"
-                            );
+                    for tied in [false, true] {
+                        let op = Embedding {
+                            vocab,
+                            dim,
+                            table,
+                            out,
+                            tied,
+                        };
+                        let plan = context.plan(op.clone()).unwrap();
+                        let packed = match tied {
+                            false => plan.pack(&host).unwrap(),
+                            true => {
+                                // Its other type and its bias change nothing in how the weight lies.
+                                let product = Matmul {
+                                    out: DType::F32,
+                                    bias: true,
+                                    ..Matmul::new(vocab, dim, out, table)
+                                };
+                                context.plan(product).unwrap().pack(&host).unwrap()
+                            }
+                        };
+                        // Rows with gaps of one element, full of NaN before.
+                        let nan = encode(out, f32::NAN).repeat(ids.len() * (dim + 1));
+                        let buffer = device.alloc(nan.len()).unwrap();
+                        stream.upload(&View::of_bytes(&buffer), &nan).unwrap();
+                        let shape = [ids.len(), dim];
+                        let args = EmbeddingArgs {
+                            out: View::strided(&buffer, 0, out, &shape, &[dim + 1, 1]).unwrap(),
+                            ids: View::new(&ids_buffer, DType::I32, &[ids.len()]).unwrap(),
+                            table: op.table_view(&packed).unwrap(),
+                        };
+                        let none = device.alloc(0).unwrap();
+                        plan.run(&mut *stream, args, &View::of_bytes(&none))
+                            .unwrap();
+                        let mut got = vec![0; nan.len()];
+                        stream.download(&mut got, &View::of_bytes(&buffer)).unwrap();
+                        let id_values = ids.iter().map(|&id| f64::from(id)).collect();
+                        let inputs = [Tensor::new(&[ids.len()], id_values), host.dequantise()];
+                        let want = &op.reference(&[&shape], &inputs)[0];
+                        for t in 0..ids.len() {
+                            for c in 0..=dim {
+                                let at = (t * (dim + 1) + c) * out.bytes();
+                                let got = decode(out, &got[at..]);
+                                let Some(&want) = want.row(t).get(c) else {
+                                    assert!(got.is_nan(), "{op:?}: wrote into the gap");
+                                    continue;
+                                };
+                                // The product with the scale rounds once to f32, the result once more.
+                                let bound = (out.unit_roundoff() + 1.001 * f64::from(f32::EPSILON))
+                                    * want.abs();
+                                let bound = bound + if out == DType::F16 { 6e-8 } else { 0.0 };
+                                assert!(
+                                    (got - want).abs() <= bound,
+                                    "{op:?} [{t}, {c}]: {got} for {want}"
+                                );
+                            }
                         }
                     }
                 }
@@ -230,6 +274,7 @@ mod tests {
             dim: 8,
             table,
             out: DType::F32,
+            tied: false,
         };
         let plan = context.plan(op).unwrap();
         let buffer = device.alloc(32).unwrap();

@@ -24,17 +24,21 @@ use crate::device::Cpu;
 use crate::memory::{address, elements};
 use crate::simd::{Path, Rows, run};
 use kernel::{Call, Pass, Share, Workspace};
-use layout::Layout;
+pub(super) use layout::Layout;
 
 /// Below this many products the other threads are not worth waking.
 const ALONE_PRODUCTS: usize = 1 << 16;
 
+/// How a product's weight lies in memory.
+pub(super) fn layout(cpu: &Cpu, op: &Matmul) -> Layout {
+    Layout::new(choose(cpu, op), op.weight, op.n, op.k)
+}
+
 /// Plans a product: every specification has a kernel.
 pub(super) fn plan(cpu: &Cpu, op: &Matmul) -> Planned {
-    let path = choose(cpu, op);
     Ok(Some(Arc::new(Kernel {
-        layout: Layout::new(path, op.weight, op.n, op.k),
-        path,
+        layout: layout(cpu, op),
+        path: choose(cpu, op),
         op: op.clone(),
         cpu: cpu.clone(),
     })))

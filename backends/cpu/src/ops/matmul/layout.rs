@@ -4,7 +4,8 @@
 //! `simd::formats`), then, for groups, one f16 scale per row. After the runs come the f32 scales of the rows.
 //! Rows past the end and columns past a whole unit are zeros.
 
-use hal::{Buffer, Error, Result, View, WeightFormat};
+use hal::{Buffer, DType, Error, Result, View, WeightFormat};
+use half::{bf16, f16};
 use ops::HostWeight;
 
 use crate::device::Cpu;
@@ -16,7 +17,7 @@ const WORD: usize = 8;
 
 /// Where everything lies in a packed weight `[n, k]`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     pub(super) format: WeightFormat,
     pub(super) n: usize,
     pub(super) k: usize,
@@ -35,6 +36,11 @@ impl Layout {
             panel: path.panel(),
             step: path.step(),
         }
+    }
+
+    /// The nibble of a word that column `i` of eight lies in.
+    fn slot(&self, i: usize) -> usize {
+        i % self.step * (WORD / self.step) + i / self.step
     }
 
     fn is_int4(&self) -> bool {
@@ -109,7 +115,7 @@ impl Layout {
             }
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.panels().saturating_mul(self.panel_bytes())
     }
 
@@ -117,7 +123,7 @@ impl Layout {
     ///
     /// # Errors
     /// `InvalidArgument`.
-    pub(super) fn expect(&self, cpu: &Cpu, weight: &View<'_>) -> Result<()> {
+    pub(crate) fn expect(&self, cpu: &Cpu, weight: &View<'_>) -> Result<()> {
         if weight.buffer().device() == cpu.id
             && weight.bytes() == self.bytes()
             && weight.is_contiguous()
@@ -125,7 +131,7 @@ impl Layout {
             return Ok(());
         }
         Err(Error::invalid(
-            "run matmul",
+            "run with a packed weight",
             format!("weight is {weight:?}, expected {} B packed", self.bytes()),
         )
         .next_step("pass what pack() of the same plan returned"))
@@ -135,7 +141,7 @@ impl Layout {
     ///
     /// # Errors
     /// `InvalidArgument` for another format or shape, `OutOfMemory`.
-    pub(super) fn pack(&self, cpu: &Cpu, weight: &HostWeight<'_>) -> Result<Buffer> {
+    pub(crate) fn pack(&self, cpu: &Cpu, weight: &HostWeight<'_>) -> Result<Buffer> {
         weight.expect(self.format, self.n, self.k)?;
         let buffer = Buffer::new(CpuMemory::new(self.bytes(), cpu.id)?);
         let panels = Panels(address(&View::of_bytes(&buffer)));
@@ -206,14 +212,69 @@ impl Layout {
             for i in 0..WORD.min(cols.end - k) {
                 let byte = row[(k + i) / 2];
                 let q = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
-                let slot = i % self.step * (WORD / self.step) + i / self.step;
-                word |= u32::from(q) << (4 * slot);
+                word |= u32::from(q) << (4 * self.slot(i));
             }
             let (run, w) = (k / WORD / run_words, k / WORD % run_words);
             let at = run * self.run_bytes() + (w * self.panel + r) * 4;
             panel[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
     }
+}
+
+/// Reading rows back: an embedding that shares its table with the output layer.
+impl Layout {
+    /// Columns `cols` of row `r` of the packed `weight`, as f32: exact for floats, `q · scale` rounded once else.
+    pub(crate) fn read(
+        &self,
+        weight: &[u8],
+        r: usize,
+        cols: std::ops::Range<usize>,
+        to: &mut [f32],
+    ) {
+        let panel = &weight[r / self.panel * self.panel_bytes()..][..self.panel_bytes()];
+        let r = r % self.panel;
+        let row_scale = match self.has_row_scales() {
+            true => f32_at(panel, self.runs_bytes() + 4 * r),
+            false => 1.0,
+        };
+        let run_cols = self.run_steps() * self.step;
+        for (k, x) in cols.zip(to) {
+            let (run, k) = (k / run_cols, k % run_cols);
+            let data = &panel[run * self.run_bytes()..][..self.run_bytes()];
+            let scale = match self.has_group_scales() {
+                true => f16_at(data, self.run_data_bytes() + 2 * r),
+                false => row_scale,
+            };
+            let element = (k / self.step * self.panel + r) * self.step + k % self.step;
+            *x = match self.format {
+                WeightFormat::Dense(DType::F32) => f32_at(data, 4 * element),
+                WeightFormat::Dense(DType::F16) => f16_at(data, 2 * element),
+                WeightFormat::Dense(_) => bf16::from_le_bytes(bytes_at(data, 2 * element)).to_f32(),
+                _ if self.is_int4() => f32::from(self.int4_at(data, r, k)) * scale,
+                _ => f32::from(data[element] as i8) * scale,
+            };
+        }
+    }
+
+    /// Column `k` of a run.
+    fn int4_at(&self, data: &[u8], r: usize, k: usize) -> i8 {
+        let word = u32::from_le_bytes(bytes_at(data, (k / WORD * self.panel + r) * 4));
+        let nibble = (word >> (4 * self.slot(k % WORD))) as u8 & 15;
+        // The sign of four bits.
+        (nibble << 4) as i8 >> 4
+    }
+}
+
+fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| bytes[at + i])
+}
+
+fn f32_at(bytes: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes(bytes_at(bytes, at))
+}
+
+fn f16_at(bytes: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes(bytes_at(bytes, at)).to_f32()
 }
 
 /// The start of a buffer that threads fill, each its own panels.
