@@ -3,26 +3,34 @@
 //! A container is a function from a file's bytes to a table of its tensors; everything above that
 //! table is the same for all containers. Tensors are borrowed from mapped files: opening costs the
 //! headers, reading costs the pages that are touched, and no length of a header is trusted before
-//! it has been compared with the file.
+//! it has been compared with the file. Only a tensor that lies in pieces (a view with strides, the
+//! shards of tensor parallelism) is put together in memory, when it is read and not before.
 //!
 //! ```no_run
 //! # fn main() -> hal::Result<()> {
 //! let checkpoint = glm::checkpoint::Checkpoint::open("glm-4-9b-chat-hf".as_ref())?;
 //! let norm = checkpoint.tensor("model.norm.weight")?.to_f32()?;
-//! let qkv = checkpoint.linear_rows(&[
+//! let qkv = [
 //!     "model.layers.0.self_attn.q_proj",
 //!     "model.layers.0.self_attn.k_proj",
 //!     "model.layers.0.self_attn.v_proj",
-//! ])?;
+//! ];
+//! let qkv = checkpoint.linear_rows(&qkv, 4096)?;
 //! # Ok(())
 //! # }
 //! ```
 
+mod implied;
 mod index;
 mod linear;
 mod map;
+mod pickle;
 mod safetensors;
+mod sat;
+mod torch;
+mod zip;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -34,12 +42,16 @@ use half::{bf16, f16};
 use crate::files;
 use map::Bytes;
 
-pub use linear::SCALE_SUFFIX;
+pub(crate) use implied::is_known;
+pub use linear::{SCALE_SUFFIX, StoredMatrix};
 
 /// The single file of a small checkpoint.
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 /// The list of the files of a sharded checkpoint.
 pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The same two of PyTorch.
+const TORCH_FILE: &str = "pytorch_model.bin";
+const TORCH_INDEX_FILE: &str = "pytorch_model.bin.index.json";
 
 /// Checks what [`Checkpoint::open`] checks of `model.safetensors.index.json`, and gives the names
 /// of the files that it lists. For tools and fuzzers.
@@ -47,7 +59,7 @@ pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// # Errors
 /// `Corrupt`.
 pub fn check_index(json: &[u8]) -> Result<Vec<String>> {
-    Ok(index::parse(INDEX_FILE, json)?.files)
+    Ok(index::parse(INDEX_FILE, json, &[".safetensors"])?.files)
 }
 
 /// An open checkpoint: one or more files of tensors. The files must not change while it is open.
@@ -63,8 +75,33 @@ pub struct Checkpoint {
 /// Where a tensor lies.
 #[derive(Debug)]
 struct Place {
+    dtype: StoredType,
+    shape: Vec<usize>,
+    /// Bytes of the whole tensor.
+    bytes: usize,
+    /// One, or one per rank of tensor parallelism.
+    parts: Vec<Part>,
+    join: Join,
+}
+
+/// A piece of a tensor.
+#[derive(Debug)]
+struct Part {
     file: usize,
     entry: Entry,
+}
+
+/// How the parts of a tensor make the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Join {
+    /// Every part is the whole; the first is read.
+    Same,
+    /// As `Same`, and the others must be equal to it: checked when it is read.
+    Equal,
+    /// Rows, in this many sections: section 0 of all parts, section 1 of all parts, …
+    Sections(usize),
+    /// Columns: a row is the concatenation of the parts' rows.
+    Columns,
 }
 
 /// A row of a container's table.
@@ -72,8 +109,61 @@ struct Place {
 struct Entry {
     dtype: StoredType,
     shape: Vec<usize>,
-    /// Bytes of the file.
+    /// Bytes of the file, from the first element to the last.
     range: Range<usize>,
+    /// Where the elements lie within the range; `None`: row-major, without gaps.
+    strides: Option<Strides>,
+}
+
+/// The layout of a tensor that is not row-major.
+#[derive(Debug)]
+struct Strides {
+    /// From one element to the next along each dimension, in elements. No two elements coincide,
+    /// in that there are at most as many as the range has room for.
+    steps: Vec<usize>,
+    element_bytes: usize,
+}
+
+impl Entry {
+    /// Bytes of the elements, gaps not counted.
+    fn bytes(&self) -> usize {
+        match &self.strides {
+            None => self.range.len(),
+            Some(strides) => self.shape.iter().product::<usize>() * strides.element_bytes,
+        }
+    }
+
+    /// The elements, row-major.
+    fn read<'a>(&self, file: &'a [u8]) -> Cow<'a, [u8]> {
+        let bytes = &file[self.range.clone()];
+        match &self.strides {
+            None => Cow::Borrowed(bytes),
+            Some(strides) => Cow::Owned(gather(bytes, &self.shape, strides)),
+        }
+    }
+}
+
+/// The elements of a strided tensor, row-major.
+fn gather(bytes: &[u8], shape: &[usize], strides: &Strides) -> Vec<u8> {
+    let size = strides.element_bytes;
+    let count: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(count * size);
+    let mut index = vec![0; shape.len()];
+    let mut at = 0;
+    for _ in 0..count {
+        out.extend_from_slice(&bytes[at * size..][..size]);
+        // The next index, last dimension first, as an odometer counts.
+        for d in (0..shape.len()).rev() {
+            index[d] += 1;
+            at += strides.steps[d];
+            if index[d] < shape[d] {
+                break;
+            }
+            at -= strides.steps[d] * shape[d];
+            index[d] = 0;
+        }
+    }
+    out
 }
 
 /// The element type of a stored tensor.
@@ -81,7 +171,7 @@ struct Entry {
 pub enum StoredType {
     /// A type that operations know.
     Known(DType),
-    /// Another one, by its name in the file: `I64`, `F8_E4M3`, `BOOL`.
+    /// Another one, by its name in safetensors: `I64`, `F8_E4M3`, `BOOL`.
     Other(String),
 }
 
@@ -94,7 +184,7 @@ impl fmt::Display for StoredType {
     }
 }
 
-/// A tensor as it lies in its file.
+/// A tensor of a checkpoint: what the headers say of it, and the way to its elements.
 #[derive(Clone, Debug)]
 pub struct StoredTensor<'a> {
     /// Its name in the checkpoint.
@@ -103,20 +193,76 @@ pub struct StoredTensor<'a> {
     pub dtype: &'a StoredType,
     /// Lengths of the dimensions.
     pub shape: &'a [usize],
-    /// Elements, row-major, little-endian; aligned to nothing.
-    pub data: &'a [u8],
+    place: &'a Place,
+    checkpoint: &'a Checkpoint,
 }
 
-impl StoredTensor<'_> {
+impl<'a> StoredTensor<'a> {
+    /// Bytes of the elements.
+    pub fn bytes(&self) -> usize {
+        self.place.bytes
+    }
+
+    /// The elements, row-major, little-endian, aligned to nothing: borrowed from the file where they
+    /// lie so, else put together now.
+    ///
+    /// # Errors
+    /// `Corrupt` when parts that must be equal differ.
+    pub fn data(&self) -> Result<Cow<'a, [u8]>> {
+        let files = &self.checkpoint.files;
+        let read = |part: &Part| part.entry.read(&files[part.file].1);
+        let parts = &self.place.parts;
+        match self.place.join {
+            Join::Same => Ok(read(&parts[0])),
+            Join::Equal => {
+                let first = read(&parts[0]);
+                match parts.iter().find(|part| read(part) != first) {
+                    None => Ok(first),
+                    Some(other) => Err(Error::corrupt(
+                        format!("read tensor {}", self.name),
+                        format!(
+                            "{} and {} hold different values of it",
+                            files[parts[0].file].0, files[other.file].0
+                        ),
+                    )
+                    .next_step("take all shards from one checkpoint")),
+                }
+            }
+            Join::Sections(sections) => {
+                let mut whole = Vec::with_capacity(self.place.bytes);
+                for section in 0..sections {
+                    for part in parts {
+                        let data = read(part);
+                        let bytes = data.len() / sections;
+                        whole.extend_from_slice(&data[section * bytes..][..bytes]);
+                    }
+                }
+                Ok(whole.into())
+            }
+            Join::Columns => {
+                let rows = self.shape[0];
+                let parts: Vec<_> = parts.iter().map(read).collect();
+                let mut whole = Vec::with_capacity(self.place.bytes);
+                for row in 0..rows {
+                    for part in &parts {
+                        let bytes = part.len() / rows;
+                        whole.extend_from_slice(&part[row * bytes..][..bytes]);
+                    }
+                }
+                Ok(whole.into())
+            }
+        }
+    }
+
     /// The elements of a float tensor in f32, exact for f16 and bf16.
     ///
     /// # Errors
-    /// `Unsupported` for other types.
+    /// `Unsupported` for other types; as [`StoredTensor::data`].
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        let pairs = || self.data.chunks_exact(2).map(|b| [b[0], b[1]]);
+        let data = self.data()?;
+        let pairs = || data.chunks_exact(2).map(|b| [b[0], b[1]]);
         match self.dtype {
-            StoredType::Known(DType::F32) => Ok(self
-                .data
+            StoredType::Known(DType::F32) => Ok(data
                 .chunks_exact(4)
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect()),
@@ -136,13 +282,17 @@ impl StoredTensor<'_> {
 }
 
 impl Checkpoint {
-    /// Opens a folder (`model.safetensors`, or `model.safetensors.index.json` and its shards) or a
-    /// `.safetensors` file.
+    /// Opens a folder or a file. Of a folder, the first of these that it has:
+    /// 1. `model.safetensors`, or `model.safetensors.index.json` and its shards;
+    /// 2. `pytorch_model.bin`, or `pytorch_model.bin.index.json` and its shards;
+    /// 3. `latest`, and `mp_rank_00_model_states.pt` to the last rank in the folder that it names;
+    ///    or these files themselves (GLM-130B, GLM-10B): the shards of one model are merged;
+    /// 4. one file `*.pt`, `*.pth` or `*.bin` (CodeGeeX).
     ///
     /// # Errors
-    /// `NotFound` when there is no such path, checkpoint or shard; `Unsupported` when the folder
-    /// has weights only in another container; `Corrupt`, naming file and tensor, when a file
-    /// contradicts its format or the index; `Io` when the system refuses.
+    /// `NotFound` when there is no such path, checkpoint or shard; `Unsupported` for contents that
+    /// we do not read; `Corrupt`, naming file and tensor, when a file contradicts its format, the
+    /// index or the other shards; `Io` when the system refuses.
     pub fn open(path: &Path) -> Result<Self> {
         let mut checkpoint = Self {
             source: path.display().to_string(),
@@ -156,18 +306,25 @@ impl Checkpoint {
             return Ok(checkpoint);
         }
         checkpoint.folder = Some(path.to_path_buf());
-        // The order of transformers: a single file wins over an index.
-        if path.join(SINGLE_FILE).is_file() {
+        let has = |name: &str| path.join(name).is_file();
+        // The order of transformers: safetensors before PyTorch, a single file before an index.
+        if has(SINGLE_FILE) {
             checkpoint.add_file(&path.join(SINGLE_FILE))?;
-        } else if path.join(INDEX_FILE).is_file() {
-            checkpoint.add_shards(path)?;
+        } else if has(INDEX_FILE) {
+            checkpoint.add_shards(path, INDEX_FILE, &[".safetensors"])?;
+        } else if has(TORCH_FILE) {
+            checkpoint.add_file(&path.join(TORCH_FILE))?;
+        } else if has(TORCH_INDEX_FILE) {
+            checkpoint.add_shards(path, TORCH_INDEX_FILE, &[".bin"])?;
+        } else if let Some(ranks) = sat::ranks(path)? {
+            checkpoint.add_ranks(&ranks)?;
         } else {
-            return Err(no_weights(path));
+            checkpoint.add_file(&only_torch_file(path)?)?;
         }
         Ok(checkpoint)
     }
 
-    /// A checkpoint that is part of the executable: the bytes of one safetensors file.
+    /// A checkpoint that is part of the executable: the bytes of one file.
     ///
     /// # Errors
     /// `Corrupt`.
@@ -175,7 +332,7 @@ impl Checkpoint {
         Self::in_memory("the embedded model", Bytes::Static(bytes))
     }
 
-    /// A checkpoint in memory: the bytes of one safetensors file.
+    /// A checkpoint in memory: the bytes of one file.
     ///
     /// # Errors
     /// `Corrupt`.
@@ -209,23 +366,29 @@ impl Checkpoint {
     /// # Errors
     /// `NotFound`, with the nearest name that exists.
     pub fn tensor(&self, name: &str) -> Result<StoredTensor<'_>> {
-        let Some((name, Place { file, entry })) = self.tensors.get_key_value(name) else {
+        let Some((name, place)) = self.tensors.get_key_value(name) else {
             return Err(self.not_found(name));
         };
         Ok(StoredTensor {
             name,
-            dtype: &entry.dtype,
-            shape: &entry.shape,
-            data: &self.files[*file].1[entry.range.clone()],
+            dtype: &place.dtype,
+            shape: &place.shape,
+            place,
+            checkpoint: self,
         })
+    }
+
+    /// Gives the memory of a tensor's pages back, once it has been read and is not soon read again:
+    /// the file is mapped, and pages that were touched count as ours until the system wants them.
+    pub fn release(&self, name: &str) {
+        for part in self.tensors.get(name).into_iter().flat_map(|p| &p.parts) {
+            self.files[part.file].1.release(part.entry.range.clone());
+        }
     }
 
     /// Bytes of all tensors.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|p| p.entry.range.len() as u64)
-            .sum()
+        self.tensors.values().map(|p| p.bytes as u64).sum()
     }
 
     /// The folder in which the files lie; `None` for a model in memory.
@@ -238,17 +401,23 @@ impl Checkpoint {
     }
 
     fn add(&mut self, file: String, bytes: Bytes) -> Result<()> {
-        for (name, entry) in safetensors::table(&file, &bytes)? {
+        for (name, entry) in table(&file, &bytes)? {
             let place = Place {
-                file: self.files.len(),
-                entry,
+                dtype: entry.dtype.clone(),
+                shape: entry.shape.clone(),
+                bytes: entry.bytes(),
+                join: Join::Same,
+                parts: vec![Part {
+                    file: self.files.len(),
+                    entry,
+                }],
             };
             if let Some(first) = self.tensors.insert(name.clone(), place) {
                 return Err(Error::corrupt(
                     format!("open {}", self.source),
                     format!(
                         "tensor `{name}` is in {} and in {file}",
-                        self.files[first.file].0
+                        self.files[first.parts[0].file].0
                     ),
                 )
                 .next_step("keep the files of one model only in this folder"));
@@ -258,9 +427,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    fn add_shards(&mut self, folder: &Path) -> Result<()> {
-        let path = folder.join(INDEX_FILE);
-        let listed = index::parse(&path.display().to_string(), &files::read(&path)?)?;
+    fn add_shards(&mut self, folder: &Path, index_file: &str, endings: &[&str]) -> Result<()> {
+        let path = folder.join(index_file);
+        let listed = index::parse(&path.display().to_string(), &files::read(&path)?, endings)?;
         let first = self.files.len();
         for file in &listed.files {
             self.add_file(&folder.join(file)).map_err(|e| {
@@ -270,25 +439,38 @@ impl Checkpoint {
                 Error::new(
                     ErrorKind::NotFound,
                     format!("open {}", self.source),
-                    format!("shard {file} is listed in {INDEX_FILE} but is not there"),
+                    format!("shard {file} is listed in {index_file} but is not there"),
                 )
                 .next_step("download the missing file")
                 .with_source(e)
             })?;
         }
         for (name, file) in &listed.tensors {
-            let found = self.tensors.get(name).map(|place| place.file - first);
+            let found = self.tensors.get(name).map(|p| p.parts[0].file - first);
             if found != Some(*file) {
                 return Err(Error::corrupt(
                     format!("open {}", self.source),
                     format!(
-                        "{INDEX_FILE} lists tensor `{name}` in {}, which does not have it",
+                        "{index_file} lists tensor `{name}` in {}, which does not have it",
                         listed.files[*file]
                     ),
                 )
                 .next_step("download index and shards again, from one revision"));
             }
         }
+        Ok(())
+    }
+
+    /// Adds the shards of tensor parallelism, rank 0 first, merged.
+    fn add_ranks(&mut self, paths: &[PathBuf]) -> Result<()> {
+        let mut tables = Vec::with_capacity(paths.len());
+        for path in paths {
+            let (file, bytes) = (path.display().to_string(), Bytes::map(path)?);
+            tables.push(table(&file, &bytes)?);
+            self.files.push((file, bytes));
+        }
+        let names: Vec<&str> = self.files.iter().map(|(file, _)| file.as_str()).collect();
+        self.tensors = sat::merge(&format!("open {}", self.source), &names, tables)?;
         Ok(())
     }
 
@@ -309,22 +491,46 @@ impl Checkpoint {
     }
 }
 
-fn no_weights(folder: &Path) -> Error {
-    let doing = format!("open {}", folder.display());
-    let is_torch = |name: &str| name.ends_with(".bin") || name.ends_with(".pt");
-    let torch = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .find_map(|f| f.file_name().into_string().ok().filter(|n| is_torch(n)));
+/// The table of tensors of a file, by what it begins with or is called.
+fn table(file: &str, bytes: &[u8]) -> Result<Vec<(String, Entry)>> {
+    let torch = torch::begins(bytes) || TORCH_ENDINGS.iter().any(|end| file.ends_with(end));
     match torch {
-        Some(file) => Error::unsupported(doing, format!("{file} is a PyTorch pickle"))
-            .next_step("convert it to model.safetensors, or download a safetensors revision"),
-        None => Error::new(
+        true => torch::table(file, bytes),
+        false => safetensors::table(file, bytes),
+    }
+}
+
+/// How the names of PyTorch's files end.
+const TORCH_ENDINGS: [&str; 3] = [".bin", ".pt", ".pth"];
+/// What training leaves beside the weights, in the same format.
+const NOT_WEIGHTS: [&str; 4] = ["training_args", "optimizer", "scheduler", "rng_state"];
+
+/// The file of PyTorch in a folder that has one.
+fn only_torch_file(folder: &Path) -> Result<PathBuf> {
+    let doing = format!("open {}", folder.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| files::io_error(&doing, e))? {
+        let entry = entry.map_err(|e| files::io_error(&doing, e))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let torch = TORCH_ENDINGS.iter().any(|end| name.ends_with(end));
+        if torch && !NOT_WEIGHTS.iter().any(|other| name.starts_with(other)) {
+            found.push(name);
+        }
+    }
+    found.sort();
+    match &found[..] {
+        [file] => Ok(folder.join(file)),
+        [] => Err(Error::new(
             ErrorKind::NotFound,
             doing,
-            format!("neither {SINGLE_FILE} nor {INDEX_FILE}"),
+            format!("neither {SINGLE_FILE} nor {INDEX_FILE}, and no file of PyTorch"),
         )
-        .next_step("give the folder of a downloaded model"),
+        .next_step("give the folder of a downloaded model")),
+        [first, .., last] => Err(Error::new(
+            ErrorKind::NotFound,
+            doing,
+            format!("{} files from {first} to {last} and no index", found.len()),
+        )
+        .next_step(format!("download {TORCH_INDEX_FILE} too, or give one file"))),
     }
 }

@@ -65,6 +65,11 @@ pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value> {
     parse_json(&path.display().to_string(), &read(path)?)
 }
 
+/// Whether this is the name of a file in the same folder: not a path, not the folder or its parent.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', ':', '\0'])
+}
+
 /// A JSON object in file order whose keys differ: other maps keep the last of two equal keys
 /// silently.
 #[derive(Debug)]

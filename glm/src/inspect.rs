@@ -172,7 +172,7 @@ fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<In
             name: name.to_owned(),
             dtype: tensor.dtype.to_string(),
             shape: tensor.shape.to_vec(),
-            bytes: tensor.data.len() as u64,
+            bytes: tensor.bytes() as u64,
         });
     }
     let unexpected = checkpoint.names().filter(|name| !known(name));
@@ -223,7 +223,7 @@ impl Found {
             self.missing.push(name);
             return None;
         }
-        match checkpoint.linear(key) {
+        match checkpoint.matrix(key, shape[1]) {
             Ok(weight) if [weight.rows, weight.cols] == shape => Some(weight.format),
             Ok(weight) => {
                 let stored = [weight.rows, weight.cols];

@@ -7,7 +7,7 @@ use ops::Context;
 use serde_json::Value;
 
 use crate::architecture::Architecture;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::config::GenerationConfig;
 use crate::engine::Engine;
 use crate::files;
@@ -15,39 +15,71 @@ use crate::model::{Model, Options};
 use crate::prompt::{ChatTemplate, TemplateSource};
 use crate::tokenizer::Tokenizer;
 
+const CONFIG_FILE: &str = "config.json";
+const GENERATION_FILE: &str = "generation_config.json";
+
 /// The files of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// A folder as it was downloaded.
+    /// A folder as it was downloaded, or one file of weights.
     Folder(PathBuf),
     /// Names and contents of files that are part of the executable; the weights are in one of them.
     Embedded(&'static [(&'static str, &'static [u8])]),
 }
 
 impl ModelSource {
+    /// The configuration: `config.json`, or what the tensors imply where a model is published
+    /// without it.
+    ///
+    /// # Errors
+    /// `NotFound` when neither says it; `Corrupt` when they contradict each other; those of
+    /// [`Checkpoint::open`].
+    pub fn config(&self) -> Result<Value> {
+        let path = match self {
+            Self::Folder(path) => path,
+            Self::Embedded(files) => return json(files, CONFIG_FILE),
+        };
+        let file = path.join(CONFIG_FILE);
+        if file.is_file() {
+            let config = files::read_json(&file)?;
+            return match checkpoint::is_known(&config) {
+                true => Checkpoint::open(path)?.complete(config),
+                false => Ok(config),
+            };
+        }
+        Checkpoint::open(path)?.implied_config().ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("read {}", file.display()),
+                "there is no such file, and the tensors do not imply it",
+            )
+            .next_step("copy it from the publisher")
+        })
+    }
+
     /// What the layers must know.
     ///
     /// # Errors
-    /// As [`Architecture::load`].
+    /// As [`ModelSource::config`] and [`Architecture::from_config`].
     pub fn architecture(&self) -> Result<Architecture> {
-        match self {
-            Self::Folder(folder) => Architecture::load(folder),
-            Self::Embedded(files) => Architecture::from_config(&json(files, "config.json")?),
-        }
+        Architecture::from_config(&self.config()?)
     }
 
     /// What the publisher recommends for generation.
     ///
     /// # Errors
-    /// As [`GenerationConfig::load`].
+    /// As [`ModelSource::config`] and [`GenerationConfig::from_configs`].
     pub fn generation_config(&self) -> Result<GenerationConfig> {
-        match self {
-            Self::Folder(folder) => GenerationConfig::load(folder),
-            Self::Embedded(files) => {
-                let generation = json(files, "generation_config.json")?;
-                GenerationConfig::from_configs(&json(files, "config.json")?, Some(&generation))
+        let generation = match self {
+            Self::Folder(folder) => {
+                let file = folder.join(GENERATION_FILE);
+                file.is_file()
+                    .then(|| files::read_json(&file))
+                    .transpose()?
             }
-        }
+            Self::Embedded(files) => Some(json(files, GENERATION_FILE)?),
+        };
+        GenerationConfig::from_configs(&self.config()?, generation.as_ref())
     }
 
     /// The tensors.

@@ -10,7 +10,7 @@ use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
 use ops::{HostWeight, Matmul, MatmulArgs, Plan};
 
 use crate::architecture::{Architecture, Norm, QkvNames};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, StoredMatrix};
 
 /// A matrix that will be loaded: names, shape and formats are known and fit.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ impl Matrix {
     ) -> Result<Self> {
         let mut stored = None;
         for (key, rows) in parts {
-            let weight = checkpoint.linear(key)?;
+            let weight = checkpoint.matrix(key, cols)?;
             if (weight.rows, weight.cols) != (*rows, cols) {
                 let given = [weight.rows, weight.cols];
                 return Err(shape_error(
@@ -56,7 +56,7 @@ impl Matrix {
                     &[*rows, cols],
                 ));
             }
-            check_convertible(checkpoint, key, &weight, format)?;
+            check_convertible(checkpoint, key, weight, format)?;
             stored = Some(weight.format);
         }
         let (Some((first, _)), Some(stored)) = (parts.first(), stored) else {
@@ -131,7 +131,7 @@ impl Matrix {
     /// The whole weight as stored, rows in the order that the layers want.
     fn read<'c>(&self, checkpoint: &'c Checkpoint) -> Result<HostWeight<'c>> {
         let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
-        let weight = checkpoint.linear_rows(&keys)?;
+        let weight = checkpoint.linear_rows(&keys, self.cols)?;
         match self.per_head {
             Some(head_dim) => gather_rows(&weight, &blocks_from_heads(self.rows, head_dim)),
             None => Ok(weight),
@@ -265,6 +265,11 @@ fn converted(
 ) -> Result<Buffer> {
     let weight = matrix.read(checkpoint)?;
     let packed = weight.convert(matrix.format).and_then(|w| pack(&w));
+    drop(weight);
+    // Packed it is in memory once; the file's pages would be a second time.
+    for key in &matrix.keys {
+        checkpoint.release_linear(key);
+    }
     packed.map_err(|e| loading(checkpoint, &matrix.keys[0], e))
 }
 
@@ -299,7 +304,7 @@ fn check_vector(checkpoint: &Checkpoint, name: &str, len: usize) -> Result<()> {
 fn check_convertible(
     checkpoint: &Checkpoint,
     key: &str,
-    weight: &HostWeight<'_>,
+    weight: StoredMatrix,
     format: Option<WeightFormat>,
 ) -> Result<()> {
     let Some(format) = format.filter(|f| *f != weight.format) else {

@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which tensor is in which file.
+//! `model.safetensors.index.json`, `pytorch_model.bin.index.json`: which tensor is in which file.
 
 use std::collections::HashMap;
 
@@ -21,12 +21,12 @@ struct Raw {
     weight_map: UniqueMap<String>,
 }
 
-/// Parses an index; `file` names it in errors.
+/// Parses an index of files whose names end in one of `endings`; `file` names it in errors.
 ///
 /// # Errors
 /// `Corrupt`: not this format, equal names, an empty list, or a shard outside the index's own
 /// folder.
-pub(super) fn parse(file: &str, json: &[u8]) -> Result<Index> {
+pub(super) fn parse(file: &str, json: &[u8], endings: &[&str]) -> Result<Index> {
     let corrupt = |why: String| {
         Error::corrupt(format!("read {file}"), why).next_step("download the index again")
     };
@@ -43,10 +43,10 @@ pub(super) fn parse(file: &str, json: &[u8]) -> Result<Index> {
     };
     for (name, shard) in map {
         // A downloaded list must not make us read files from elsewhere.
-        let plain = !shard.contains(['/', '\\', ':', '\0']) && shard.ends_with(".safetensors");
-        if !plain {
+        if !files::is_plain_name(&shard) || !endings.iter().any(|end| shard.ends_with(end)) {
             return Err(corrupt(format!(
-                "shard {shard:?} of tensor `{name}` is not the plain name of a .safetensors file"
+                "shard {shard:?} of tensor `{name}` is not the plain name of a {} file",
+                endings[0]
             )));
         }
         let next = index.files.len();

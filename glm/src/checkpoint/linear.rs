@@ -4,15 +4,17 @@
 //! in `<key>.weight_scale` (GLM's own name for them):
 //! | format | weight | scales |
 //! |---|---|---|
-//! | int8 | i8 `[rows, cols]` | f32 `[rows]` |
-//! | int4 | u8 `[rows, cols / 2]` | f32 `[rows]` |
+//! | int8 | i8 `[rows, cols]` | `[rows]` |
+//! | int4 | u8 or i8 `[rows, cols / 2]` | `[rows]` |
 //! | int4, groups of g | u8 `[rows, cols / 2]` | f16 `[rows, cols / g]` |
 //!
-//! Row scales in f16, as the official quantiser writes them, are widened: that is exact.
+//! The official checkpoints (ChatGLM, GLM-130B) store both int8 and int4 as i8: the columns that the
+//! model wants tell them apart. Row scales in f16 or bf16, as the official quantisers write them, are
+//! widened to f32: that is exact.
 
 use std::borrow::Cow;
 
-use hal::{DType, Error, Result, WeightFormat};
+use hal::{DType, Error, ErrorKind, Result, WeightFormat};
 use ops::HostWeight;
 
 use super::{Checkpoint, StoredTensor, StoredType};
@@ -20,13 +22,25 @@ use super::{Checkpoint, StoredTensor, StoredType};
 /// What is added to the name of a quantised weight for its scales.
 pub const SCALE_SUFFIX: &str = "_scale";
 
+/// What the headers say of a weight matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredMatrix {
+    /// Encoding of the rows.
+    pub format: WeightFormat,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
 impl Checkpoint {
-    /// The weight matrix `<key>.weight`, borrowed from the file where its layout allows.
+    /// What `<key>.weight` is, for a model that wants `cols` columns of it. Reads no elements; the
+    /// shape may still be another than the model's.
     ///
     /// # Errors
-    /// `NotFound`; `Unsupported` for a type that we do not compute with; `Corrupt` when weight and
-    /// scales do not fit.
-    pub fn linear(&self, key: &str) -> Result<HostWeight<'_>> {
+    /// `NotFound` of the weight, or of the scales of an integer one; `Unsupported` for a type that we
+    /// do not compute with; `Corrupt` when weight and scales do not fit.
+    pub fn matrix(&self, key: &str, cols: usize) -> Result<StoredMatrix> {
         let name = format!("{key}.weight");
         let weight = self.tensor(&name)?;
         let scale_name = name + SCALE_SUFFIX;
@@ -39,15 +53,19 @@ impl Checkpoint {
             .next_step("compare `glm inspect` with the model's configuration"));
         };
         if !self.has(&scale_name) {
-            return match weight.dtype {
-                StoredType::Known(dtype) if dtype.is_float() => HostWeight::new(
-                    WeightFormat::Dense(*dtype),
+            return match *weight.dtype {
+                StoredType::Known(dtype) if dtype.is_float() => Ok(StoredMatrix {
+                    format: WeightFormat::Dense(dtype),
                     rows,
-                    stored_cols,
-                    weight.data,
-                    Cow::Borrowed(&[][..]),
-                ),
-                other => Err(Error::unsupported(
+                    cols: stored_cols,
+                }),
+                StoredType::Known(DType::I8 | DType::U8) => Err(Error::new(
+                    ErrorKind::NotFound,
+                    doing(),
+                    format!("it is quantised, and `{scale_name}` is missing"),
+                )
+                .next_step("copy the whole checkpoint, every shard of it")),
+                ref other => Err(Error::unsupported(
                     doing(),
                     format!("{other} without `{scale_name}`"),
                 )
@@ -55,7 +73,7 @@ impl Checkpoint {
             };
         }
         let scale = self.tensor(&scale_name)?;
-        let Some((format, cols)) = quantised_format(&weight, &scale, stored_cols) else {
+        let Some((format, cols)) = quantised_format(&weight, &scale, stored_cols, cols) else {
             return Err(Error::corrupt(
                 doing(),
                 format!(
@@ -65,16 +83,44 @@ impl Checkpoint {
             )
             .next_step("quantise the original again with `glm quantize`"));
         };
-        let widen = format.row_scales(cols).1 == DType::F32
-            && *scale.dtype == StoredType::Known(DType::F16);
-        let scales: Cow<'_, [u8]> = if widen {
-            let values = scale.to_f32()?;
-            Cow::Owned(values.iter().flat_map(|s| s.to_le_bytes()).collect())
-        } else {
-            Cow::Borrowed(scale.data)
+        let (scales, _) = format.row_scales(cols);
+        if scale.shape.iter().product::<usize>() != rows * scales {
+            return Err(Error::corrupt(
+                doing(),
+                format!("{rows} rows with scales {:?}", scale.shape),
+            )
+            .next_step("take weight and scales from one checkpoint"));
+        }
+        Ok(StoredMatrix { format, rows, cols })
+    }
+
+    /// The weight matrix `<key>.weight`, of which the model wants `cols` columns; borrowed from the
+    /// file where its layout allows.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::matrix`] and [`StoredTensor::data`].
+    pub fn linear(&self, key: &str, cols: usize) -> Result<HostWeight<'_>> {
+        let StoredMatrix { format, rows, cols } = self.matrix(key, cols)?;
+        let name = format!("{key}.weight");
+        let data = self.tensor(&name)?.data()?;
+        let scales: Cow<'_, [u8]> = match format {
+            WeightFormat::Dense(_) => Cow::Borrowed(&[]),
+            _ => {
+                let scale = self.tensor(&(name + SCALE_SUFFIX))?;
+                let (_, wanted) = format.row_scales(cols);
+                match *scale.dtype == StoredType::Known(wanted) {
+                    true => scale.data()?,
+                    false => {
+                        let values = scale.to_f32()?;
+                        Cow::Owned(values.iter().flat_map(|s| s.to_le_bytes()).collect())
+                    }
+                }
+            }
         };
-        HostWeight::new(format, rows, cols, weight.data, scales)
-            .map_err(|e| Error::corrupt(doing(), e.detail().to_owned()).with_source(e))
+        HostWeight::new(format, rows, cols, data, scales).map_err(|e| {
+            let doing = format!("read weight {key} of {}", self.source);
+            Error::corrupt(doing, e.detail().to_owned()).with_source(e)
+        })
     }
 
     /// Several matrices of equal width as one, row under row: separate query, key and value become
@@ -83,13 +129,13 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::linear`]; `Corrupt` when formats or widths differ, `InvalidArgument` when
     /// `keys` is empty.
-    pub fn linear_rows(&self, keys: &[&str]) -> Result<HostWeight<'_>> {
+    pub fn linear_rows(&self, keys: &[&str], cols: usize) -> Result<HostWeight<'_>> {
         let Some((first, rest)) = keys.split_first() else {
             return Err(Error::invalid("join weights", "no names were given"));
         };
-        let mut joined = self.linear(first)?;
+        let mut joined = self.linear(first, cols)?;
         for key in rest {
-            let next = self.linear(key)?;
+            let next = self.linear(key, cols)?;
             if (next.format, next.cols) != (joined.format, joined.cols) {
                 return Err(Error::corrupt(
                     format!("join {first} and {key} of {}", self.source),
@@ -106,6 +152,13 @@ impl Checkpoint {
         }
         Ok(joined)
     }
+
+    /// As [`Checkpoint::release`], of a matrix and its scales.
+    pub fn release_linear(&self, key: &str) {
+        let name = format!("{key}.weight");
+        self.release(&name);
+        self.release(&(name + SCALE_SUFFIX));
+    }
 }
 
 /// Format and columns that a weight and its scales stand for; `None` when there is no such format.
@@ -113,13 +166,17 @@ fn quantised_format(
     weight: &StoredTensor<'_>,
     scale: &StoredTensor<'_>,
     stored_cols: usize,
+    wanted_cols: usize,
 ) -> Option<(WeightFormat, usize)> {
     let StoredType::Known(scale_type) = *scale.dtype else {
         return None;
     };
-    let per_row = scale.shape.len() == 1 && matches!(scale_type, DType::F32 | DType::F16);
+    let per_row = scale.shape.len() == 1 && scale_type.is_float();
     match *weight.dtype {
-        StoredType::Known(DType::I8) if per_row => Some((WeightFormat::Int8Row, stored_cols)),
+        StoredType::Known(DType::I8) if per_row => match stored_cols.checked_mul(2) {
+            Some(cols) if cols == wanted_cols => Some((WeightFormat::Int4Row, cols)),
+            _ => Some((WeightFormat::Int8Row, stored_cols)),
+        },
         StoredType::Known(DType::U8) => {
             let cols = stored_cols.checked_mul(2)?;
             if per_row {

@@ -1,7 +1,7 @@
 //! A file's bytes, mapped: the only unsafe code of this crate.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 use hal::{Error, Result};
@@ -39,6 +39,28 @@ impl Bytes {
         #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
         let map = unsafe { Mmap::map(&file) };
         Ok(Self::Mapped(map.map_err(|e| files::io_error(&doing, e))?))
+    }
+
+    /// Gives the pages of `range` back to the system; they are read again when touched again.
+    pub(super) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self
+            && !range.is_empty()
+        {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is private, read-only and of a file: nothing was ever written to its
+            // pages, so a page that is dropped (whole ones, those at the ends included) comes back
+            // with the same bytes, and slices of it stay valid.
+            #[expect(
+                unsafe_code,
+                reason = "dropping pages is unsafe for other kinds of maps"
+            )]
+            let advised = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
+            // Only memory is lost when the system does not take them.
+            let _ = advised;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

@@ -93,6 +93,7 @@ pub(super) fn table(file: &str, bytes: &[u8]) -> Result<Vec<(String, Entry)>> {
                 dtype: stored_type(info.dtype),
                 shape: info.shape,
                 range: start + from..start + to,
+                strides: None,
             },
         ));
     }

@@ -6,6 +6,9 @@
     reason = "each test binary uses its own part of this module"
 )]
 
+pub mod sat;
+pub mod torch;
+
 use std::collections::HashMap;
 use std::path::Path;
 

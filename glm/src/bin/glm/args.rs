@@ -118,8 +118,10 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// List the devices of this machine
     Devices,
+    /// Write a checkpoint as safetensors, from PyTorch's files and parallel shards too
+    Convert(Convert),
     /// Write a checkpoint with quantised weights
-    Quantize(Quantize),
+    Quantize(Convert),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -240,12 +242,12 @@ pub(crate) struct Inspect {
     pub(crate) tokens: Option<String>,
 }
 
-/// `glm quantize`.
+/// `glm convert` and `glm quantize`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Quantize {
-    /// Folder of the model
+pub(crate) struct Convert {
+    /// Folder of the model, or one file of weights
     pub(crate) source: PathBuf,
 
-    /// Folder to write; must not exist or be empty. `--dtype` names the format
+    /// Folder to write; must not exist or be empty. `--dtype` names the format of the matrices
     pub(crate) destination: PathBuf,
 }

@@ -5,13 +5,13 @@
 
 mod args;
 mod chat;
+mod convert;
 mod devices;
 mod failure;
 mod inspect;
 mod load;
 mod logits;
 mod output;
-mod quantize;
 
 use std::process::ExitCode;
 
@@ -36,7 +36,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Logits(logits) => logits::run(global, logits),
         Command::Inspect(inspect) => inspect::run(global, inspect),
         Command::Devices => devices::run(global),
-        Command::Quantize(quantize) => quantize::run(global, quantize),
+        Command::Convert(args) => convert::run(global, args),
+        Command::Quantize(args) => convert::quantize(global, args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "glm", &mut std::io::stdout());
             Ok(())

@@ -1,30 +1,36 @@
-//! A checkpoint with quantised linear layers, from one with float weights.
+//! Any checkpoint as safetensors: from the containers that [`Checkpoint::open`] reads, with shards of
+//! tensor parallelism merged and, when asked for, with the matrices in another format.
 //!
-//! The matrices of the layers are quantised; embedding, output layer, norms and biases stay as they
-//! are, as in the official int4 and int8 checkpoints. One tensor is in memory at a time.
+//! Quantised are the matrices of the layers; embedding, output layer, norms and biases stay as they
+//! are, as in the official int4 and int8 checkpoints. A float type is for every matrix, tables
+//! included. One tensor is in memory at a time.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use hal::{DType, Error, Result, WeightFormat};
+use hal::{DType, Error, ErrorKind, Result, WeightFormat};
+use ops::HostWeight;
 use safetensors::{Dtype, tensor::TensorInfo};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::architecture::Architecture;
-use crate::checkpoint::{Checkpoint, INDEX_FILE, SCALE_SUFFIX, SINGLE_FILE, StoredType};
-use crate::files::{self, io_error};
+use crate::checkpoint::{
+    Checkpoint, INDEX_FILE, SCALE_SUFFIX, SINGLE_FILE, StoredMatrix, StoredTensor, StoredType,
+};
+use crate::files::io_error;
+use crate::source::ModelSource;
 
 /// The size of a shard that no second tensor may exceed.
 const SHARD_BYTES: u64 = 2 << 30;
 /// Files beside the weights that belong to a model, by the end of their names.
 const COMPANIONS: [&str; 6] = [".json", ".jinja", ".model", ".txt", ".md", "LICENSE"];
 
-/// What [`quantize`] wrote.
+/// What [`convert`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Quantised {
+pub struct Converted {
     /// Matrices in the new format.
     pub matrices: usize,
     /// Tensors that were copied.
@@ -37,39 +43,43 @@ pub struct Quantised {
     pub bytes: u64,
 }
 
-/// Writes the model of folder `source` to the new or empty folder `target`, with the matrices of
-/// its layers in `format`. Weights are written under temporary names and appear, `config.json`
-/// last, when all is written; on failure the files that were begun are removed, and nothing else.
+/// Writes the model of `source`, a folder or one file of weights, to the new or empty folder
+/// `target` as safetensors: tensors as they are, or the matrices in `format`. What belongs to the
+/// model in its folder (tokenizer, templates) is copied, and `config.json` written, also where it
+/// only follows from the tensors. Weights are written under temporary names and appear,
+/// `config.json` last, when all is written; on failure the files that were begun are removed, and
+/// nothing else.
 ///
 /// # Errors
 /// `InvalidArgument` when `target` holds files, or a weight is not finite or does not fit the
-/// format; `Unsupported` for a dense `format` or a source that is quantised already; `Io` when the
-/// disk is full; those of [`Checkpoint::open`] and [`Architecture::load`].
-pub fn quantize(source: &Path, target: &Path, format: WeightFormat) -> Result<Quantised> {
-    quantize_in_shards(source, target, format, SHARD_BYTES)
+/// format; `Unsupported` for a format of a source that is quantised already; `Io` when the disk is
+/// full; those of [`Checkpoint::open`] and, for a quantised format, [`ModelSource::architecture`].
+pub fn convert(source: &Path, target: &Path, format: Option<WeightFormat>) -> Result<Converted> {
+    convert_in_shards(source, target, format, SHARD_BYTES)
 }
 
-/// As [`quantize`], with the size of shards given.
+/// As [`convert`], with the size of shards given.
 ///
 /// # Errors
-/// As [`quantize`].
-pub fn quantize_in_shards(
+/// As [`convert`].
+pub fn convert_in_shards(
     source: &Path,
     target: &Path,
-    format: WeightFormat,
+    format: Option<WeightFormat>,
     shard_bytes: u64,
-) -> Result<Quantised> {
-    let doing = || format!("quantise {} to {format}", source.display());
-    if let WeightFormat::Dense(_) = format {
-        return Err(
-            Error::unsupported(doing(), "this is not a quantised format")
-                .next_step("choose int8, int4 or int4 in groups"),
-        );
-    }
+) -> Result<Converted> {
+    let doing = || match format {
+        Some(format) => format!("convert {} to {format}", source.display()),
+        None => format!("convert {}", source.display()),
+    };
     let checkpoint = Checkpoint::open(source)?;
-    let mut config = files::read_json(&source.join("config.json"))?;
-    let architecture = Architecture::from_config(&config)?;
-    let plan = plan(&checkpoint, &architecture, format).map_err(|e| in_context(&doing(), e))?;
+    let mut config = match ModelSource::Folder(source.into()).config() {
+        Ok(config) => Some(config),
+        // The tensors can be copied without knowing what model they are of.
+        Err(e) if e.kind() == ErrorKind::NotFound => None,
+        Err(e) => return Err(e),
+    };
+    let plan = plan(&checkpoint, config.as_ref(), format).map_err(|e| in_context(&doing(), e))?;
     claim(target)?;
 
     let mut written = Written::default();
@@ -82,28 +92,47 @@ pub fn quantize_in_shards(
         &mut written,
     )
     .map_err(|e| in_context(&doing(), e))?;
-    for path in companions(source)? {
-        let name = path.file_name().unwrap_or_default();
-        written.copy(&path, &target.join(name))?;
+    if source.is_dir() {
+        for path in companions(source)? {
+            let name = path.file_name().unwrap_or_default();
+            written.copy(&path, &target.join(name))?;
+        }
     }
-    config["quantization_config"] = description(format);
-    let text = serde_json::to_string_pretty(&config).unwrap_or_default();
-    written.file(&target.join("config.json"), text.as_bytes())?;
+    if let Some(config) = &mut config {
+        describe(config, format);
+        let text = serde_json::to_string_pretty(config).unwrap_or_default();
+        written.file(&target.join("config.json"), text.as_bytes())?;
+    }
     written.publish()?;
     Ok(report)
 }
 
-/// What the configuration says of a format.
-fn description(format: WeightFormat) -> Value {
+/// Notes the new format in the configuration.
+fn describe(config: &mut Value, format: Option<WeightFormat>) {
     let (bits, group) = match format {
-        WeightFormat::Int8Row => (8, None),
-        WeightFormat::Int4Group(group) => (4, Some(group)),
-        _ => (4, None),
+        None => return,
+        Some(WeightFormat::Dense(dtype)) => {
+            let name = match dtype {
+                DType::F16 => "float16",
+                DType::BF16 => "bfloat16",
+                _ => "float32",
+            };
+            // The key of transformers 5, or the one before.
+            let key = match config.get("dtype") {
+                Some(_) => "dtype",
+                None => "torch_dtype",
+            };
+            config[key] = json!(name);
+            return;
+        }
+        Some(WeightFormat::Int8Row) => (8, None),
+        Some(WeightFormat::Int4Group(group)) => (4, Some(group)),
+        Some(_) => (4, None),
     };
-    json!({
+    config["quantization_config"] = json!({
         "quant_method": "glm", "bits": bits, "group_size": group, "symmetric": true,
         "scale_suffix": SCALE_SUFFIX
-    })
+    });
 }
 
 /// The error of a part, with the whole as what was being done.
@@ -119,8 +148,8 @@ fn in_context(doing: &str, e: Error) -> Error {
 struct Unit {
     /// Its name in the source.
     source: String,
-    /// Key of the matrix when it is quantised.
-    key: Option<String>,
+    /// Whether it is a matrix that changes its format.
+    changes: bool,
     outputs: Vec<(String, TensorInfo)>,
 }
 
@@ -135,44 +164,77 @@ impl Unit {
 /// written.
 fn plan(
     checkpoint: &Checkpoint,
-    architecture: &Architecture,
-    format: WeightFormat,
+    config: Option<&Value>,
+    format: Option<WeightFormat>,
 ) -> Result<Vec<Unit>> {
-    let matrices: HashSet<String> = (0..architecture.layers)
-        .flat_map(|i| architecture.matrices(i))
-        .map(|(key, _)| key)
-        .collect();
-    for key in &matrices {
-        let weight = checkpoint.linear(key)?;
-        if !matches!(weight.format, WeightFormat::Dense(_)) {
-            return Err(Error::unsupported(
-                format!("read {key}"),
-                format!("it is {} already", weight.format),
-            )
-            .next_step("start from the original checkpoint"));
+    let quantised = match format {
+        None | Some(WeightFormat::Dense(_)) => HashSet::new(),
+        Some(format) => matrices(checkpoint, config, format)?,
+    };
+    let units = checkpoint.names().map(|name| {
+        let tensor = checkpoint.tensor(name)?;
+        match (format, dense_matrix(&tensor)) {
+            (Some(WeightFormat::Dense(wanted)), Some((dtype, rows, cols))) if dtype != wanted => {
+                Ok(changed_unit(name, WeightFormat::Dense(wanted), rows, cols))
+            }
+            (Some(WeightFormat::Dense(_)), None) if name.ends_with(SCALE_SUFFIX) => {
+                Err(already(name.trim_end_matches(SCALE_SUFFIX), "quantised"))
+            }
+            (Some(format), Some((_, rows, cols))) if quantised.contains(name) => {
+                Ok(changed_unit(name, format, rows, cols))
+            }
+            _ => copied_unit(&tensor),
         }
-        if !weight.cols.is_multiple_of(format.cols_multiple()) {
+    });
+    units.collect()
+}
+
+/// Names of the layers' matrices, all of them there, dense and fit for `format`.
+fn matrices(
+    checkpoint: &Checkpoint,
+    config: Option<&Value>,
+    format: WeightFormat,
+) -> Result<HashSet<String>> {
+    let Some(config) = config else {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "find the matrices of the layers",
+            "there is no config.json",
+        )
+        .next_step("copy it from the publisher, or convert without --dtype"));
+    };
+    let architecture = Architecture::from_config(config)?;
+    let mut names = HashSet::new();
+    let layers = (0..architecture.layers).flat_map(|i| architecture.matrices(i));
+    for (key, [_, cols]) in layers {
+        let weight = checkpoint.matrix(&key, cols)?;
+        let StoredMatrix { cols, .. } = weight;
+        if !matches!(weight.format, WeightFormat::Dense(_)) {
+            return Err(already(&key, weight.format));
+        }
+        if !cols.is_multiple_of(format.cols_multiple()) {
             return Err(Error::invalid(
                 format!("convert {key}"),
-                format!("{} columns do not fit {format}", weight.cols),
+                format!("{cols} columns do not fit {format}"),
             )
             .next_step("choose a smaller group, or one scale per row"));
         }
+        names.insert(format!("{key}.weight"));
     }
-    let ignored = |name: &str| {
-        let ignored = architecture.names.ignored;
-        ignored.iter().any(|part| name.contains(part))
-    };
-    let names = checkpoint.names().filter(|name| !ignored(name));
-    names
-        .map(|name| {
-            let key = name.strip_suffix(".weight");
-            match key.filter(|key| matrices.contains(*key)) {
-                Some(key) => quantised_unit(checkpoint, name, key, format),
-                None => copied_unit(checkpoint, name),
-            }
-        })
-        .collect()
+    Ok(names)
+}
+
+fn already(name: &str, what: impl std::fmt::Display) -> Error {
+    Error::unsupported(format!("read {name}"), format!("it is {what} already"))
+        .next_step("start from the original checkpoint")
+}
+
+/// Type, rows and columns of a float matrix.
+fn dense_matrix(tensor: &StoredTensor<'_>) -> Option<(DType, usize, usize)> {
+    match (tensor.dtype, tensor.shape) {
+        (StoredType::Known(dtype), &[rows, cols]) if dtype.is_float() => Some((*dtype, rows, cols)),
+        _ => None,
+    }
 }
 
 fn info(dtype: Dtype, shape: Vec<usize>, bytes: usize) -> TensorInfo {
@@ -183,74 +245,56 @@ fn info(dtype: Dtype, shape: Vec<usize>, bytes: usize) -> TensorInfo {
     }
 }
 
-fn quantised_unit(
-    checkpoint: &Checkpoint,
-    name: &str,
-    key: &str,
-    format: WeightFormat,
-) -> Result<Unit> {
-    let weight = checkpoint.linear(key)?;
-    let (rows, row_bytes) = (weight.rows, format.row_bytes(weight.cols));
-    let (scales, scale_type) = format.row_scales(weight.cols);
-    let data_type = if format == WeightFormat::Int8Row {
-        Dtype::I8
-    } else {
-        Dtype::U8
+fn changed_unit(name: &str, format: WeightFormat, rows: usize, cols: usize) -> Unit {
+    let row_bytes = format.row_bytes(cols);
+    let (data_type, data_cols) = match format {
+        WeightFormat::Dense(DType::F16) => (Dtype::F16, cols),
+        WeightFormat::Dense(DType::BF16) => (Dtype::BF16, cols),
+        WeightFormat::Dense(_) => (Dtype::F32, cols),
+        WeightFormat::Int8Row => (Dtype::I8, cols),
+        _ => (Dtype::U8, row_bytes),
     };
-    let (scale_dtype, scale_shape) = match format {
-        WeightFormat::Int4Group(_) => (Dtype::F16, vec![rows, scales]),
-        _ => (Dtype::F32, vec![rows]),
-    };
-    let scale_bytes = rows * scales * scale_type.bytes();
-    Ok(Unit {
+    let data = info(data_type, vec![rows, data_cols], rows * row_bytes);
+    let mut outputs = vec![(name.to_owned(), data)];
+    let (scales, scale_type) = format.row_scales(cols);
+    if scales > 0 {
+        let (dtype, shape) = match format {
+            WeightFormat::Int4Group(_) => (Dtype::F16, vec![rows, scales]),
+            _ => (Dtype::F32, vec![rows]),
+        };
+        let scale = info(dtype, shape, rows * scales * scale_type.bytes());
+        outputs.push((format!("{name}{SCALE_SUFFIX}"), scale));
+    }
+    Unit {
         source: name.to_owned(),
-        key: Some(key.to_owned()),
-        outputs: vec![
-            (
-                name.to_owned(),
-                info(data_type, vec![rows, row_bytes], rows * row_bytes),
-            ),
-            (
-                format!("{name}{SCALE_SUFFIX}"),
-                info(scale_dtype, scale_shape, scale_bytes),
-            ),
-        ],
-    })
+        changes: true,
+        outputs,
+    }
 }
 
-fn copied_unit(checkpoint: &Checkpoint, name: &str) -> Result<Unit> {
-    let tensor = checkpoint.tensor(name)?;
-    let dtype = match tensor.dtype {
-        StoredType::Known(DType::F32) => "F32".to_owned(),
-        StoredType::Known(DType::F16) => "F16".to_owned(),
-        StoredType::Known(DType::BF16) => "BF16".to_owned(),
-        StoredType::Known(DType::I8) => "I8".to_owned(),
-        StoredType::Known(DType::U8) => "U8".to_owned(),
-        StoredType::Known(DType::I32) => "I32".to_owned(),
-        other => other.to_string(),
-    };
+fn copied_unit(tensor: &StoredTensor<'_>) -> Result<Unit> {
+    // The names of safetensors are ours in capitals.
+    let dtype = tensor.dtype.to_string().to_uppercase();
     let dtype: Dtype = serde_json::from_value(json!(dtype)).map_err(|e| {
-        Error::unsupported(format!("copy tensor {name}"), e.to_string())
+        Error::unsupported(format!("copy tensor {}", tensor.name), e.to_string())
             .next_step("remove the tensor from the source")
     })?;
+    let name = tensor.name.to_owned();
     Ok(Unit {
-        source: name.to_owned(),
-        key: None,
-        outputs: vec![(
-            name.to_owned(),
-            info(dtype, tensor.shape.to_vec(), tensor.data.len()),
-        )],
+        source: name.clone(),
+        changes: false,
+        outputs: vec![(name, info(dtype, tensor.shape.to_vec(), tensor.bytes()))],
     })
 }
 
 fn write_shards(
     checkpoint: &Checkpoint,
     plan: &[Unit],
-    format: WeightFormat,
+    format: Option<WeightFormat>,
     shard_bytes: u64,
     target: &Path,
     written: &mut Written,
-) -> Result<Quantised> {
+) -> Result<Converted> {
     let shards = divide(plan, shard_bytes);
     let total = shards.len();
     let mut weight_map = Map::new();
@@ -268,18 +312,21 @@ fn write_shards(
         let mut out = BufWriter::with_capacity(1 << 20, written.create(&path)?);
         out.write_all(&header(units)).map_err(failed)?;
         for unit in *units {
-            match &unit.key {
-                Some(key) => {
-                    let weight = checkpoint.linear(key)?;
-                    let weight = weight.convert(format).map_err(|e| in_context(key, e))?;
+            let tensor = checkpoint.tensor(&unit.source)?;
+            let data = tensor.data()?;
+            match (format.filter(|_| unit.changes), dense_matrix(&tensor)) {
+                (Some(format), Some((dtype, rows, cols))) => {
+                    let dense = WeightFormat::Dense(dtype);
+                    let weight = HostWeight::new(dense, rows, cols, data, Vec::new())?;
+                    let weight = weight
+                        .convert(format)
+                        .map_err(|e| in_context(&unit.source, e))?;
                     out.write_all(&weight.data).map_err(failed)?;
                     out.write_all(&weight.scales).map_err(failed)?;
                 }
-                None => {
-                    let tensor = checkpoint.tensor(&unit.source)?;
-                    out.write_all(tensor.data).map_err(failed)?;
-                }
+                _ => out.write_all(&data).map_err(failed)?,
             }
+            checkpoint.release(&unit.source);
         }
         let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
         file.sync_all().map_err(failed)?;
@@ -290,8 +337,8 @@ fn write_shards(
         let text = serde_json::to_string_pretty(&index).unwrap_or_default();
         written.file(&target.join(INDEX_FILE), text.as_bytes())?;
     }
-    let matrices = plan.iter().filter(|unit| unit.key.is_some()).count();
-    Ok(Quantised {
+    let matrices = plan.iter().filter(|unit| unit.changes).count();
+    Ok(Converted {
         matrices,
         copied: plan.len() - matrices,
         shards: total,
@@ -356,7 +403,9 @@ fn companions(source: &Path) -> Result<Vec<PathBuf>> {
         let path = entry.map_err(|e| io_error(&doing, e))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let wanted = COMPANIONS.iter().any(|end| name.ends_with(end));
-        let replaced = name == "config.json" || name.ends_with(".index.json");
+        let replaced = name == "config.json"
+            || name.ends_with(".index.json")
+            || name == "latest_checkpointed_iteration.txt";
         if path.is_file() && wanted && !replaced {
             found.push(path);
         }
