@@ -413,12 +413,11 @@ impl Checkpoint {
                 }],
             };
             if let Some(first) = self.tensors.insert(name.clone(), place) {
+                let first = self.files.get(first.parts[0].file);
+                let first = first.map_or(&file, |(first, _)| first);
                 return Err(Error::corrupt(
                     format!("open {}", self.source),
-                    format!(
-                        "tensor `{name}` is in {} and in {file}",
-                        self.files[first.parts[0].file].0
-                    ),
+                    format!("tensor `{name}` is in {first} and in {file}"),
                 )
                 .next_step("keep the files of one model only in this folder"));
             }

@@ -5,7 +5,9 @@ mod common;
 use std::borrow::Cow;
 use std::path::Path;
 
-use common::{golden, golden_config, golden_shapes, le_bytes, tensor, write_checkpoint};
+use common::{
+    Shapes, golden, golden_config, golden_shapes, le_bytes, tensor, torch, write_checkpoint,
+};
 use glm::architecture::Architecture;
 use glm::checkpoint::{Checkpoint, StoredType, check_index};
 use glm::config::GenerationConfig;
@@ -564,6 +566,31 @@ fn damaged_headers_are_errors_and_what_is_accepted_is_sound() {
         }
         true
     });
+}
+
+#[test]
+fn damaged_files_of_torch_are_errors_and_what_is_accepted_is_sound() {
+    let shapes = [("a.weight", vec![4, 6]), ("b", vec![3])];
+    let shapes: Shapes = shapes.map(|(name, shape)| (name.to_owned(), shape)).into();
+    let mut tensors = torch::tensors(&shapes, DType::F16);
+    tensors[0].shape = vec![6, 4];
+    tensors[0].stride = Some(vec![1, 6]);
+    let by_us = torch::deepspeed_file(&tensors);
+    let by_torch = include_bytes!("vectors/torch/views.pt");
+    for (seed, rounds) in [(&by_us[..], 20_000), (by_torch, 5_000)] {
+        survives(seed, rounds, |changed| {
+            let Ok(checkpoint) = Checkpoint::from_bytes(changed) else {
+                return false;
+            };
+            for name in checkpoint.names() {
+                let stored = checkpoint.tensor(name).unwrap();
+                assert_eq!(stored.data().unwrap().len(), stored.bytes());
+                let _ = checkpoint.linear(name.trim_end_matches(".weight"), 6);
+            }
+            let _ = checkpoint.implied_config();
+            true
+        });
+    }
 }
 
 #[test]
