@@ -11,9 +11,9 @@ use crate::blank::BlankPositions;
 /// Everything that the layers must know of a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
-    /// `model_type` of the configuration: `glm`, `glm4`, `chatglm`.
+    /// `model_type` of the configuration: one of [`SUPPORTED`](crate::config::SUPPORTED).
     pub model_type: String,
-    /// Transformer layers.
+    /// Transformer layers, the top query layer included.
     pub layers: usize,
     /// Elements of the residual stream.
     pub hidden: usize,
@@ -34,11 +34,16 @@ pub struct Architecture {
     /// How sublayers and residual stream meet.
     pub residual: Residual,
     /// Position embedding.
-    pub rope: RopeRecipe,
+    pub position: Position,
+    /// Whether the query of the last layer is a learned row per position, not the hidden state: the top query layer
+    /// of CodeGeeX. It works on what the final norm gives, and no norm follows it.
+    pub top_query: bool,
     /// Which earlier tokens a token sees. [`Mask::Prefix`]: those before the generation start see each other.
     pub mask: Mask,
     /// Which positions the tokens of a blank have.
     pub blank: BlankPositions,
+    /// A trained prefix in the checkpoint itself.
+    pub prefix: Option<TrainedPrefix>,
     /// The MLP's activation.
     pub act: Act,
     /// The activated half of a gated MLP; `None`: not gated.
@@ -70,6 +75,39 @@ impl Architecture {
         }
     }
 
+    /// The full name of tensor `name` (`weight` or `bias` included by the caller) of layer `i`.
+    pub fn of_layer(&self, i: usize, name: &str) -> String {
+        if self.top_query && i + 1 == self.layers {
+            return self.names.top_layer.to_owned() + name;
+        }
+        self.names.layer.replace("{}", &i.to_string()) + name
+    }
+
+    /// The same architecture with the names that a checkpoint has, for models that were published under several.
+    /// `has` tells whether a tensor is there.
+    #[must_use]
+    pub fn named_as(mut self, has: impl Fn(&str) -> bool) -> Self {
+        if ORIGINAL_GLM_NAMES.contains(&self.names) {
+            // They share the name of the word embedding with others, but not that of the second table.
+            let marks = |names: &&Names| has(&format!("{}.weight", names.positions[1]));
+            self.names = *ORIGINAL_GLM_NAMES.iter().find(marks).unwrap_or(&self.names);
+        }
+        self
+    }
+
+    /// Keys (without `.weight`), rows and columns of the tables that tokens and positions are looked up in.
+    pub fn tables(&self) -> Vec<(&'static str, [usize; 2])> {
+        let mut tables = vec![(self.names.embedding, [self.vocab, self.hidden])];
+        if let Position::Learned { rows } = self.position {
+            let positions = self.names.positions.iter();
+            tables.extend(positions.map(|name| (*name, [rows, self.hidden])));
+            if self.top_query {
+                tables.push((self.names.top_query, [rows, self.hidden]));
+            }
+        }
+        tables
+    }
+
     /// Keys (without `.weight`) and shapes `[rows, cols]` of the matrices of layer `i`.
     pub fn matrices(&self, i: usize) -> Vec<(String, [usize; 2])> {
         let names = &self.names;
@@ -87,16 +125,24 @@ impl Architecture {
         matrices.push((names.down, [self.hidden, self.ffn]));
         matrices
             .into_iter()
-            .map(|(name, shape)| (names.of_layer(i, name), shape))
+            .map(|(name, shape)| (self.of_layer(i, name), shape))
             .collect()
     }
 
-    /// Number of parameters of matrices, norms excluded.
+    /// Number of parameters of matrices and tables, norms excluded.
     pub fn parameters(&self) -> u64 {
         let per_layer = self.hidden
             * (self.qkv_rows() + self.heads * self.head_dim + self.up_rows() + self.ffn);
-        let tables = if self.tied { 1 } else { 2 };
-        (self.layers * per_layer + tables * self.vocab * self.hidden) as u64
+        let tables = self
+            .tables()
+            .into_iter()
+            .map(|(_, [rows, cols])| rows * cols);
+        let head = if self.tied {
+            0
+        } else {
+            self.vocab * self.hidden
+        };
+        (self.layers * per_layer + tables.sum::<usize>() + head) as u64
     }
 }
 
@@ -112,12 +158,24 @@ pub enum Norm {
 /// How sublayers and residual stream meet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Residual {
-    /// `x + f(norm(x))`: ChatGLM2 to GLM-4.
+    /// `x + f(norm(x))`: the original GLM, CodeGeeX, ChatGLM2 to GLM-4.
     PreNorm,
     /// `x + norm'(f(norm(x)))`: GLM-4-0414.
     Sandwich,
     /// `alpha · a + f(a)` with `a = norm(x)`: GLM-130B (√140), ChatGLM-6B (√56).
     DeepNorm(f32),
+}
+
+/// How a token knows where it stands. There are [`BlankPositions::streams`] positions per token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Position {
+    /// Queries and keys are turned.
+    Rope(RopeRecipe),
+    /// A row of a learned table per stream is added to the word embedding: the original GLM, CodeGeeX.
+    Learned {
+        /// Rows of each table.
+        rows: usize,
+    },
 }
 
 /// How the angles of the rotary embedding are made.
@@ -127,8 +185,6 @@ pub struct RopeRecipe {
     pub layout: RopeLayout,
     /// Rotated elements of a head (of one of its parts, with two streams).
     pub rotary_dim: usize,
-    /// Position streams: 2 for ChatGLM-6B.
-    pub streams: usize,
     /// Base of the frequencies.
     pub base: f64,
     /// Change of the angles for longer contexts.
@@ -164,11 +220,26 @@ pub enum RopeRounding {
     F16Frequencies,
 }
 
+/// A trained prefix (P-Tuning v2): keys and values before the first token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainedPrefix {
+    /// Slots.
+    pub tokens: usize,
+    /// Whether two matrices make keys and values of an embedding; otherwise the embedding is they.
+    pub projects: bool,
+}
+
 /// Names of tensors; `{}` in a layer's prefix is its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Names {
     /// Word embedding.
     pub embedding: &'static str,
+    /// Tables of [`Position::Learned`], one per stream.
+    pub positions: &'static [&'static str],
+    /// Table of the queries of the top query layer; empty without one.
+    pub top_query: &'static str,
+    /// Prefix of the tensors of the top query layer; empty without one.
+    pub top_layer: &'static str,
     /// Prefix of the tensors of one layer.
     pub layer: &'static str,
     /// Norm before attention.
@@ -195,13 +266,6 @@ pub struct Names {
     pub ignored: &'static [&'static str],
 }
 
-impl Names {
-    /// The full name of tensor `name` (`weight` or `bias` included by the caller) of layer `i`.
-    pub fn of_layer(&self, i: usize, name: &str) -> String {
-        self.layer.replace("{}", &i.to_string()) + name
-    }
-}
-
 /// Where query, key and value matrices lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkvNames {
@@ -214,7 +278,7 @@ pub enum QkvNames {
         /// Value.
         v: &'static str,
     },
-    /// One tensor, rows `[q | k | v]`: ChatGLM2 and later.
+    /// One tensor, rows `[q | k | v]`: the original GLM, ChatGLM2 and later.
     Blocks(&'static str),
     /// One tensor, rows `[head][q | k | v]`: GLM-130B, ChatGLM-6B.
     PerHead(&'static str),
@@ -223,6 +287,9 @@ pub enum QkvNames {
 /// Names of the Hugging Face classes `glm` and `glm4`.
 pub const HF_NAMES: Names = Names {
     embedding: "model.embed_tokens",
+    positions: &[],
+    top_query: "",
+    top_layer: "",
     layer: "model.layers.{}.",
     input_norm: "input_layernorm",
     qkv: QkvNames::Separate {
@@ -251,6 +318,9 @@ pub const HF_GLM4_NAMES: Names = Names {
 /// Names of ChatGLM2, ChatGLM3 and GLM-4 in their own format.
 pub const CHATGLM_NAMES: Names = Names {
     embedding: "transformer.embedding.word_embeddings",
+    positions: &[],
+    top_query: "",
+    top_layer: "",
     layer: "transformer.encoder.layers.{}.",
     input_norm: "input_layernorm",
     qkv: QkvNames::Blocks("self_attention.query_key_value"),
@@ -268,6 +338,9 @@ pub const CHATGLM_NAMES: Names = Names {
 /// Names of GLM-130B and ChatGLM-6B.
 pub const GLM_NAMES: Names = Names {
     embedding: "transformer.word_embeddings",
+    positions: &[],
+    top_query: "",
+    top_layer: "",
     layer: "transformer.layers.{}.",
     input_norm: "input_layernorm",
     qkv: QkvNames::PerHead("attention.query_key_value"),
@@ -280,4 +353,53 @@ pub const GLM_NAMES: Names = Names {
     final_norm: "transformer.final_layernorm",
     head: "lm_head",
     ignored: &["rotary_emb.inv_freq"],
+};
+
+/// Names of the original GLM, as it was published: by SwissArmyTransformer; by `GLMForConditionalGeneration`; by its own
+/// code, and as the class without a head.
+pub const ORIGINAL_GLM_NAMES: [Names; 3] = [
+    Names {
+        positions: &[
+            "transformer.position_embeddings",
+            "mixins.block_position_embedding.block_position_embeddings",
+        ],
+        qkv: QkvNames::Blocks("attention.query_key_value"),
+        ..GLM_NAMES
+    },
+    Names {
+        embedding: "glm.word_embeddings",
+        positions: &[
+            "glm.transformer.position_embeddings",
+            "glm.transformer.block_position_embeddings",
+        ],
+        layer: "glm.transformer.layers.{}.",
+        qkv: QkvNames::Blocks("attention.query_key_value"),
+        final_norm: "glm.transformer.final_layernorm",
+        ..GLM_NAMES
+    },
+    Names {
+        embedding: "word_embeddings",
+        positions: &[
+            "transformer.position_embeddings",
+            "transformer.block_position_embeddings",
+        ],
+        qkv: QkvNames::Blocks("attention.query_key_value"),
+        ..GLM_NAMES
+    },
+];
+
+/// Names of CodeGeeX-13B.
+pub const CODEGEEX_NAMES: Names = Names {
+    embedding: "language_model.embedding.word_embeddings",
+    positions: &["language_model.embedding.position_embeddings"],
+    top_query: "language_model.topQueryEmbedding.top_query_embeddings",
+    top_layer: "language_model.transformer.topQueryLayer.",
+    layer: "language_model.transformer.layers.{}.",
+    qkv: QkvNames::Separate {
+        q: "attention.query",
+        k: "attention.key",
+        v: "attention.value",
+    },
+    final_norm: "language_model.transformer.final_layernorm",
+    ..GLM_NAMES
 };

@@ -3,6 +3,9 @@
 //! A page id names the same slots in the keys and values of every layer, so a sequence is a list of
 //! ids. Pages are zeroed once, when the cache is made: operations may multiply slots that nobody
 //! sees by zero, so each must hold a finite value at all times.
+//!
+//! The first slots of a sequence may hold what is no token: the keys and values of a trained prefix. Lengths, indices
+//! and limits count tokens only.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -118,12 +121,15 @@ impl KvCache {
         self.pool.free().len() * self.shape.page_size
     }
 
-    /// A new, empty sequence of at most `max_tokens` tokens.
-    pub fn sequence(&self, max_tokens: usize) -> Sequence {
+    /// A new, empty sequence of at most `max_tokens` tokens after `base` slots of a trained prefix.
+    pub fn sequence(&self, max_tokens: usize, base: usize) -> Sequence {
+        let slots = max_tokens + base;
         Sequence {
             pool: self.pool.clone(),
             // Growing must not allocate in the middle of decoding.
-            pages: Vec::with_capacity(max_tokens.div_ceil(self.shape.page_size)),
+            pages: Vec::with_capacity(slots.div_ceil(self.shape.page_size)),
+            base,
+            has_base: base == 0,
             len: 0,
             max_tokens,
             prefix: 0,
@@ -150,6 +156,7 @@ impl KvCache {
                 stream.upload(&v.slice(0, page..page + 1)?, &zeros)?;
             }
         }
+        sequence.has_base = sequence.base == 0;
         sequence.truncate(0);
         Ok(())
     }
@@ -172,6 +179,10 @@ fn zeroed(device: &dyn Device, stream: &mut dyn Stream, shape: &CacheShape) -> R
 pub struct Sequence {
     pool: Arc<Pool>,
     pages: Vec<i32>,
+    /// Slots before the first token.
+    base: usize,
+    /// Whether they are written.
+    has_base: bool,
     len: usize,
     max_tokens: usize,
     prefix: usize,
@@ -193,7 +204,7 @@ impl Sequence {
         self.max_tokens
     }
 
-    /// Slots that every token sees, with `Mask::Prefix`.
+    /// Tokens that every token sees, with `Mask::Prefix`.
     pub fn prefix(&self) -> usize {
         self.prefix
     }
@@ -217,7 +228,8 @@ impl Sequence {
     /// Forgets all tokens but the first `len`; whole pages become free.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        let keep = self.len.div_ceil(self.pool.page_size);
+        let base = if self.has_base { self.base } else { 0 };
+        let keep = (base + self.len).div_ceil(self.pool.page_size);
         // Back in the order in which they were taken, so that a rewound sequence gets the same
         // pages again.
         self.pool.free().extend(self.pages.drain(keep..).rev());
@@ -228,8 +240,27 @@ impl Sequence {
         &self.pages
     }
 
+    /// Slots before the first token.
+    pub(crate) fn base(&self) -> usize {
+        self.base
+    }
+
+    /// Where the slots before the first token lie, if they are still to be written; the caller writes them now. Their
+    /// pages must have been reserved.
+    pub(crate) fn claim_base(&mut self) -> Option<impl ExactSizeIterator<Item = usize> + '_> {
+        if self.has_base {
+            return None;
+        }
+        self.has_base = true;
+        Some((0..self.base).map(|i| self.place(i)))
+    }
+
     /// The slot of token `i`; its page must have been reserved.
     pub(crate) fn slot(&self, i: usize) -> usize {
+        self.place(self.base + i)
+    }
+
+    fn place(&self, i: usize) -> usize {
         let page_size = self.pool.page_size;
         self.pages[i / page_size] as usize * page_size + i % page_size
     }
@@ -246,7 +277,8 @@ impl Sequence {
             return Err(Error::invalid(doing(), detail)
                 .next_step("shorten the prompt, or load the model with a longer context"));
         }
-        let missing = (wanted.div_ceil(self.pool.page_size)).saturating_sub(self.pages.len());
+        let slots = self.base + wanted;
+        let missing = (slots.div_ceil(self.pool.page_size)).saturating_sub(self.pages.len());
         let mut free = self.pool.free();
         if missing > free.len() {
             let (pages, page_size) = (self.pool.pages, self.pool.page_size);
@@ -269,7 +301,7 @@ impl Sequence {
     /// Counts `more` tokens as stored; their room was reserved.
     pub(crate) fn advance(&mut self, more: usize) {
         self.len += more;
-        debug_assert!(self.len <= self.pages.len() * self.pool.page_size);
+        debug_assert!(self.base + self.len <= self.pages.len() * self.pool.page_size);
     }
 }
 
@@ -307,7 +339,7 @@ mod tests {
     #[test]
     fn gives_takes_back_and_never_twice() {
         let cache = cache(4);
-        let (mut a, mut b) = (cache.sequence(16), cache.sequence(16));
+        let (mut a, mut b) = (cache.sequence(16, 0), cache.sequence(16, 0));
         grow(&mut a, 5).unwrap();
         grow(&mut b, 4).unwrap();
         grow(&mut a, 3).unwrap();
@@ -325,7 +357,7 @@ mod tests {
     #[test]
     fn says_when_it_is_full() {
         let cache = cache(2);
-        let (mut a, mut b) = (cache.sequence(8), cache.sequence(8));
+        let (mut a, mut b) = (cache.sequence(8, 0), cache.sequence(8, 0));
         grow(&mut a, 5).unwrap();
         let e = grow(&mut b, 1).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::OutOfMemory);
@@ -338,7 +370,7 @@ mod tests {
     #[test]
     fn rewinds_to_the_same_pages() {
         let cache = cache(4);
-        let mut a = cache.sequence(16);
+        let mut a = cache.sequence(16, 0);
         grow(&mut a, 14).unwrap();
         let pages = a.pages().to_vec();
         a.truncate(5);
@@ -354,5 +386,27 @@ mod tests {
         a.truncate(0);
         a.set_prefix(3).unwrap();
         assert_eq!((a.prefix(), cache.free_tokens()), (3, 16));
+    }
+
+    #[test]
+    fn slots_before_the_first_token_stay() {
+        let cache = cache(4);
+        let mut a = cache.sequence(10, 6);
+        a.reserve(1).unwrap();
+        let slots: Vec<usize> = a.claim_base().unwrap().collect();
+        assert_eq!(slots, [0, 1, 2, 3, 4, 5]);
+        a.advance(1);
+        assert!(a.claim_base().is_none());
+        grow(&mut a, 9).unwrap();
+        assert_eq!((a.len(), a.slot(0), a.slot(9)), (10, 6, 15));
+        assert!(grow(&mut a, 1).is_err());
+        a.truncate(0);
+        assert_eq!((a.len(), cache.free_tokens()), (0, 8));
+        assert!(a.claim_base().is_none());
+        let device = NullDevice::new();
+        cache.scrub(&mut *device.stream().unwrap(), &mut a).unwrap();
+        assert_eq!(cache.free_tokens(), 16);
+        a.reserve(1).unwrap();
+        assert!(a.claim_base().is_some());
     }
 }

@@ -14,14 +14,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::architecture::{
-    Architecture, CHATGLM_NAMES, HF_GLM4_NAMES, HF_NAMES, Norm, Residual, RopeRecipe, RopeRounding,
-    RopeScaling,
+    Architecture, CHATGLM_NAMES, CODEGEEX_NAMES, GLM_NAMES, HF_GLM4_NAMES, HF_NAMES, Norm,
+    ORIGINAL_GLM_NAMES, Position, Residual, RopeRecipe, RopeRounding, RopeScaling, TrainedPrefix,
 };
 use crate::blank::BlankPositions;
 use crate::files;
 
 /// The `model_type`s that [`Architecture::from_config`] reads.
-pub const SUPPORTED: [&str; 3] = ["glm", "glm4", "chatglm"];
+pub const SUPPORTED: [&str; 6] = ["glm", "glm4", "chatglm", "glm130b", "glm10b", "codegeex"];
 
 // Far above every published model, and small enough that no product of them overflows 64 bits.
 const MAX_LAYERS: usize = 1 << 12;
@@ -30,6 +30,7 @@ const MAX_HEAD_DIM: usize = 1 << 12;
 const MAX_FFN: usize = 1 << 22;
 const MAX_VOCAB: usize = 1 << 24;
 const MAX_CONTEXT: usize = 1 << 28;
+pub(crate) const MAX_PREFIX: usize = 1 << 16;
 
 /// Which of the two codes that call themselves `chatglm` a checkpoint was made for. They differ in
 /// the rotary embedding only: ChatGLM2 rounds every step of it to the model's type and divides
@@ -105,14 +106,25 @@ impl Architecture {
     /// As [`Architecture::from_config`].
     pub fn from_config_as(config: &Value, chatglm: ChatGlmCode) -> Result<Self> {
         let keys = Keys::new("config.json", config)?;
+        let has = |key| keys.map.contains_key(key);
         let architecture = match keys.text("model_type")? {
+            // The original GLM and the class of GLM-4 share a name, but not their keys.
+            Some("glm") if has("num_layers") && !has("num_hidden_layers") => {
+                from_original_glm(&keys, "glm")?
+            }
             Some("glm") => from_glm(&keys, "glm")?,
             Some("glm4") => Self {
                 residual: Residual::Sandwich,
                 names: HF_GLM4_NAMES,
                 ..from_glm(&keys, "glm4")?
             },
+            Some("chatglm") if has("position_encoding_2d") || has("inner_hidden_size") => {
+                from_chatglm_6b(&keys)?
+            }
             Some("chatglm") => from_chatglm(&keys, chatglm)?,
+            Some("glm130b") => from_glm_130b(&keys)?,
+            Some("glm10b") => from_original_glm(&keys, "glm10b")?,
+            Some("codegeex") => from_codegeex(&keys)?,
             other => {
                 let supported = SUPPORTED.join(", ");
                 let detail = match other {
@@ -167,9 +179,11 @@ fn from_glm(keys: &Keys<'_>, model_type: &str) -> Result<Architecture> {
         },
         norm: Norm::Rms(keys.epsilon("rms_norm_eps", 1.5625e-7)?),
         residual: Residual::PreNorm,
-        rope,
+        position: Position::Rope(rope),
+        top_query: false,
         mask: Mask::Causal,
         blank: BlankPositions::None,
+        prefix: None,
         act: Act::Silu,
         gate: Some(Half::First),
         qkv_bias: keys.flag("attention_bias")?,
@@ -211,7 +225,6 @@ fn hf_rope(keys: &Keys<'_>, head_dim: usize, context: usize) -> Result<RopeRecip
         layout: RopeLayout::Interleaved,
         // Truncated, as the official code does.
         rotary_dim: (head_dim as f64 * partial) as usize,
-        streams: 1,
         base,
         scaling: scaling.map_or(Ok(RopeScaling::None), |s| hf_scaling(&s, context))?,
         rounding: RopeRounding::Table,
@@ -266,18 +279,8 @@ fn hf_scaling(keys: &Keys<'_>, context: usize) -> Result<RopeScaling> {
 }
 
 fn from_chatglm(keys: &Keys<'_>, code: ChatGlmCode) -> Result<Architecture> {
-    if keys.map.contains_key("position_encoding_2d") || keys.map.contains_key("inner_hidden_size") {
-        return Err(Error::unsupported(
-            format!("read {}", keys.file),
-            "this is ChatGLM-6B (the first), whose layers are not built yet",
-        )
-        .next_step("use ChatGLM2-6B or later"));
-    }
     if keys.map.get("vision_config").is_some_and(|v| !v.is_null()) {
         return Err(keys.unsupported("vision_config", "models with images are not"));
-    }
-    if keys.number("pre_seq_len")?.is_some_and(|n| n != 0.0) {
-        return Err(keys.unsupported("pre_seq_len", "a P-Tuning prefix encoder is not"));
     }
     let required = [
         ("rmsnorm", true),
@@ -327,16 +330,17 @@ fn from_chatglm(keys: &Keys<'_>, code: ChatGlmCode) -> Result<Architecture> {
         context: keys.size("seq_length", MAX_CONTEXT)?,
         norm: Norm::Rms(keys.epsilon("layernorm_epsilon", 1e-5)?),
         residual: Residual::PreNorm,
-        rope: RopeRecipe {
+        position: Position::Rope(RopeRecipe {
             layout: RopeLayout::Interleaved,
             rotary_dim: head_dim / 2,
-            streams: 1,
             base,
             scaling,
             rounding,
-        },
+        }),
+        top_query: false,
         mask: Mask::Causal,
         blank: BlankPositions::None,
+        prefix: keys.prefix()?,
         act: Act::Silu,
         gate: Some(Half::First),
         qkv_bias: keys.flag("add_qkv_bias")?,
@@ -344,6 +348,127 @@ fn from_chatglm(keys: &Keys<'_>, code: ChatGlmCode) -> Result<Architecture> {
         tied: keys.flag("tie_word_embeddings")?.unwrap_or(false),
         dtype: keys.dtype()?,
         names: CHATGLM_NAMES,
+    })
+}
+
+/// What GLM-130B, ChatGLM-6B, the original GLM and CodeGeeX share: layer norms, biases everywhere, heads of
+/// `hidden_size / num_attention_heads`, logits from the word embedding. The rest is that of ChatGLM-6B.
+fn first_generation(keys: &Keys<'_>, model_type: &str) -> Result<Architecture> {
+    let hidden = keys.size("hidden_size", MAX_WIDTH)?;
+    let heads = keys.size("num_attention_heads", MAX_WIDTH)?;
+    let head_dim = keys.divide(("hidden_size", hidden), ("num_attention_heads", heads))?;
+    if keys.flag("tie_word_embeddings")? == Some(false) {
+        return Err(keys.unsupported("tie_word_embeddings", "only true is"));
+    }
+    Ok(Architecture {
+        model_type: model_type.to_owned(),
+        layers: keys.size("num_layers", MAX_LAYERS)?,
+        hidden,
+        heads,
+        kv_heads: heads,
+        head_dim,
+        ffn: keys
+            .optional_size("inner_hidden_size", MAX_FFN)?
+            .unwrap_or(4 * hidden),
+        vocab: keys.size("vocab_size", MAX_VOCAB)?,
+        context: keys.size("max_sequence_length", MAX_CONTEXT)?,
+        norm: Norm::Layer(keys.epsilon("layernorm_epsilon", 1e-5)?),
+        // The code of ChatGLM-6B never passes its number of layers on: 28, whatever the configuration says.
+        residual: Residual::DeepNorm(56f32.sqrt()),
+        position: Position::Rope(RopeRecipe {
+            layout: RopeLayout::HalfSplit,
+            rotary_dim: head_dim / 2,
+            base: 10_000.0,
+            scaling: RopeScaling::None,
+            rounding: RopeRounding::F16Frequencies,
+        }),
+        top_query: false,
+        mask: Mask::Prefix,
+        blank: BlankPositions::TwoStreams,
+        prefix: None,
+        act: Act::GeluTanh,
+        gate: None,
+        qkv_bias: Some(true),
+        dense_bias: true,
+        tied: true,
+        // All were trained and published in f16; the files of some do not say so.
+        dtype: keys.dtype_or(DType::F16)?,
+        names: GLM_NAMES,
+    })
+}
+
+fn from_chatglm_6b(keys: &Keys<'_>) -> Result<Architecture> {
+    if keys.flag("position_encoding_2d")? == Some(false) {
+        return Err(keys.unsupported("position_encoding_2d", "only true is"));
+    }
+    let architecture = first_generation(keys, "chatglm")?;
+    let first_revision = architecture.vocab == 150_528
+        || keys
+            .number("bos_token_id")?
+            .is_some_and(|id| id == 150_004.0);
+    Ok(Architecture {
+        blank: match first_revision {
+            true => BlankPositions::TwoStreamsFirstRevision,
+            false => BlankPositions::TwoStreams,
+        },
+        prefix: keys.prefix()?,
+        ..architecture
+    })
+}
+
+fn from_glm_130b(keys: &Keys<'_>) -> Result<Architecture> {
+    let base = first_generation(keys, "glm130b")?;
+    Ok(Architecture {
+        residual: Residual::DeepNorm((2.0 * base.layers as f32).sqrt()),
+        position: match base.position {
+            Position::Rope(rope) => Position::Rope(RopeRecipe {
+                rotary_dim: base.head_dim,
+                ..rope
+            }),
+            learned => learned,
+        },
+        blank: BlankPositions::OneStream,
+        act: Act::GeluErf,
+        gate: Some(Half::Second),
+        ..base
+    })
+}
+
+/// The GLM of ACL 2022 (110 M to 10 B): the configuration of its Hugging Face form, or of SwissArmyTransformer with the
+/// `model_type` `glm10b`.
+fn from_original_glm(keys: &Keys<'_>, model_type: &str) -> Result<Architecture> {
+    if keys.flag("block_position_encoding")? == Some(false) {
+        return Err(keys.unsupported("block_position_encoding", "only true is"));
+    }
+    if keys.flag("relative_encoding")? == Some(true) {
+        return Err(keys.unsupported("relative_encoding", "only false is"));
+    }
+    let base = first_generation(keys, model_type)?;
+    // The Hugging Face class makes its tables one row longer than the key says.
+    let hf = model_type == "glm";
+    let rows = base.context + usize::from(hf);
+    Ok(Architecture {
+        context: rows,
+        residual: Residual::PreNorm,
+        position: Position::Learned { rows },
+        names: ORIGINAL_GLM_NAMES[usize::from(hf)],
+        ..base
+    })
+}
+
+/// CodeGeeX-13B. `num_layers` counts the layers below the top query layer, as the official code does: 39.
+fn from_codegeex(keys: &Keys<'_>) -> Result<Architecture> {
+    let base = first_generation(keys, "codegeex")?;
+    Ok(Architecture {
+        layers: base.layers + 1,
+        residual: Residual::PreNorm,
+        position: Position::Learned { rows: base.context },
+        top_query: true,
+        mask: Mask::Causal,
+        blank: BlankPositions::None,
+        act: Act::GeluQuick,
+        names: CODEGEEX_NAMES,
+        ..base
     })
 }
 
@@ -363,13 +488,16 @@ fn check(keys: &Keys<'_>, a: &Architecture) -> Result<()> {
     if a.heads * a.head_dim > MAX_FFN {
         return fail(format!("{} heads of {} elements", a.heads, a.head_dim));
     }
-    if a.rope.rotary_dim == 0 || !a.rope.rotary_dim.is_multiple_of(2) {
-        return fail(format!(
-            "{} rotated elements per head; it must be even and not 0",
-            a.rope.rotary_dim
-        ));
+    match a.position {
+        Position::Rope(RopeRecipe { rotary_dim, .. })
+            if rotary_dim == 0 || !rotary_dim.is_multiple_of(2) =>
+        {
+            fail(format!(
+                "{rotary_dim} rotated elements per head; it must be even and not 0"
+            ))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Defaults of generation: what the publisher recommends.
@@ -547,15 +675,30 @@ impl<'a> Keys<'a> {
         Err(self.corrupt(a_key, &format!("must be a multiple of `{b_key}`, {b}")))
     }
 
+    /// The keys of P-Tuning v2 in `chatglm`; the official files have null or 0 for none.
+    fn prefix(&self) -> Result<Option<TrainedPrefix>> {
+        let tokens = match self.number("pre_seq_len")? {
+            None | Some(0.0) => return Ok(None),
+            Some(_) => self.size("pre_seq_len", MAX_PREFIX)?,
+        };
+        let projects = self.flag("prefix_projection")?.unwrap_or(false);
+        Ok(Some(TrainedPrefix { tokens, projects }))
+    }
+
     /// `dtype` (transformers 5) or `torch_dtype`; f32, PyTorch's default, when the file is silent.
     fn dtype(&self) -> Result<DType> {
+        self.dtype_or(DType::F32)
+    }
+
+    fn dtype_or(&self, silent: DType) -> Result<DType> {
         let key = if self.map.contains_key("dtype") {
             "dtype"
         } else {
             "torch_dtype"
         };
         match self.text(key)? {
-            None | Some("auto" | "float32") => Ok(DType::F32),
+            None => Ok(silent),
+            Some("auto" | "float32") => Ok(DType::F32),
             Some("float16" | "half") => Ok(DType::F16),
             Some("bfloat16") => Ok(DType::BF16),
             Some(_) => Err(self.unsupported(key, "float32, float16 and bfloat16 are")),
@@ -615,12 +758,19 @@ mod tests {
         Architecture::from_config(config).unwrap()
     }
 
+    fn rope(architecture: &Architecture) -> RopeRecipe {
+        match architecture.position {
+            Position::Rope(rope) => rope,
+            Position::Learned { .. } => panic!("{} has no rope", architecture.model_type),
+        }
+    }
+
     #[test]
     fn counts_the_parameters_of_published_models() {
         // The counts that the publisher's own code prints; norms and biases of qkv are added here.
         let glm4 = read(&glm_4_9b());
         assert_eq!((glm4.qkv_rows(), glm4.up_rows()), (4608, 27392));
-        assert_eq!(glm4.rope.rotary_dim, 64);
+        assert_eq!(rope(&glm4).rotary_dim, 64);
         assert_eq!(glm4.qkv_bias, Some(true));
         let whole = |a: &Architecture| {
             let norms = (2 * a.layers + 1) * a.hidden;
@@ -663,7 +813,7 @@ mod tests {
             factor: 4.0,
             original_context: 32768,
         };
-        assert_eq!(old.rope.scaling, yarn);
+        assert_eq!(rope(&old).scaling, yarn);
     }
 
     #[test]
@@ -681,7 +831,7 @@ mod tests {
         let a = read(&config);
         assert_eq!((a.qkv_bias, a.norm), (None, Norm::Rms(1.5625e-7)));
         assert_eq!(
-            (a.rope.base, a.head_dim, a.dtype),
+            (rope(&a).base, a.head_dim, a.dtype),
             (10_000.0, 128, DType::F32)
         );
     }
@@ -725,14 +875,144 @@ mod tests {
     #[test]
     fn rope_ratio_divides_positions_or_multiplies_the_base() {
         let config = chatglm(json!({"seq_length": 32768, "rope_ratio": 16}));
-        let v2 = read(&config).rope;
+        let v2 = rope(&read(&config));
         assert_eq!(v2.scaling, RopeScaling::DividePositions(16.0));
         assert_eq!((v2.base, v2.rounding), (10_000.0, RopeRounding::Everything));
         let forced = Architecture::from_config_as(&config, ChatGlmCode::V3).unwrap();
-        assert_eq!(forced.rope.scaling, RopeScaling::None);
+        let forced = rope(&forced);
+        assert_eq!(forced.scaling, RopeScaling::None);
         assert_eq!(
-            (forced.rope.base, forced.rope.rounding),
+            (forced.base, forced.rounding),
             (160_000.0, RopeRounding::Table)
+        );
+    }
+
+    /// `position` of the published long-context revisions, by the keys that their files differ in.
+    #[test]
+    fn long_context_revisions_are_told_apart() {
+        use RopeRounding::{Everything, Table};
+        let divided = RopeScaling::DividePositions(16.0);
+        let none = RopeScaling::None;
+        let cases = [
+            ("chatglm2-6b", 32768, None, (1e4, none, Everything)),
+            (
+                "chatglm2-6b-32k",
+                32768,
+                Some(16),
+                (1e4, divided, Everything),
+            ),
+            ("codegeex2-6b", 8192, None, (1e4, none, Everything)),
+            ("chatglm3-6b", 8192, None, (1e4, none, Table)),
+            ("chatglm3-6b-32k", 32768, Some(50), (50e4, none, Table)),
+            ("chatglm3-6b-128k", 131_072, Some(500), (500e4, none, Table)),
+        ];
+        for (name, length, ratio, expected) in cases {
+            let mut extra = json!({"seq_length": length, "_name_or_path": format!("THUDM/{name}")});
+            if let Some(ratio) = ratio {
+                extra["rope_ratio"] = json!(ratio);
+            }
+            let a = read(&chatglm(extra));
+            let r = rope(&a);
+            assert_eq!((r.base, r.scaling, r.rounding), expected, "{name}");
+            assert_eq!(a.context, length, "{name}");
+        }
+    }
+
+    fn chatglm_6b(extra: Value) -> Value {
+        let mut config = json!({
+            "model_type": "chatglm", "bos_token_id": 130004, "eos_token_id": 130005,
+            "mask_token_id": 130000, "gmask_token_id": 130001, "pad_token_id": 3,
+            "hidden_size": 4096, "inner_hidden_size": 16384, "layernorm_epsilon": 1e-5,
+            "max_sequence_length": 2048, "num_attention_heads": 32, "num_layers": 28,
+            "position_encoding_2d": true, "torch_dtype": "float16", "vocab_size": 130528
+        });
+        merge(&mut config, extra);
+        config
+    }
+
+    fn first(model_type: &str, sizes: [usize; 5]) -> Value {
+        let [layers, hidden, heads, vocab, context] = sizes;
+        json!({
+            "model_type": model_type, "num_layers": layers, "hidden_size": hidden,
+            "num_attention_heads": heads, "vocab_size": vocab, "max_sequence_length": context
+        })
+    }
+
+    #[test]
+    fn counts_the_parameters_of_the_first_generation() {
+        let mut glm130b = first("glm130b", [70, 12288, 96, 150_528, 2048]);
+        glm130b["inner_hidden_size"] = json!(32768);
+        let cases = [
+            (glm130b, 128.698),
+            (chatglm_6b(json!({})), 6.173),
+            (first("glm10b", [48, 4096, 64, 50304, 1025]), 9.881),
+            (first("glm", [48, 4096, 64, 50304, 1024]), 9.881),
+            (first("glm", [24, 1024, 16, 30592, 512]), 0.335),
+            (first("codegeex", [39, 5120, 40, 52224, 2048]), 12.874),
+        ];
+        for (config, billions) in cases {
+            let a = read(&config);
+            // Layer norms and the biases of all matrices.
+            let per_layer = a.qkv_rows() + a.hidden + a.up_rows() + a.hidden + 4 * a.hidden;
+            let small = (a.layers * per_layer + 2 * a.hidden) as u64;
+            let count = (a.parameters() + small) as f64 / 1e9;
+            assert!((count - billions).abs() < 5e-4, "{config}: {count}");
+        }
+    }
+
+    #[test]
+    fn the_first_generations_differ_as_published() {
+        let glm130b = read(&first("glm130b", [70, 12288, 96, 150_528, 2048]));
+        assert_eq!(glm130b.residual, Residual::DeepNorm(140f32.sqrt()));
+        assert_eq!(
+            (glm130b.gate, glm130b.act),
+            (Some(Half::Second), Act::GeluErf)
+        );
+        assert_eq!(rope(&glm130b).rotary_dim, 128);
+        assert_eq!(glm130b.blank, BlankPositions::OneStream);
+
+        let v1 = read(&chatglm_6b(json!({"num_layers": 3})));
+        assert_eq!(v1.residual, Residual::DeepNorm(56f32.sqrt()));
+        assert_eq!((v1.gate, rope(&v1).rotary_dim), (None, 64));
+        for (extra, blank) in [
+            (json!({}), BlankPositions::TwoStreams),
+            (
+                json!({"vocab_size": 150_528}),
+                BlankPositions::TwoStreamsFirstRevision,
+            ),
+            (
+                json!({"vocab_size": 64, "bos_token_id": 150_004}),
+                BlankPositions::TwoStreamsFirstRevision,
+            ),
+            (json!({"quantization_bit": 4}), BlankPositions::TwoStreams),
+        ] {
+            assert_eq!(read(&chatglm_6b(extra.clone())).blank, blank, "{extra}");
+        }
+
+        let hf = read(&first("glm", [48, 4096, 64, 50304, 1024]));
+        let sat = read(&first("glm10b", [48, 4096, 64, 50304, 1025]));
+        assert_eq!(hf.position, Position::Learned { rows: 1025 });
+        assert_eq!((hf.position, hf.context), (sat.position, sat.context));
+        assert_eq!(
+            (hf.names.embedding, hf.dtype),
+            ("glm.word_embeddings", DType::F16)
+        );
+        let bare = "transformer.block_position_embeddings.weight";
+        let bare = hf.clone().named_as(|name| name == bare);
+        assert_eq!(bare.names.embedding, "word_embeddings");
+        assert_eq!(hf.clone().named_as(|_| false), hf);
+
+        let codegeex = read(&first("codegeex", [39, 5120, 40, 52224, 2048]));
+        assert_eq!((codegeex.layers, codegeex.mask), (40, Mask::Causal));
+        let query = codegeex.of_layer(38, "attention.query");
+        assert_eq!(
+            query,
+            "language_model.transformer.layers.38.attention.query"
+        );
+        let query = codegeex.of_layer(39, "attention.query");
+        assert_eq!(
+            query,
+            "language_model.transformer.topQueryLayer.attention.query"
         );
     }
 
@@ -816,12 +1096,24 @@ mod tests {
         ];
         let old = [
             (
-                json!({"position_encoding_2d": true}),
+                json!({"position_encoding_2d": false}),
                 Unsupported,
-                "ChatGLM-6B",
+                "position_encoding_2d",
             ),
+            (
+                json!({"model_type": "glm130b", "vocab_size": 64, "max_sequence_length": 0,
+                    "tie_word_embeddings": true}),
+                Corrupt,
+                "max_sequence_length",
+            ),
+            (
+                json!({"model_type": "glm10b", "block_position_encoding": false}),
+                Unsupported,
+                "block_position_encoding",
+            ),
+            (json!({"model_type": "codegeex"}), Unsupported, "tie_word"),
             (json!({"vision_config": {}}), Unsupported, "vision_config"),
-            (json!({"pre_seq_len": 128}), Unsupported, "P-Tuning"),
+            (json!({"pre_seq_len": 1 << 20}), Corrupt, "pre_seq_len"),
             (json!({"rmsnorm": false}), Unsupported, "rmsnorm"),
             (json!({"rope_ratio": 0}), Corrupt, "rope_ratio"),
             (json!({"kv_channels": 2}), Corrupt, "1 rotated"),

@@ -203,7 +203,7 @@ fn matrices(
         )
         .next_step("copy it from the publisher, or convert without --dtype"));
     };
-    let architecture = Architecture::from_config(config)?;
+    let architecture = Architecture::from_config(config)?.named_as(|name| checkpoint.has(name));
     let mut names = HashSet::new();
     let layers = (0..architecture.layers).flat_map(|i| architecture.matrices(i));
     for (key, [_, cols]) in layers {

@@ -138,7 +138,7 @@ impl Engine {
         let architecture = model.architecture();
         let vocab = architecture.vocab;
         tokenizer.check_fits(vocab)?;
-        if architecture.rope.streams != 1 || architecture.mask != Mask::Causal {
+        if architecture.blank.streams() != 1 || architecture.mask != Mask::Causal {
             return Err(Error::unsupported(
                 format!("generate with {}", architecture.model_type),
                 "its positions depend on the mask token of the prompt",

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use hal::{DType, Result, WeightFormat};
 use serde::Serialize;
 
-use crate::architecture::{Architecture, Norm};
+use crate::architecture::{Architecture, Norm, Position};
 use crate::checkpoint::{Checkpoint, SCALE_SUFFIX};
 use crate::config::GenerationConfig;
+use crate::model::PREFIX_ENCODER;
 use crate::prompt::TemplateSource;
 use crate::source::ModelSource;
 
@@ -71,8 +72,8 @@ pub struct ArchitectureFacts {
     pub tied: bool,
     /// Normalisation and residual stream.
     pub norm: String,
-    /// The rotary embedding.
-    pub rope: String,
+    /// The position embedding.
+    pub position: String,
 }
 
 /// A tensor in a file.
@@ -147,6 +148,7 @@ pub fn inspect(source: &ModelSource) -> Result<Inspection> {
 /// # Errors
 /// `Corrupt` when the table of tensors contradicts itself.
 fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<Inspection> {
+    let architecture = &architecture.clone().named_as(|name| checkpoint.has(name));
     let mut found = Found::default();
     let mut formats = HashSet::new();
     for i in 0..architecture.layers {
@@ -158,6 +160,9 @@ fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<In
     }
     for (name, shape) in other_tensors(architecture, checkpoint) {
         found.tensor(checkpoint, &name, &shape);
+    }
+    if architecture.prefix.is_some() {
+        found.prefix(checkpoint);
     }
     let names = &architecture.names;
     let known = |name: &str| {
@@ -238,6 +243,20 @@ impl Found {
         }
     }
 
+    /// Looks for a trained prefix, whose shapes follow from its tensors.
+    fn prefix(&mut self, checkpoint: &Checkpoint) {
+        let names = checkpoint.names();
+        for name in names.filter(|name| name.starts_with(PREFIX_ENCODER)) {
+            let shape = checkpoint.tensor(name).map_or(&[][..], |t| t.shape);
+            self.parameters += shape.iter().product::<usize>() as u64;
+            self.known.insert(name.to_owned());
+        }
+        let table = format!("{PREFIX_ENCODER}embedding.weight");
+        if !checkpoint.has(&table) {
+            self.missing.push(table);
+        }
+    }
+
     fn tensor(&mut self, checkpoint: &Checkpoint, name: &str, shape: &[usize]) {
         self.parameters += shape.iter().product::<usize>() as u64;
         self.known.insert(name.to_owned());
@@ -257,10 +276,10 @@ impl Found {
 /// are those that exist when the configuration leaves them open.
 fn other_tensors(a: &Architecture, checkpoint: &Checkpoint) -> Vec<(String, Vec<usize>)> {
     let names = &a.names;
-    let mut tensors = vec![(
-        format!("{}.weight", names.embedding),
-        vec![a.vocab, a.hidden],
-    )];
+    let tables = a.tables().into_iter();
+    let mut tensors: Vec<_> = tables
+        .map(|(name, shape)| (format!("{name}.weight"), shape.to_vec()))
+        .collect();
     if !a.tied {
         tensors.push((format!("{}.weight", names.head), vec![a.vocab, a.hidden]));
     }
@@ -276,7 +295,7 @@ fn other_tensors(a: &Architecture, checkpoint: &Checkpoint) -> Vec<(String, Vec<
             of_layer
                 .into_iter()
                 .flatten()
-                .map(|name| names.of_layer(i, name)),
+                .map(|name| a.of_layer(i, name)),
         );
         let matrices = a.matrices(i);
         // The last three are the output of attention and the two of the MLP.
@@ -339,14 +358,16 @@ fn facts(a: &Architecture) -> ArchitectureFacts {
         dtype: a.dtype.to_string(),
         tied: a.tied,
         norm: format!("{:?}, {:?}", a.norm, a.residual),
-        rope: format!(
-            "{:?}, {} of {} elements, base {}, scaling {:?}, rounding {:?}",
-            a.rope.layout,
-            a.rope.rotary_dim,
-            a.head_dim,
-            a.rope.base,
-            a.rope.scaling,
-            a.rope.rounding
-        ),
+        position: match a.position {
+            Position::Rope(rope) => format!(
+                "{:?}, {} of {} elements, base {}, scaling {:?}, rounding {:?}",
+                rope.layout, rope.rotary_dim, a.head_dim, rope.base, rope.scaling, rope.rounding
+            ),
+            Position::Learned { rows } => format!(
+                "{} learned tables of {rows} rows{}",
+                a.names.positions.len(),
+                if a.top_query { ", top query layer" } else { "" }
+            ),
+        },
     }
 }

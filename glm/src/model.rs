@@ -6,9 +6,11 @@
 //! - One call runs any mixture of prefill and decoding of several sequences ([`Chunk`]); each
 //!   token's numbers depend on its own sequence only.
 //! - Logits are computed for the rows that are asked for, in f32.
+//! - A trained prefix is written into each sequence before its first token; nothing else knows of it.
 
 mod inputs;
 mod plans;
+mod prefix;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,13 +18,15 @@ use std::sync::Arc;
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View, WeightFormat};
 use ops::{AttentionArgs, Context, EmbeddingArgs, KvWriteArgs, Mask, RopeArgs};
 
-use crate::architecture::Architecture;
+use crate::architecture::{Architecture, Position};
 use crate::cache::{CacheShape, KvCache, Sequence};
 use crate::checkpoint::Checkpoint;
 use crate::rope::RopeTables;
-use crate::weights::{Bias, Linear, Loader, Matrix, NormWeights, check_norm, weight_bytes};
+use crate::weights::{Bias, Linear, Loader, Matrix, NormWeights, Table, check_norm, weight_bytes};
 use inputs::{Inputs, Part, Picked, Step};
 use plans::{Limits, Plans};
+pub(crate) use prefix::PREFIX_ENCODER;
+use prefix::{Prefix, PrefixTensors};
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,8 +47,9 @@ pub struct Options {
     pub cache_tokens: Option<usize>,
     /// Slots per page of the KV cache.
     pub page_size: usize,
-    /// The most tokens of one step, over all sequences.
-    pub max_tokens: usize,
+    /// The most tokens of one step, over all sequences. `None`: 512; the whole context for models whose prompt must be
+    /// computed in one step, since its tokens see each other.
+    pub max_tokens: Option<usize>,
     /// The most sequences of one step.
     pub max_sequences: usize,
     /// The most rows of logits of one step.
@@ -61,7 +66,7 @@ impl Default for Options {
             context: None,
             cache_tokens: None,
             page_size: 16,
-            max_tokens: 512,
+            max_tokens: None,
             max_sequences: 1,
             max_logits: 1,
         }
@@ -70,6 +75,8 @@ impl Default for Options {
 
 /// The context when none is asked for: the KV cache of more would surprise a laptop.
 const DEFAULT_CONTEXT: usize = 8192;
+/// Tokens of a step when no limit is asked for: more make no step faster per token.
+const DEFAULT_TOKENS: usize = 512;
 
 /// Device memory of a model in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,21 +145,41 @@ pub struct Model {
     limits: Limits,
     footprint: Footprint,
     plans: Plans,
-    embedding: Buffer,
+    embedding: Table,
+    /// Tables of learned positions, one per stream.
+    positions: Vec<Table>,
     layers: Vec<Layer>,
+    top_query: Option<TopQuery>,
     final_norm: NormWeights,
     head: Linear,
-    cos: Buffer,
-    sin: Buffer,
+    angles: Option<Angles>,
+    prefix: Option<Prefix>,
     cache: KvCache,
     inputs: Inputs,
     buffers: Buffers,
     logits_rows: usize,
 }
 
+/// What asks in the last layer, instead of the hidden state.
+#[derive(Debug)]
+struct TopQuery {
+    /// A row per position.
+    table: Table,
+    query: Linear,
+}
+
+/// Cosines and sines of the rotary embedding, f32 `[positions, pairs]`.
+#[derive(Debug)]
+struct Angles {
+    cos: Buffer,
+    sin: Buffer,
+    pairs: usize,
+}
+
 #[derive(Debug)]
 struct Layer {
     input_norm: NormWeights,
+    /// Rows `[q | k | v]`; `[k | v]` in the top query layer.
     qkv: Linear,
     dense: Linear,
     attention_out_norm: Option<NormWeights>,
@@ -189,7 +216,10 @@ struct Buffers {
 /// The matrices of a model, described and checked.
 struct Matrices {
     embedding: Matrix,
+    positions: Vec<Matrix>,
     layers: Vec<[Matrix; 4]>,
+    /// Table and query matrix of the top query layer.
+    top_query: Option<[Matrix; 2]>,
     head: Matrix,
 }
 
@@ -197,13 +227,14 @@ impl Matrices {
     fn new(a: &Architecture, checkpoint: &Checkpoint, options: &Options) -> Result<Self> {
         let (names, attention) = (&a.names, a.heads * a.head_dim);
         let dense_bias = if a.dense_bias { Bias::Yes } else { Bias::No };
-        let table = |key: &str| {
-            let parts = [(key.to_owned(), a.vocab)];
+        let table = |key: &str, rows: usize| {
+            let parts = [(key.to_owned(), rows)];
             Matrix::new(checkpoint, &parts, a.hidden, Bias::No, options.tables)
         };
+        let mut query = None;
         let layer = |i: usize| -> Result<[Matrix; 4]> {
             let matrix = |name: &str, rows: usize, cols: usize| {
-                let parts = [(names.of_layer(i, name), rows)];
+                let parts = [(a.of_layer(i, name), rows)];
                 Matrix::new(checkpoint, &parts, cols, dense_bias, options.weights)
             };
             let norms = [Some(names.input_norm), Some(names.mlp_norm)];
@@ -211,26 +242,42 @@ impl Matrices {
                 .into_iter()
                 .chain([names.attention_out_norm, names.mlp_out_norm]);
             for name in norms.flatten() {
-                check_norm(checkpoint, &names.of_layer(i, name), a.norm, a.hidden)?;
+                check_norm(checkpoint, &a.of_layer(i, name), a.norm, a.hidden)?;
             }
+            let (qkv, query_of_top) = Matrix::qkv(checkpoint, a, i, options.weights)?;
+            query = query_of_top;
             Ok([
-                Matrix::qkv(checkpoint, a, i, options.weights)?,
+                qkv,
                 matrix(names.dense, a.hidden, attention)?,
                 matrix(names.up, a.up_rows(), a.hidden)?,
                 matrix(names.down, a.hidden, a.ffn)?,
             ])
         };
         check_norm(checkpoint, names.final_norm, a.norm, a.hidden)?;
+        let layers = (0..a.layers).map(layer).collect::<Result<_>>()?;
+        let (mut positions, mut top_query) = (Vec::new(), None);
+        if let Position::Learned { rows } = a.position {
+            let tables = names.positions.iter().map(|name| table(name, rows));
+            positions = tables.collect::<Result<_>>()?;
+            if let Some(query) = query {
+                top_query = Some([table(names.top_query, rows)?, query]);
+            }
+        }
+        let head = if a.tied { names.embedding } else { names.head };
         Ok(Self {
-            embedding: table(names.embedding)?,
-            layers: (0..a.layers).map(layer).collect::<Result<_>>()?,
-            head: table(if a.tied { names.embedding } else { names.head })?,
+            embedding: table(names.embedding, a.vocab)?,
+            positions,
+            layers,
+            top_query,
+            head: table(head, a.vocab)?,
         })
     }
 
     fn bytes(&self) -> usize {
         let tables = [&self.embedding, &self.head].into_iter();
         tables
+            .chain(&self.positions)
+            .chain(self.top_query.iter().flatten())
             .chain(self.layers.iter().flatten())
             .map(Matrix::bytes)
             .sum()
@@ -238,7 +285,8 @@ impl Matrices {
 }
 
 impl Model {
-    /// Loads a model. `progress` hears bytes done and in all.
+    /// Loads a model, with the trained prefix that the architecture says the checkpoint has. `progress` hears bytes done
+    /// and in all.
     ///
     /// # Errors
     /// `NotFound` and `Corrupt` for tensors that are missing or of other shapes than the
@@ -250,22 +298,48 @@ impl Model {
         architecture: &Architecture,
         checkpoint: &Checkpoint,
         options: &Options,
+        progress: impl FnMut(usize, usize),
+    ) -> Result<Self> {
+        let prefix = architecture.prefix.map(|_| checkpoint);
+        Self::load_tuned(context, architecture, checkpoint, prefix, options, progress)
+    }
+
+    /// As [`Self::load`], with the trained prefix (P-Tuning v2) of another checkpoint: that of a fine-tune, which has
+    /// little else.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_tuned(
+        context: &Context,
+        architecture: &Architecture,
+        checkpoint: &Checkpoint,
+        prefix: Option<&Checkpoint>,
+        options: &Options,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
-        let a = architecture;
+        let a = &architecture.clone().named_as(|name| checkpoint.has(name));
         let device = context.device();
         let dtype = activation_type(a, device.info(), options.dtype)?;
-        let (max_context, limits, cache) = sizes(a, options, dtype)?;
+        let prefix = prefix.map(|p| PrefixTensors::new(a, p)).transpose()?;
+        let base = prefix.as_ref().map_or(0, |p| p.tokens);
+        let (max_context, limits, cache) = sizes(a, options, dtype, base)?;
         let matrices = Matrices::new(a, checkpoint, options)?;
 
-        let mut plans = Plans::new(
-            context,
-            a,
-            &cache,
-            &limits,
-            matrices.embedding.format,
-            dtype,
-        )?;
+        let mut plans = Plans::new(context, a, &cache, &limits, dtype)?;
+        let mut lookup = |m: &Matrix| plans.embedding(context, m.embedding(dtype));
+        let embedding_plan = lookup(&matrices.embedding)?;
+        let position_plans: Vec<_> = matrices
+            .positions
+            .iter()
+            .map(&mut lookup)
+            .collect::<Result<_>>()?;
+        let top_query_plans = match &matrices.top_query {
+            Some([table, query]) => {
+                let table = lookup(table)?;
+                Some((table, plans.matmul(context, query.matmul(dtype, dtype))?))
+            }
+            None => None,
+        };
         let head_plan = plans.matmul(context, matrices.head.matmul(dtype, DType::F32))?;
         let mut matmuls = Vec::with_capacity(a.layers);
         for layer in &matrices.layers {
@@ -282,19 +356,29 @@ impl Model {
             a,
             &limits,
             dtype,
-            plans.workspace_bytes(&limits, max_context),
+            plans.workspace_bytes(&limits, max_context, base),
         );
-        let tables_bytes = max_context * a.rope.rotary_dim * 4;
+        let tables_bytes = match a.position {
+            Position::Rope(rope) => max_context * rope.rotary_dim * 4,
+            Position::Learned { .. } => 0,
+        };
+        let prefix_bytes = prefix.as_ref().map_or(0, |p| p.bytes(a, dtype));
         let footprint = Footprint {
             weights: matrices.bytes() + norm_bytes(a),
             cache: cache.bytes(),
             buffers: sizes.iter().sum::<usize>()
                 + tables_bytes
-                + Inputs::bytes(&limits, a.rope.streams),
+                + prefix_bytes
+                + Inputs::bytes(&limits, a.blank.streams()),
         };
-        check_memory(&**device, &footprint)?;
+        // The prefix is computed first, alone.
+        let prefix_work = prefix.as_ref().map_or(0, |p| p.work_bytes(a, dtype));
+        check_memory(&**device, &footprint, prefix_work)?;
 
         let mut stream = device.stream()?;
+        let prefix = prefix
+            .map(|p| p.load(context, a, &mut *stream, dtype))
+            .transpose()?;
         let mut loader = Loader {
             checkpoint,
             device: &**device,
@@ -304,11 +388,15 @@ impl Model {
             total_bytes: footprint.weights,
         };
         let names = &a.names;
-        let embedding = loader.table(&matrices.embedding, &plans.embedding)?;
+        let embedding = loader.table(&matrices.embedding, embedding_plan)?;
+        let positions = matrices.positions.iter().zip(position_plans);
+        let positions = positions
+            .map(|(table, plan)| loader.table(table, plan))
+            .collect::<Result<_>>()?;
         let mut layers = Vec::with_capacity(a.layers);
         for (i, (matrices, plans)) in matrices.layers.iter().zip(matmuls).enumerate() {
             let [qkv, dense, up, down] = plans;
-            let key = |name| names.of_layer(i, name);
+            let key = |name| a.of_layer(i, name);
             let mut norm = |name| loader.norm(&key(name), a.norm);
             let input_norm = norm(names.input_norm)?;
             let mlp_norm = norm(names.mlp_norm)?;
@@ -325,13 +413,26 @@ impl Model {
                 mlp_out_norm,
             });
         }
+        let top_query = match (&matrices.top_query, top_query_plans) {
+            (Some([table, query]), Some((table_plan, query_plan))) => Some(TopQuery {
+                table: loader.table(table, table_plan)?,
+                query: loader.linear(query, query_plan)?,
+            }),
+            _ => None,
+        };
         let final_norm = loader.norm(names.final_norm, a.norm)?;
         let head = loader.linear(&matrices.head, head_plan)?;
-        let tables = RopeTables::new(&a.rope, dtype, max_context);
-        let (cos, sin) = (
-            loader.upload_f32(&tables.cos)?,
-            loader.upload_f32(&tables.sin)?,
-        );
+        let angles = match a.position {
+            Position::Rope(rope) => {
+                let tables = RopeTables::new(&rope, dtype, max_context);
+                Some(Angles {
+                    cos: loader.upload_f32(&tables.cos)?,
+                    sin: loader.upload_f32(&tables.sin)?,
+                    pairs: rope.rotary_dim / 2,
+                })
+            }
+            Position::Learned { .. } => None,
+        };
         Ok(Self {
             architecture: a.clone(),
             dtype,
@@ -340,13 +441,15 @@ impl Model {
             footprint,
             plans,
             embedding,
+            positions,
             layers,
+            top_query,
             final_norm,
             head,
-            cos,
-            sin,
+            angles,
+            prefix,
             cache: KvCache::new(&**device, &mut *stream, cache)?,
-            inputs: Inputs::new(&**device, limits, a.rope.streams)?,
+            inputs: Inputs::new(&**device, limits, a.blank.streams())?,
             buffers: Buffers::new(&**device, sizes)?,
             logits_rows: 0,
             device: device.clone(),
@@ -391,7 +494,8 @@ impl Model {
 
     /// A new, empty sequence.
     pub fn sequence(&self) -> Sequence {
-        self.cache.sequence(self.context)
+        let base = self.prefix.as_ref().map_or(0, |prefix| prefix.tokens);
+        self.cache.sequence(self.context, base)
     }
 
     /// The stream that steps run on, and the logits of the last one: f32 `[rows, vocab]`.
@@ -439,6 +543,13 @@ impl Model {
         let step = self
             .inputs
             .prepare(stream, &self.architecture, chunks, rows)?;
+        if let Some(prefix) = &mut self.prefix {
+            let workspace = View::of_bytes(&self.buffers.workspace);
+            for chunk in chunks.iter_mut() {
+                let (plans, cache) = (&self.plans, &self.cache);
+                prefix.write(stream, plans, cache, chunk.sequence, &workspace)?;
+            }
+        }
         self.run(&step)?;
         for chunk in chunks {
             chunk.sequence.advance(chunk.ids.len());
@@ -462,7 +573,7 @@ impl Model {
         let (heads, kv_heads, head_dim) = (arch.heads, arch.kv_heads, arch.head_dim);
         let rows = |buffer, cols| View::new(buffer, dtype, &[t, cols]);
 
-        let x = rows(&buffers.x, arch.hidden)?;
+        let mut x = rows(&buffers.x, arch.hidden)?;
         let mut a = rows(&buffers.a, arch.hidden)?;
         let mut b = rows(&buffers.b, arch.hidden)?;
         let qkv = rows(&buffers.qkv, arch.qkv_rows())?;
@@ -478,13 +589,19 @@ impl Model {
         let qk = heads_of(0, heads + kv_heads)?;
         let (q, k) = (heads_of(0, heads)?, heads_of(heads, kv_heads)?);
         let v = heads_of(heads + kv_heads, kv_heads)?;
-        let angles = [self.context, arch.rope.rotary_dim / 2];
-        let rope = RopeArgs {
-            out: qk,
-            x: qk,
-            positions: inputs.positions(step)?,
-            cos: View::new(&self.cos, DType::F32, &angles)?,
-            sin: View::new(&self.sin, DType::F32, &angles)?,
+        let rope = match (&plans.rope, &self.angles) {
+            (Some(plan), Some(angles)) => {
+                let shape = [self.context, angles.pairs];
+                let args = RopeArgs {
+                    out: qk,
+                    x: qk,
+                    positions: inputs.positions(step)?,
+                    cos: View::new(&angles.cos, DType::F32, &shape)?,
+                    sin: View::new(&angles.sin, DType::F32, &shape)?,
+                };
+                Some((plan, args))
+            }
+            _ => None,
         };
         let slots = inputs.vector(Part::Slots, t)?;
         let block_table = inputs.blocks(step)?;
@@ -495,19 +612,44 @@ impl Model {
             _ => None,
         };
 
-        let table = plans.embedding.op().table_view(&self.embedding)?;
         let ids = inputs.vector(Part::Ids, t)?;
-        let args = EmbeddingArgs { out: x, ids, table };
-        plans.embedding.run(stream, args, ws)?;
-        let norm_after = |i: usize| {
-            self.layers
-                .get(i)
-                .map_or(&self.final_norm, |l| &l.input_norm)
+        self.embedding.run(stream, x, ids, ws)?;
+        for (stream_of_positions, table) in self.positions.iter().enumerate() {
+            let positions = inputs.positions_of(step, stream_of_positions)?;
+            table.run(stream, b, positions, ws)?;
+            plans.add(stream, x, b, ws)?;
+        }
+        let top = self
+            .top_query
+            .as_ref()
+            .map(|top| (self.layers.len() - 1, top));
+        // The norm before layer `i`. The final one comes before the top query layer, and nothing after that.
+        let norm_before = |i: usize| match (top, self.layers.get(i)) {
+            (Some((last, _)), _) if i == last => Some(&self.final_norm),
+            (_, Some(layer)) => Some(&layer.input_norm),
+            (None, None) => Some(&self.final_norm),
+            (Some(_), None) => None,
         };
-        plans.norm.run(stream, [a, x], norm_after(0), ws)?;
+        if let Some(norm) = norm_before(0) {
+            plans.norm.run(stream, [a, x], norm, ws)?;
+        }
         for (i, layer) in self.layers.iter().enumerate() {
-            layer.qkv.run(stream, qkv, a, ws)?;
-            plans.rope.run(stream, rope, ws)?;
+            match top {
+                Some((last, top)) if i == last => {
+                    // Its residual stream is what the final norm gives.
+                    [x, a] = [a, x];
+                    plans.norm.run(stream, [a, x], &layer.input_norm, ws)?;
+                    let positions = inputs.positions_of(step, 0)?;
+                    top.table.run(stream, b, positions, ws)?;
+                    let (q, kv) = (heads * head_dim, arch.qkv_rows());
+                    top.query.run(stream, qkv.slice(1, 0..q)?, b, ws)?;
+                    layer.qkv.run(stream, qkv.slice(1, q..kv)?, a, ws)?;
+                }
+                _ => layer.qkv.run(stream, qkv, a, ws)?,
+            }
+            if let Some((plan, args)) = &rope {
+                plan.run(stream, *args, ws)?;
+            }
             let (k_pages, v_pages) = self.cache.layer(i)?;
             let args = KvWriteArgs {
                 k_pages,
@@ -539,10 +681,17 @@ impl Model {
             plans.act.run(stream, act, up, ws)?;
             layer.down.run(stream, b, act, ws)?;
             let out_norm = layer.mlp_out_norm.as_ref();
-            let next = norm_after(i + 1);
-            [a, b] = plans
-                .norm
-                .meet(stream, residual, [x, a, b], out_norm, next, ws)?;
+            match norm_before(i + 1) {
+                Some(next) => {
+                    [a, b] = plans
+                        .norm
+                        .meet(stream, residual, [x, a, b], out_norm, next, ws)?;
+                }
+                None => {
+                    plans.add(stream, x, b, ws)?;
+                    a = x;
+                }
+            }
         }
 
         let n = step.rows.len();
@@ -632,17 +781,28 @@ fn activation_type(
 }
 
 /// Context, limits of a step, and the cache.
-fn sizes(a: &Architecture, options: &Options, dtype: DType) -> Result<(usize, Limits, CacheShape)> {
+///
+/// `base` is the number of slots before the first token of a sequence.
+fn sizes(
+    a: &Architecture,
+    options: &Options,
+    dtype: DType,
+    base: usize,
+) -> Result<(usize, Limits, CacheShape)> {
     let fail = |why: String| Error::invalid("load a model", why);
     let context = options.context.unwrap_or(a.context.min(DEFAULT_CONTEXT));
     if context > a.context {
         let detail = format!("a context of {context}; it was made for {}", a.context);
         return Err(fail(detail).next_step("choose a shorter context"));
     }
+    let max_tokens = options.max_tokens.unwrap_or(match a.mask {
+        Mask::Prefix => context,
+        _ => DEFAULT_TOKENS,
+    });
     let sizes = [
         ("context", context),
         ("page_size", options.page_size),
-        ("max_tokens", options.max_tokens),
+        ("max_tokens", max_tokens),
         ("max_sequences", options.max_sequences),
         ("max_logits", options.max_logits),
         ("layers", a.layers),
@@ -658,16 +818,18 @@ fn sizes(a: &Architecture, options: &Options, dtype: DType) -> Result<(usize, Li
         return Err(fail(detail).next_step("choose a positive number below 2^28"));
     }
     let kv = options.kv.unwrap_or(dtype);
-    let pages_per_sequence = context.div_ceil(options.page_size);
+    let pages_per_sequence = (context + base).div_ceil(options.page_size);
     let pages = match options.cache_tokens {
-        Some(tokens) => tokens.div_ceil(options.page_size),
+        Some(tokens) => tokens
+            .saturating_add(base.saturating_mul(options.max_sequences))
+            .div_ceil(options.page_size),
         None => pages_per_sequence.saturating_mul(options.max_sequences),
     };
     if pages == 0 || pages.saturating_mul(options.page_size) >= 1 << 31 {
         let detail = format!("a KV cache of {pages} pages of {}", options.page_size);
         return Err(fail(detail).next_step("choose 1 to 2^31 - 1 tokens"));
     }
-    let tokens = options.max_tokens.min(context * options.max_sequences);
+    let tokens = max_tokens.min(context * options.max_sequences);
     let limits = Limits {
         tokens,
         sequences: options.max_sequences,
@@ -696,12 +858,14 @@ fn norm_bytes(a: &Architecture) -> usize {
     norms * vectors * weight_bytes(WeightFormat::Dense(DType::F32), 1, a.hidden)
 }
 
-/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it.
-fn check_memory(device: &dyn Device, footprint: &Footprint) -> Result<()> {
+/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it. `work_bytes` are needed
+/// before the rest, and free again when that is loaded.
+fn check_memory(device: &dyn Device, footprint: &Footprint, work_bytes: usize) -> Result<()> {
     let Some(memory) = device.memory() else {
         return Ok(());
     };
-    if footprint.total() <= memory.free_bytes {
+    let needed = footprint.total().max(work_bytes);
+    if needed <= memory.free_bytes {
         return Ok(());
     }
     Err(Error::new(
@@ -709,7 +873,7 @@ fn check_memory(device: &dyn Device, footprint: &Footprint) -> Result<()> {
         format!("load the model on {}", device.info().spec),
         format!(
             "{} are needed ({footprint}), {} are free",
-            mib(footprint.total()),
+            mib(needed),
             mib(memory.free_bytes)
         ),
     )

@@ -118,7 +118,6 @@ mod tests {
         RopeRecipe {
             layout: RopeLayout::Interleaved,
             rotary_dim,
-            streams: 1,
             base: 10_000.0,
             scaling,
             rounding,

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
-use ops::{HostWeight, Matmul, MatmulArgs, Plan};
+use ops::{Embedding, EmbeddingArgs, HostWeight, Matmul, MatmulArgs, Plan};
 
 use crate::architecture::{Architecture, Norm, QkvNames};
 use crate::checkpoint::{Checkpoint, StoredMatrix};
@@ -82,21 +82,21 @@ impl Matrix {
         })
     }
 
-    /// Describes the fused query-key-value matrix of layer `i`, rows `[q | k | v]` once loaded.
+    /// Describes the matrices of layer `i` that make query, key and value: one with the rows `[q | k | v]` once loaded;
+    /// for the top query layer one with `[k | v]`, and one with `[q]`, whose input is another.
     pub(crate) fn qkv(
         checkpoint: &Checkpoint,
         architecture: &Architecture,
         i: usize,
         format: Option<WeightFormat>,
-    ) -> Result<Self> {
-        let names = &architecture.names;
+    ) -> Result<(Self, Option<Self>)> {
         let head_dim = architecture.head_dim;
         let (q, kv) = (
             architecture.heads * head_dim,
             architecture.kv_heads * head_dim,
         );
-        let of_layer = |name, rows| (names.of_layer(i, name), rows);
-        let (parts, per_head) = match names.qkv {
+        let of_layer = |name, rows| (architecture.of_layer(i, name), rows);
+        let (parts, per_head) = match architecture.names.qkv {
             QkvNames::Separate { q: qn, k, v } => (
                 vec![of_layer(qn, q), of_layer(k, kv), of_layer(v, kv)],
                 None,
@@ -109,8 +109,18 @@ impl Matrix {
             Some(false) => Bias::No,
             None => Bias::AsStored,
         };
-        let matrix = Self::new(checkpoint, &parts, architecture.hidden, bias, format)?;
-        Ok(Self { per_head, ..matrix })
+        let matrix = |parts| Self::new(checkpoint, parts, architecture.hidden, bias, format);
+        if architecture.top_query && i + 1 == architecture.layers {
+            let (query, key_value) = parts.split_at(1);
+            return Ok((matrix(key_value)?, Some(matrix(query)?)));
+        }
+        Ok((
+            Self {
+                per_head,
+                ..matrix(&parts)?
+            },
+            None,
+        ))
     }
 
     /// Bytes on the device, before a backend's padding.
@@ -125,6 +135,17 @@ impl Matrix {
             out,
             bias: self.bias,
             ..Matmul::new(self.rows, self.cols, x, self.format)
+        }
+    }
+
+    /// The lookup of rows of this table, `out` of type `out`.
+    pub(crate) fn embedding(&self, out: DType) -> Embedding {
+        Embedding {
+            vocab: self.rows,
+            dim: self.cols,
+            table: self.format,
+            out,
+            tied: false,
         }
     }
 
@@ -183,6 +204,28 @@ impl Linear {
     }
 }
 
+/// A loaded table and the lookup in it.
+#[derive(Debug)]
+pub(crate) struct Table {
+    plan: Plan<Embedding>,
+    table: Buffer,
+}
+
+impl Table {
+    /// `out[rows, dim] = table[ids[rows], :]`.
+    pub(crate) fn run(
+        &self,
+        stream: &mut dyn Stream,
+        out: View<'_>,
+        ids: View<'_>,
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let table = self.plan.op().table_view(&self.table)?;
+        let args = EmbeddingArgs { out, ids, table };
+        self.plan.run(stream, args, workspace)
+    }
+}
+
 /// Weight and, for layer normalisation, bias of a norm, f32 `[dim]`.
 #[derive(Debug)]
 pub(crate) struct NormWeights {
@@ -222,13 +265,13 @@ impl Loader<'_> {
     }
 
     /// Reads and converts a table for `plan`; a dense one is stored as it is.
-    pub(crate) fn table(&mut self, matrix: &Matrix, plan: &Plan<ops::Embedding>) -> Result<Buffer> {
+    pub(crate) fn table(&mut self, matrix: &Matrix, plan: Plan<Embedding>) -> Result<Table> {
         let table = converted(self.checkpoint, matrix, |table| match table.format {
             WeightFormat::Dense(_) => upload(self.device, self.stream, &table.data),
             _ => plan.pack(table),
         })?;
         self.count(matrix.bytes());
-        Ok(table)
+        Ok(Table { plan, table })
     }
 
     /// Reads the weights of norm `key`.
@@ -273,7 +316,7 @@ fn converted(
     packed.map_err(|e| loading(checkpoint, &matrix.keys[0], e))
 }
 
-fn upload(device: &dyn Device, stream: &mut dyn Stream, bytes: &[u8]) -> Result<Buffer> {
+pub(crate) fn upload(device: &dyn Device, stream: &mut dyn Stream, bytes: &[u8]) -> Result<Buffer> {
     let buffer = device.alloc(bytes.len())?;
     stream.upload(&View::new(&buffer, DType::U8, &[bytes.len()])?, bytes)?;
     Ok(buffer)

@@ -70,18 +70,28 @@ fn text(path: &Path) -> &str {
 
 #[test]
 fn logits_equal_those_of_the_official_code() {
-    for (name, model_type) in [("chatglm3", "chatglm"), ("glm", "glm"), ("glm4", "glm4")] {
+    // With the number of tokens that all see, for models that fill blanks.
+    let cases = [
+        ("chatglm3", "chatglm", None),
+        ("glm", "glm", None),
+        ("glm4", "glm4", None),
+        ("codegeex", "codegeex", None),
+        ("glm130b_mask", "glm130b", Some("7")),
+        ("glm10b_sat", "glm10b", Some("6")),
+        ("chatglm_v1_gmask", "chatglm", Some("6")),
+    ];
+    for (name, model_type, visible) in cases {
         let (case, dir) = (golden(name), checkpoint(name, model_type));
-        let ids: Vec<String> = case["input_ids"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(Value::to_string)
-            .collect();
-        let (path, ids) = (text(dir.path()), ids.join(","));
-        let args = [
+        // Numbers of nested lists, one after the other.
+        let list = |value: &Value| value.to_string().replace(['[', ']'], "");
+        let (path, ids) = (text(dir.path()), list(&case["input_ids"]));
+        let positions = list(&case["position_ids"]);
+        let mut args = vec![
             "logits", path, "--ids", &ids, "--rows", "all", "--dtype", "f32", "--json",
         ];
+        if let Some(visible) = visible {
+            args.extend(["--positions", &positions, "--context-visible", visible]);
+        }
         let output = glm(&args);
         assert!(output.status.success(), "{}", stderr(&output));
         let document: Value = serde_json::from_str(stdout(&output)).unwrap();

@@ -191,7 +191,7 @@ fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
         let options = Options {
             max_sequences: 50,
             max_logits: 50,
-            max_tokens: 4096,
+            max_tokens: Some(4096),
             ..options(weights)
         };
         let chat = Chat::new(&demo::folder_files(), &context, &options);

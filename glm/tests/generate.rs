@@ -42,7 +42,7 @@ fn tokenizer() -> Tokenizer {
 fn options() -> Options {
     Options {
         dtype: Some(DType::F32),
-        max_tokens: 7,
+        max_tokens: Some(7),
         max_sequences: 3,
         max_logits: 3,
         // Shared by all sessions of a test.

@@ -113,6 +113,12 @@ impl Inputs {
         View::at(&self.buffer, self.at(part) * 4, DType::I32, &[len])
     }
 
+    /// The positions of one stream, `[tokens]`.
+    pub(super) fn positions_of(&self, step: &Step, stream: usize) -> Result<View<'_>> {
+        let at = self.at(Part::Positions) + stream * self.limits.tokens;
+        View::at(&self.buffer, at * 4, DType::I32, &[step.tokens])
+    }
+
     /// The positions `[streams, tokens]`.
     pub(super) fn positions(&self, step: &Step) -> Result<View<'_>> {
         let at = self.at(Part::Positions) * 4;
@@ -151,8 +157,9 @@ impl Inputs {
         for (s, chunk) in chunks.iter().enumerate() {
             let (sequence, stored) = (&*chunk.sequence, chunk.sequence.len());
             self.put(Part::Starts, s, t);
-            self.put(Part::Lengths, s, stored + chunk.ids.len());
-            self.put(Part::Prefixes, s, sequence.prefix());
+            let base = sequence.base();
+            self.put(Part::Lengths, s, base + stored + chunk.ids.len());
+            self.put(Part::Prefixes, s, base + sequence.prefix());
             pages = pages.max(sequence.pages().len());
             for (i, &id) in chunk.ids.iter().enumerate() {
                 self.put(Part::Ids, t, id as usize);
@@ -221,10 +228,8 @@ impl Inputs {
             let context = chunk.sequence.max_tokens();
             match chunk.positions {
                 None if self.streams > 1 => {
-                    return Err(fail(format!(
-                        "{} position streams are needed",
-                        self.streams
-                    )));
+                    let detail = format!("{} position streams are needed", self.streams);
+                    return Err(fail(detail).next_step("give positions: see BlankPositions::of"));
                 }
                 Some(p) if p.len() != self.streams * n => {
                     return Err(fail(format!(

@@ -1,13 +1,14 @@
 //! The operations of one model, planned once: everything but the products with weights, which each
 //! weight brings.
 
-use hal::{DType, Result, Stream, View, WeightFormat};
+use hal::{DType, Error, Result, Stream, View, WeightFormat};
 use ops::{
-    Activation, ActivationArgs, AddLayerNorm, AddRmsNorm, ArgList, Attention, Context, Embedding,
-    Glu, GluArgs, KvWrite, LayerNorm, Mask, Matmul, Plan, RmsNorm, Rope,
+    Activation, ActivationArgs, AddLayerNorm, AddRmsNorm, ArgList, Attention, Binary, Context,
+    Elementwise, ElementwiseArgs, Embedding, Glu, GluArgs, KvWrite, LayerNorm, Mask, Matmul, Plan,
+    RmsNorm, Rope,
 };
 
-use crate::architecture::{Architecture, Norm, Residual};
+use crate::architecture::{Architecture, Norm, Position, Residual};
 use crate::cache::CacheShape;
 use crate::weights::NormWeights;
 
@@ -22,14 +23,16 @@ pub(super) struct Limits {
 
 #[derive(Debug)]
 pub(super) struct Plans {
-    pub(super) embedding: Plan<Embedding>,
+    /// With learned positions: adds them.
+    pub(super) add: Option<Plan<Elementwise>>,
     pub(super) norm: NormPlans,
-    pub(super) rope: Plan<Rope>,
+    pub(super) rope: Option<Plan<Rope>>,
     pub(super) kv_write: Plan<KvWrite>,
     pub(super) attention: Plan<Attention>,
     pub(super) act: ActPlan,
     /// Picks the rows of hidden states that logits are wanted for.
     pub(super) gather: Plan<Embedding>,
+    embeddings: Vec<Plan<Embedding>>,
     matmuls: Vec<Plan<Matmul>>,
 }
 
@@ -39,32 +42,38 @@ impl Plans {
         architecture: &Architecture,
         cache: &CacheShape,
         limits: &Limits,
-        table: WeightFormat,
         dtype: DType,
     ) -> Result<Self> {
         let Architecture {
             heads,
             kv_heads,
             head_dim,
-            rope,
             ..
         } = *architecture;
+        let (rope, add) = match architecture.position {
+            Position::Rope(rope) => {
+                let rope = context.plan(Rope {
+                    head_dim,
+                    rotary_dim: rope.rotary_dim,
+                    streams: architecture.blank.streams(),
+                    layout: rope.layout,
+                    dtype,
+                })?;
+                (Some(rope), None)
+            }
+            Position::Learned { .. } => {
+                let add = context.plan(Elementwise {
+                    kind: Binary::Add,
+                    dtype,
+                    alpha: 1.0,
+                })?;
+                (None, Some(add))
+            }
+        };
         Ok(Self {
-            embedding: context.plan(Embedding {
-                vocab: architecture.vocab,
-                dim: architecture.hidden,
-                table,
-                out: dtype,
-                tied: false,
-            })?,
+            add,
             norm: NormPlans::new(context, architecture, dtype)?,
-            rope: context.plan(Rope {
-                head_dim,
-                rotary_dim: rope.rotary_dim,
-                streams: rope.streams,
-                layout: rope.layout,
-                dtype,
-            })?,
+            rope,
             kv_write: context.plan(KvWrite {
                 kv_heads,
                 head_dim,
@@ -92,6 +101,7 @@ impl Plans {
                 out: dtype,
                 tied: false,
             })?,
+            embeddings: Vec::new(),
             matmuls: Vec::new(),
         })
     }
@@ -106,20 +116,53 @@ impl Plans {
         Ok(plan)
     }
 
-    /// The largest workspace that any plan may ask for within `limits`.
-    pub(super) fn workspace_bytes(&self, limits: &Limits, rope_positions: usize) -> usize {
+    /// A plan for `op`, made once for all tables of one shape and format.
+    pub(super) fn embedding(
+        &mut self,
+        context: &Context,
+        op: Embedding,
+    ) -> Result<Plan<Embedding>> {
+        if let Some(plan) = self.embeddings.iter().find(|plan| *plan.op() == op) {
+            return Ok(plan.clone());
+        }
+        let plan = context.plan(op)?;
+        self.embeddings.push(plan.clone());
+        Ok(plan)
+    }
+
+    /// `x += y`, with learned positions.
+    pub(super) fn add(
+        &self,
+        stream: &mut dyn Stream,
+        x: View<'_>,
+        y: View<'_>,
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let Some(plan) = &self.add else {
+            return Err(Error::unsupported("add rows", "no positions are learned"));
+        };
+        let args = ElementwiseArgs { out: x, a: x, b: y };
+        plan.run(stream, args, workspace)
+    }
+
+    /// The largest workspace that any plan may ask for within `limits`, with `prefix` slots of a trained prefix.
+    pub(super) fn workspace_bytes(
+        &self,
+        limits: &Limits,
+        rope_positions: usize,
+        prefix: usize,
+    ) -> usize {
         let Limits {
             tokens: t,
             sequences: s,
             logits,
             pages_per_sequence,
         } = *limits;
-        let (table, op, rope) = (self.embedding.op(), self.attention.op(), self.rope.op());
-        let hidden = [t, table.dim];
+        let (op, dim) = (self.attention.op(), self.gather.op().dim);
+        let hidden = [t, dim];
         let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
-        let (q, k) = ([t, op.heads, op.head_dim], [t, op.kv_heads, op.head_dim]);
-        let rotated = [t, op.heads + op.kv_heads, op.head_dim];
-        let angles = [rope_positions, rope.rotary_dim / 2];
+        let q = [t, op.heads, op.head_dim];
+        let written = [t.max(prefix), op.kv_heads, op.head_dim];
         let (blocks, starts, lens) = ([s, pages_per_sequence], [s + 1], [s]);
         let mut attention: Vec<&[usize]> = vec![&q, &q, &cache, &cache, &blocks, &starts, &lens];
         if op.mask == Mask::Prefix {
@@ -134,20 +177,30 @@ impl Plans {
             }
             plan.workspace_bytes(&shapes)
         });
+        let embeddings = self.embeddings.iter().map(|plan| {
+            let table = plan.op();
+            plan.workspace_bytes(&[&hidden, &[t], &[table.vocab, table.dim]])
+        });
+        let rope = self.rope.iter().map(|plan| {
+            let op_of_rope = plan.op();
+            let rotated = [t, op.heads + op.kv_heads, op.head_dim];
+            let positions = [op_of_rope.streams, t];
+            let angles = [rope_positions, op_of_rope.rotary_dim / 2];
+            plan.workspace_bytes(&[&rotated, &rotated, &positions, &angles, &angles])
+        });
+        let add = self.add.iter();
+        let add = add.map(|plan| plan.workspace_bytes(&[&hidden, &hidden, &hidden]));
         let others = [
-            self.embedding
-                .workspace_bytes(&[&hidden, &[t], &[table.vocab, table.dim]]),
             self.norm.workspace_bytes(&hidden),
-            self.rope
-                .workspace_bytes(&[&rotated, &rotated, &[rope.streams, t], &angles, &angles]),
             self.kv_write
-                .workspace_bytes(&[&cache, &cache, &k, &k, &[t]]),
+                .workspace_bytes(&[&cache, &cache, &written, &written, &written[..1]]),
             self.attention.workspace_bytes(&attention),
             self.act.workspace_bytes(t),
             self.gather
-                .workspace_bytes(&[&[logits, table.dim], &[logits], &hidden]),
+                .workspace_bytes(&[&[logits, dim], &[logits], &hidden]),
         ];
-        matmuls.chain(others).max().unwrap_or(0)
+        let all = matmuls.chain(embeddings).chain(rope).chain(add);
+        all.chain(others).max().unwrap_or(0)
     }
 }
 

@@ -182,7 +182,7 @@ pub(crate) struct Logits {
     #[arg(long, value_delimiter = ',', required = true, value_name = "ID,ID,…")]
     pub(crate) ids: Vec<u32>,
 
-    /// Position of each token [default: 0, 1, 2, …]
+    /// Position of each token [default: 0, 1, 2, …]; a second one for each after all the first, where models have two
     #[arg(long, value_delimiter = ',', value_name = "P,P,…")]
     pub(crate) positions: Option<Vec<u32>>,
 

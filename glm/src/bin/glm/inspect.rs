@@ -53,7 +53,7 @@ fn print(facts: &Inspection, tensors: bool) -> io::Result<()> {
     row(
         &mut out,
         "architecture",
-        format!("{}, {}, {}", a.model_type, a.norm, a.rope),
+        format!("{}, {}, {}", a.model_type, a.norm, a.position),
     )?;
     row(
         &mut out,

@@ -41,7 +41,7 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
     let last = positions.max().map_or(0, |last| *last as usize);
     let options = Options {
         context: Some(tokens.max(last + 1)),
-        max_tokens: tokens,
+        max_tokens: Some(tokens),
         max_logits: rows.len(),
         ..Options::default()
     };
