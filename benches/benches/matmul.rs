@@ -12,6 +12,7 @@ fn matmul(criterion: &mut Criterion) {
         for format in [
             WeightFormat::Dense(DType::BF16),
             WeightFormat::Int8Row,
+            WeightFormat::Int8Group(32),
             WeightFormat::Int4Row,
             WeightFormat::Int4Group(32),
         ] {

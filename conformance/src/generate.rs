@@ -124,7 +124,7 @@ fn raw_weight(
             let byte = rng.bits() as u8;
             match format {
                 WeightFormat::Int8Row => (byte as i8).max(-127) as u8,
-                // −8 belongs to the group format alone.
+                // −8 and, in 8 bits, −128 belong to the group formats alone.
                 WeightFormat::Int4Row => {
                     let high = if byte >> 4 == 8 { 0x90 } else { byte & 0xf0 };
                     let low = if byte & 15 == 8 { 9 } else { byte & 15 };
@@ -198,6 +198,7 @@ mod tests {
             let (low, high) = match format {
                 WeightFormat::Dense(_) => (-8.0, 8.0),
                 WeightFormat::Int8Row => (-127.0, 127.0),
+                WeightFormat::Int8Group(_) => (-128.0, 127.0),
                 WeightFormat::Int4Row => (-7.0, 7.0),
                 _ => (-8.0, 7.0),
             };

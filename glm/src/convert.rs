@@ -126,6 +126,7 @@ fn describe(config: &mut Value, format: Option<WeightFormat>) {
             return;
         }
         Some(WeightFormat::Int8Row) => (8, None),
+        Some(WeightFormat::Int8Group(group)) => (8, Some(group)),
         Some(WeightFormat::Int4Group(group)) => (4, Some(group)),
         Some(_) => (4, None),
     };
@@ -251,16 +252,16 @@ fn changed_unit(name: &str, format: WeightFormat, rows: usize, cols: usize) -> U
         WeightFormat::Dense(DType::F16) => (Dtype::F16, cols),
         WeightFormat::Dense(DType::BF16) => (Dtype::BF16, cols),
         WeightFormat::Dense(_) => (Dtype::F32, cols),
-        WeightFormat::Int8Row => (Dtype::I8, cols),
+        WeightFormat::Int8Row | WeightFormat::Int8Group(_) => (Dtype::I8, cols),
         _ => (Dtype::U8, row_bytes),
     };
     let data = info(data_type, vec![rows, data_cols], rows * row_bytes);
     let mut outputs = vec![(name.to_owned(), data)];
     let (scales, scale_type) = format.row_scales(cols);
     if scales > 0 {
-        let (dtype, shape) = match format {
-            WeightFormat::Int4Group(_) => (Dtype::F16, vec![rows, scales]),
-            _ => (Dtype::F32, vec![rows]),
+        let (dtype, shape) = match format.group() {
+            Some(_) => (Dtype::F16, vec![rows, scales]),
+            None => (Dtype::F32, vec![rows]),
         };
         let scale = info(dtype, shape, rows * scales * scale_type.bytes());
         outputs.push((format!("{name}{SCALE_SUFFIX}"), scale));

@@ -274,6 +274,7 @@ fn quantised_checkpoints_read_back_as_they_were_computed() {
     let architecture = Architecture::load(&source).unwrap();
     let formats = [
         (WeightFormat::Int8Row, 8, Value::Null, 1 << 30),
+        (WeightFormat::Int8Group(32), 8, json!(32), 7_000),
         (WeightFormat::Int4Row, 4, Value::Null, 5_000),
         (WeightFormat::Int4Group(32), 4, json!(32), 1),
     ];

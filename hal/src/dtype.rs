@@ -86,6 +86,8 @@ pub enum WeightFormat {
     Dense(DType),
     /// i8 elements in [-127, 127], one f32 scale per row.
     Int8Row,
+    /// i8 elements in [-128, 127], one f16 scale per group of this many columns (32).
+    Int8Group(usize),
     /// i4 elements in [-7, 7], one f32 scale per row.
     Int4Row,
     /// i4 elements in [-8, 7], one f16 scale per group of this many columns (32, 64 or 128).
@@ -94,11 +96,12 @@ pub enum WeightFormat {
 
 impl WeightFormat {
     /// Every format, for tables and tests.
-    pub const ALL: [WeightFormat; 8] = [
+    pub const ALL: [WeightFormat; 9] = [
         WeightFormat::Dense(DType::F32),
         WeightFormat::Dense(DType::F16),
         WeightFormat::Dense(DType::BF16),
         WeightFormat::Int8Row,
+        WeightFormat::Int8Group(32),
         WeightFormat::Int4Row,
         WeightFormat::Int4Group(32),
         WeightFormat::Int4Group(64),
@@ -109,7 +112,7 @@ impl WeightFormat {
     pub const fn row_bytes(self, cols: usize) -> usize {
         match self {
             WeightFormat::Dense(dtype) => cols * dtype.bytes(),
-            WeightFormat::Int8Row => cols,
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => cols,
             WeightFormat::Int4Row | WeightFormat::Int4Group(_) => cols / 2,
         }
     }
@@ -119,7 +122,9 @@ impl WeightFormat {
         match self {
             WeightFormat::Dense(_) => (0, DType::F32),
             WeightFormat::Int8Row | WeightFormat::Int4Row => (1, DType::F32),
-            WeightFormat::Int4Group(group) => (cols / group, DType::F16),
+            WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => {
+                (cols / group, DType::F16)
+            }
         }
     }
 
@@ -128,7 +133,15 @@ impl WeightFormat {
         match self {
             WeightFormat::Dense(_) | WeightFormat::Int8Row => 1,
             WeightFormat::Int4Row => 2,
-            WeightFormat::Int4Group(group) => group,
+            WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => group,
+        }
+    }
+
+    /// Columns that share a scale; `None`: all columns of a row do, or there are no scales.
+    pub const fn group(self) -> Option<usize> {
+        match self {
+            WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => Some(group),
+            _ => None,
         }
     }
 }
@@ -138,6 +151,7 @@ impl fmt::Display for WeightFormat {
         match self {
             WeightFormat::Dense(dtype) => write!(f, "{dtype}"),
             WeightFormat::Int8Row => f.write_str("int8"),
+            WeightFormat::Int8Group(group) => write!(f, "int8-g{group}"),
             WeightFormat::Int4Row => f.write_str("int4"),
             WeightFormat::Int4Group(group) => write!(f, "int4-g{group}"),
         }

@@ -3,6 +3,8 @@
 //! Formula of the quantised formats, per row or group: `scale = max|w| / qmax`, `q = round_half_even(w / scale)`
 //! clamped to `[-qmax, qmax]`, with qmax 127 (int8) or 7 (int4). For f16 weights both divisions round to f16, which
 //! is what GLM-130B's and ChatGLM-6B's own quantisers compute, bit for bit.
+//!
+//! A quantised weight becomes another format by way of the values that it stands for, in f32.
 
 use std::borrow::Cow;
 
@@ -123,7 +125,7 @@ impl<'a> HostWeight<'a> {
             WeightFormat::Dense(DType::F16) => f16::from_le_bytes(element(row, c)).to_f32(),
             WeightFormat::Dense(DType::BF16) => bf16::from_le_bytes(element(row, c)).to_f32(),
             WeightFormat::Dense(_) => f32::from_le_bytes(element(row, c)),
-            WeightFormat::Int8Row => f32::from(row[c] as i8),
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => f32::from(row[c] as i8),
             _ => f32::from(nibble(row[c / 2], c)),
         }
     }
@@ -135,8 +137,7 @@ impl<'a> HostWeight<'a> {
             for (c, value) in out.row_mut(r).iter_mut().enumerate() {
                 let scale = match self.format {
                     WeightFormat::Dense(_) => 1.0,
-                    WeightFormat::Int4Group(group) => self.scale(r, c / group),
-                    _ => self.scale(r, 0),
+                    format => self.scale(r, c / format.group().unwrap_or(self.cols)),
                 };
                 *value = f64::from(self.element(r, c)) * f64::from(scale);
             }
@@ -144,10 +145,9 @@ impl<'a> HostWeight<'a> {
         out
     }
 
-    /// This dense weight in another format: a quantised one, or another float type (rounded to nearest even).
+    /// This weight in another format: a quantised one, or another float type (rounded to nearest even).
     ///
     /// # Errors
-    /// `Unsupported` when this weight is quantised already and `format` differs;
     /// `InvalidArgument` when the columns do not fit the format or an element is not finite.
     pub fn convert(&self, format: WeightFormat) -> Result<HostWeight<'_>> {
         if format == self.format {
@@ -157,13 +157,6 @@ impl<'a> HostWeight<'a> {
                 ..*self
             });
         }
-        let WeightFormat::Dense(source) = self.format else {
-            return Err(Error::unsupported(
-                "convert a weight",
-                format!("it is {} already; {format} was asked for", self.format),
-            )
-            .next_step("start from the unquantised checkpoint"));
-        };
         if !self.cols.is_multiple_of(format.cols_multiple()) {
             return Err(Error::invalid(
                 format!("convert a weight to {format}"),
@@ -189,8 +182,8 @@ impl<'a> HostWeight<'a> {
             let mut data = Vec::with_capacity(rows.len() * format.row_bytes(self.cols));
             let (mut scales, mut row) = (Vec::new(), vec![0.0f32; self.cols]);
             for r in rows {
-                self.decode_row(source, r, &mut row);
-                encode_row(format, source, &row, &mut data, &mut scales)
+                self.decode_row(r, &mut row);
+                encode_row(format, self.format, &row, &mut data, &mut scales)
                     .map_err(|c| not_finite(r, c, format))?;
             }
             Ok((data, scales))
@@ -218,18 +211,31 @@ impl<'a> HostWeight<'a> {
         HostWeight::new(format, self.rows, self.cols, data, scales)
     }
 
-    /// Row `r` of a dense weight of type `dtype`.
-    fn decode_row(&self, dtype: DType, r: usize, out: &mut [f32]) {
+    /// The values of row `r`.
+    fn decode_row(&self, r: usize, out: &mut [f32]) {
         fn each<const N: usize>(row: &[u8], out: &mut [f32], decode: impl Fn([u8; N]) -> f32) {
             let (elements, _) = row.as_chunks();
             for (x, bytes) in out.iter_mut().zip(elements) {
                 *x = decode(*bytes);
             }
         }
-        match dtype {
-            DType::F16 => each(self.row(r), out, |x| f16::from_le_bytes(x).to_f32()),
-            DType::BF16 => each(self.row(r), out, |x| bf16::from_le_bytes(x).to_f32()),
-            _ => each(self.row(r), out, f32::from_le_bytes),
+        match self.format {
+            WeightFormat::Dense(DType::F16) => {
+                each(self.row(r), out, |x| f16::from_le_bytes(x).to_f32());
+            }
+            WeightFormat::Dense(DType::BF16) => {
+                each(self.row(r), out, |x| bf16::from_le_bytes(x).to_f32());
+            }
+            WeightFormat::Dense(_) => each(self.row(r), out, f32::from_le_bytes),
+            format => {
+                let group = format.group().unwrap_or(self.cols).max(1);
+                for (i, out) in out.chunks_mut(group).enumerate() {
+                    let scale = self.scale(r, i);
+                    for (c, x) in out.iter_mut().enumerate() {
+                        *x = self.element(r, i * group + c) * scale;
+                    }
+                }
+            }
         }
     }
 }
@@ -245,7 +251,7 @@ fn not_finite(row: usize, col: usize, format: WeightFormat) -> Error {
 /// Appends one row in `format`. `Err` holds the first column that is not finite.
 fn encode_row(
     format: WeightFormat,
-    source: DType,
+    source: WeightFormat,
     row: &[f32],
     data: &mut Vec<u8>,
     scales: &mut Vec<u8>,
@@ -261,7 +267,7 @@ fn encode_row(
             }
             return Ok(());
         }
-        WeightFormat::Int8Row => 127.0,
+        WeightFormat::Int8Row | WeightFormat::Int8Group(_) => 127.0,
         WeightFormat::Int4Row | WeightFormat::Int4Group(_) => 7.0,
         _ => unreachable!("every format is listed above"),
     };
@@ -269,31 +275,34 @@ fn encode_row(
         return Err(c);
     }
     // Group scales are stored in f16; row scales of f16 weights are f16 values too, as in the official quantiser.
-    let f16_scale = source == DType::F16 || matches!(format, WeightFormat::Int4Group(_));
+    let f16_source = source == WeightFormat::Dense(DType::F16);
+    let f16_scale = f16_source || format.group().is_some();
     let round = |x: f32, to_f16: bool| if to_f16 { f16::from_f32(x).to_f32() } else { x };
     // A row without columns still has its scale.
-    let blocks = match format {
-        WeightFormat::Int4Group(group) => row.chunks(group).collect(),
-        _ => vec![row],
+    let blocks = match format.group() {
+        Some(group) => row.chunks(group).collect(),
+        None => vec![row],
     };
     for block in blocks {
         let max = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let scale = round(max / qmax, f16_scale);
-        match format {
-            WeightFormat::Int4Group(_) => scales.extend(f16::from_f32(scale).to_le_bytes()),
-            _ => scales.extend(scale.to_le_bytes()),
+        match format.group() {
+            Some(_) => scales.extend(f16::from_f32(scale).to_le_bytes()),
+            None => scales.extend(scale.to_le_bytes()),
         }
         let quantise = |x: f32| {
             // A zero scale means a block of zeros (or of values that round to nothing).
             let q = if scale == 0.0 {
                 0.0
             } else {
-                round(x / scale, source == DType::F16)
+                round(x / scale, f16_source)
             };
             q.round_ties_even().clamp(-qmax, qmax) as i8
         };
         match format {
-            WeightFormat::Int8Row => data.extend(block.iter().map(|&x| quantise(x) as u8)),
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => {
+                data.extend(block.iter().map(|&x| quantise(x) as u8));
+            }
             _ => {
                 data.extend(block.chunks_exact(2).map(|pair| {
                     (quantise(pair[0]) as u8 & 15) << 4 | (quantise(pair[1]) as u8 & 15)
@@ -346,6 +355,7 @@ mod tests {
         let w = dense(3, 64, |i| ((i * 37 % 101) as f32 - 50.0) / 17.0);
         for format in [
             WeightFormat::Int8Row,
+            WeightFormat::Int8Group(32),
             WeightFormat::Int4Row,
             WeightFormat::Int4Group(32),
         ] {
@@ -353,18 +363,33 @@ mod tests {
             let (a, b) = (w.dequantise(), q.dequantise());
             for r in 0..3 {
                 for c in 0..64 {
-                    let group = if let WeightFormat::Int4Group(g) = format {
-                        c / g
-                    } else {
-                        0
-                    };
-                    let scale = f64::from(q.scale(r, group));
+                    let scale = f64::from(q.scale(r, c / format.group().unwrap_or(64)));
                     // f16 scales may be half a unit short, which clamping turns into at most 7·2⁻¹¹ steps more.
                     assert!(
                         (a.at(&[r, c]) - b.at(&[r, c])).abs() <= scale * (0.5 + 0.004),
                         "{format}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn quantised_weights_convert_by_their_values() {
+        let w = dense(3, 256, |i| ((i * 37 % 101) as f32 - 50.0) / 17.0);
+        for from in WeightFormat::ALL {
+            let first = w.convert(from).unwrap();
+            let values = first.dequantise();
+            let exact = dense(3, 256, |i| values.data[i] as f32);
+            for to in WeightFormat::ALL.into_iter().filter(|to| *to != from) {
+                let got = first.convert(to).unwrap();
+                // An f16 source rounds its quotients: there the values alone do not decide.
+                if from == WeightFormat::Dense(DType::F16) {
+                    continue;
+                }
+                let wanted = exact.convert(to).unwrap();
+                assert_eq!(got.data, wanted.data, "{from} to {to}");
+                assert_eq!(got.scales, wanted.scales, "{from} to {to}");
             }
         }
     }

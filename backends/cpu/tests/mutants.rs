@@ -207,13 +207,36 @@ fn matmul() {
             Change {
                 weight: |weight| {
                     let mut weight = owned(weight);
-                    if let WeightFormat::Int4Group(_) = weight.format {
+                    if weight.format.group().is_some() {
                         let groups = weight.scales.chunks_exact(2);
                         weight.scales = groups.rev().flatten().copied().collect();
                     }
                     weight
                 },
                 ..Change::none("the scales of groups are in the wrong order")
+            },
+            Change {
+                weight: |weight| {
+                    let mut weight = owned(weight);
+                    if let WeightFormat::Int8Group(_) = weight.format {
+                        let clamped = weight.data.iter().map(|&b| (b as i8).max(-127) as u8);
+                        weight.data = clamped.collect();
+                    }
+                    weight
+                },
+                ..Change::none("-128 is taken for -127 in groups of int8")
+            },
+            Change {
+                weight: |weight| {
+                    let mut weight = owned(weight);
+                    if let WeightFormat::Int8Group(_) = weight.format {
+                        let row = weight.scales.len() / weight.rows.max(1);
+                        let scales = weight.scales.to_mut().chunks_exact_mut(row.max(2));
+                        scales.for_each(|row| row.copy_within(..2, row.len() - 2));
+                    }
+                    weight
+                },
+                ..Change::none("the last group of int8 takes the first one's scale")
             },
             Change {
                 weight: |weight| {

@@ -4,8 +4,9 @@
 //! in `<key>.weight_scale` (GLM's own name for them):
 //! | format | weight | scales |
 //! |---|---|---|
-//! | int8 | i8 `[rows, cols]` | `[rows]` |
-//! | int4 | u8 or i8 `[rows, cols / 2]` | `[rows]` |
+//! | int8 | i8 `[rows, cols]` | f32 `[rows]` |
+//! | int8, groups of g | i8 `[rows, cols]` | f16 `[rows, cols / g]` |
+//! | int4 | u8 `[rows, cols / 2]` | f32 `[rows]` |
 //! | int4, groups of g | u8 `[rows, cols / 2]` | f16 `[rows, cols / g]` |
 //!
 //! The official checkpoints (ChatGLM, GLM-130B) store both int8 and int4 as i8: the columns that the
@@ -172,23 +173,28 @@ fn quantised_format(
         return None;
     };
     let per_row = scale.shape.len() == 1 && scale_type.is_float();
-    match *weight.dtype {
-        StoredType::Known(DType::I8) if per_row => match stored_cols.checked_mul(2) {
-            Some(cols) if cols == wanted_cols => Some((WeightFormat::Int4Row, cols)),
-            _ => Some((WeightFormat::Int8Row, stored_cols)),
-        },
-        StoredType::Known(DType::U8) => {
-            let cols = stored_cols.checked_mul(2)?;
-            if per_row {
+    let (cols, of_row, of_group): (_, _, fn(usize) -> WeightFormat) = match *weight.dtype {
+        StoredType::Known(DType::I8) => match stored_cols.checked_mul(2) {
+            Some(cols) if per_row && cols == wanted_cols => {
                 return Some((WeightFormat::Int4Row, cols));
             }
-            let [_, groups] = *scale.shape else {
-                return None;
-            };
-            let group = cols.checked_div(groups)?;
-            let fits = matches!(group, 32 | 64 | 128) && group * groups == cols;
-            (fits && scale_type == DType::F16).then_some((WeightFormat::Int4Group(group), cols))
-        }
-        _ => None,
+            _ => (stored_cols, WeightFormat::Int8Row, WeightFormat::Int8Group),
+        },
+        StoredType::Known(DType::U8) => (
+            stored_cols.checked_mul(2)?,
+            WeightFormat::Int4Row,
+            WeightFormat::Int4Group,
+        ),
+        _ => return None,
+    };
+    if per_row {
+        return Some((of_row, cols));
     }
+    let [_, groups] = *scale.shape else {
+        return None;
+    };
+    let group = cols.checked_div(groups)?;
+    let format = of_group(group);
+    let fits = WeightFormat::ALL.contains(&format) && group * groups == cols;
+    (fits && scale_type == DType::F16).then_some((format, cols))
 }

@@ -95,8 +95,7 @@ impl Table<'_> {
                 // SAFETY: both slices are that long; rows of a table are aligned for its elements.
                 return unsafe { load_f32(dtype, from.as_ptr(), to.as_mut_ptr(), cols.len()) };
             }
-            WeightFormat::Int4Group(group) => group,
-            _ => table.cols,
+            format => format.group().unwrap_or(table.cols),
         };
         for first in cols.clone().step_by(group.min(PIECE)) {
             let scale = table.scale(id, first / group);

@@ -72,6 +72,8 @@ pub(crate) enum Precision {
     Bf16,
     /// weights in 8 bits, one scale per row (GLM's own)
     Int8,
+    /// weights in 8 bits, one scale per 32
+    Int8G32,
     /// weights in 4 bits, one scale per row (GLM's own)
     Int4,
     /// weights in 4 bits, one scale per 32
@@ -100,6 +102,7 @@ impl Precision {
             Precision::F16 => WeightFormat::Dense(DType::F16),
             Precision::Bf16 => WeightFormat::Dense(DType::BF16),
             Precision::Int8 => WeightFormat::Int8Row,
+            Precision::Int8G32 => WeightFormat::Int8Group(32),
             Precision::Int4 => WeightFormat::Int4Row,
             Precision::Int4G32 => WeightFormat::Int4Group(32),
             Precision::Int4G64 => WeightFormat::Int4Group(64),

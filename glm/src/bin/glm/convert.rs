@@ -18,7 +18,7 @@ pub(crate) fn quantize(global: &Global, args: &Convert) -> Result<(), Failure> {
         }
         _ => Err(
             Error::invalid("quantise a checkpoint", "no quantised format was named")
-                .next_step("give --dtype int8, int4, int4-g32, int4-g64 or int4-g128")
+                .next_step("give --dtype int8, int8-g32, int4, int4-g32, int4-g64 or int4-g128")
                 .into(),
         ),
     }

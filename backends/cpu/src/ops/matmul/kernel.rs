@@ -109,7 +109,9 @@ impl Task for Share<'_> {
                 (_, WeightFormat::Dense(DType::F32)) => self.multiply::<A, Native, NV>(),
                 (_, WeightFormat::Dense(DType::F16)) => self.multiply::<A, F16, NV>(),
                 (_, WeightFormat::Dense(_)) => self.multiply::<A, BF16, NV>(),
-                (_, WeightFormat::Int8Row) => self.multiply::<A, I8, NV>(),
+                (_, WeightFormat::Int8Row | WeightFormat::Int8Group(_)) => {
+                    self.multiply::<A, I8, NV>()
+                }
                 _ => self.multiply::<A, I4, NV>(),
             }
         }
@@ -127,7 +129,9 @@ impl Task for Share<'_> {
             match (self.pass, self.call.layout.format) {
                 (Pass::PackX, _) => self.pack_x::<A>(),
                 (_, WeightFormat::Dense(_)) => self.multiply::<A, Native, NV>(),
-                (_, WeightFormat::Int8Row) => self.multiply::<A, I8, NV>(),
+                (_, WeightFormat::Int8Row | WeightFormat::Int8Group(_)) => {
+                    self.multiply::<A, I8, NV>()
+                }
                 _ => self.multiply::<A, I4, NV>(),
             }
         }

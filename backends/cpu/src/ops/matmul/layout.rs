@@ -62,16 +62,16 @@ impl Layout {
 
     /// Steps of one run.
     pub(super) fn run_steps(&self) -> usize {
-        match self.format {
-            WeightFormat::Int4Group(group) => group / self.step,
-            _ => self.steps(),
+        match self.format.group() {
+            Some(group) => group / self.step,
+            None => self.steps(),
         }
     }
 
     pub(super) fn runs(&self) -> usize {
-        match self.format {
-            WeightFormat::Int4Group(group) => self.k / group,
-            _ => usize::from(self.k > 0),
+        match self.format.group() {
+            Some(group) => self.k / group,
+            None => usize::from(self.k > 0),
         }
     }
 
@@ -84,7 +84,7 @@ impl Layout {
 
     /// Whether each run ends with its scales.
     pub(super) fn has_group_scales(&self) -> bool {
-        matches!(self.format, WeightFormat::Int4Group(_))
+        self.format.group().is_some()
     }
 
     /// Whether each panel ends with its scales.
@@ -166,6 +166,13 @@ impl Layout {
                 let row = weight.row(first + r);
                 match self.format {
                     WeightFormat::Int8Row => self.pack_elements::<1>(row, cols.clone(), r, panel),
+                    WeightFormat::Int8Group(group) => {
+                        for k in cols.clone().step_by(group) {
+                            let at = k / group * self.run_bytes();
+                            let run = &mut panel[at..at + self.run_data_bytes()];
+                            self.pack_elements::<1>(&row[k..], 0..group, r, run);
+                        }
+                    }
                     WeightFormat::Dense(dtype) if dtype.bytes() == 2 => {
                         self.pack_elements::<2>(row, cols.clone(), r, panel)
                     }
