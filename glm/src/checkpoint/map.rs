@@ -48,13 +48,13 @@ impl Bytes {
             && !range.is_empty()
         {
             let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map is private, read-only and of a file: nothing was ever written to its
-            // pages, so a page that is dropped (whole ones, those at the ends included) comes back
-            // with the same bytes, and slices of it stay valid.
             #[expect(
                 unsafe_code,
                 reason = "dropping pages is unsafe for other kinds of maps"
             )]
+            // SAFETY: the map is private, read-only and of a file: nothing was ever written to its
+            // pages, so a page that is dropped (whole ones, those at the ends included) comes back
+            // with the same bytes, and slices of it stay valid.
             let advised = unsafe { map.unchecked_advise_range(advice, range.start, range.len()) };
             // Only memory is lost when the system does not take them.
             let _ = advised;
