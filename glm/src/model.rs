@@ -220,7 +220,8 @@ struct Matrices {
     layers: Vec<[Matrix; 4]>,
     /// Table and query matrix of the top query layer.
     top_query: Option<[Matrix; 2]>,
-    head: Matrix,
+    /// `None`: the embedding, stored once for both.
+    head: Option<Matrix>,
 }
 
 impl Matrices {
@@ -263,19 +264,19 @@ impl Matrices {
                 top_query = Some([table(names.top_query, rows)?, query]);
             }
         }
-        let head = if a.tied { names.embedding } else { names.head };
+        let head = (!a.tied).then(|| table(names.head, a.vocab));
         Ok(Self {
             embedding: table(names.embedding, a.vocab)?,
             positions,
             layers,
             top_query,
-            head: table(head, a.vocab)?,
+            head: head.transpose()?,
         })
     }
 
     fn bytes(&self) -> usize {
-        let tables = [&self.embedding, &self.head].into_iter();
-        tables
+        std::iter::once(&self.embedding)
+            .chain(&self.head)
             .chain(&self.positions)
             .chain(self.top_query.iter().flatten())
             .chain(self.layers.iter().flatten())
@@ -326,8 +327,9 @@ impl Model {
         let matrices = Matrices::new(a, checkpoint, options)?;
 
         let mut plans = Plans::new(context, a, &cache, &limits, dtype)?;
-        let mut lookup = |m: &Matrix| plans.embedding(context, m.embedding(dtype));
-        let embedding_plan = lookup(&matrices.embedding)?;
+        let table = &matrices.embedding;
+        let embedding_plan = plans.embedding(context, table.embedding(dtype, a.tied))?;
+        let mut lookup = |m: &Matrix| plans.embedding(context, m.embedding(dtype, false));
         let position_plans: Vec<_> = matrices
             .positions
             .iter()
@@ -340,7 +342,8 @@ impl Model {
             }
             None => None,
         };
-        let head_plan = plans.matmul(context, matrices.head.matmul(dtype, DType::F32))?;
+        let head = matrices.head.as_ref().unwrap_or(&matrices.embedding);
+        let head_plan = plans.matmul(context, head.matmul(dtype, DType::F32))?;
         let mut matmuls = Vec::with_capacity(a.layers);
         for layer in &matrices.layers {
             let mut plan = |m: &Matrix| plans.matmul(context, m.matmul(dtype, dtype));
@@ -388,7 +391,11 @@ impl Model {
             total_bytes: footprint.weights,
         };
         let names = &a.names;
-        let embedding = loader.table(&matrices.embedding, embedding_plan)?;
+        let head = loader.linear(head, head_plan)?;
+        let embedding = match a.tied {
+            true => head.table(embedding_plan),
+            false => loader.table(&matrices.embedding, embedding_plan)?,
+        };
         let positions = matrices.positions.iter().zip(position_plans);
         let positions = positions
             .map(|(table, plan)| loader.table(table, plan))
@@ -421,7 +428,6 @@ impl Model {
             _ => None,
         };
         let final_norm = loader.norm(names.final_norm, a.norm)?;
-        let head = loader.linear(&matrices.head, head_plan)?;
         let angles = match a.position {
             Position::Rope(rope) => {
                 let tables = RopeTables::new(&rope, dtype, max_context);

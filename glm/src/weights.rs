@@ -138,14 +138,14 @@ impl Matrix {
         }
     }
 
-    /// The lookup of rows of this table, `out` of type `out`.
-    pub(crate) fn embedding(&self, out: DType) -> Embedding {
+    /// The lookup of rows of this table, `out` of type `out`; of a tied one in the weight of [`Self::matmul`].
+    pub(crate) fn embedding(&self, out: DType, tied: bool) -> Embedding {
         Embedding {
             vocab: self.rows,
             dim: self.cols,
             table: self.format,
             out,
-            tied: false,
+            tied,
         }
     }
 
@@ -183,6 +183,12 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    /// The lookup of rows of this matrix, for a tied `plan`.
+    pub(crate) fn table(&self, plan: Plan<Embedding>) -> Table {
+        let table = self.weight.clone();
+        Table { plan, table }
+    }
+
     /// `out[m, n] = x[m, k] · wᵀ (+ bias)`.
     pub(crate) fn run(
         &self,
