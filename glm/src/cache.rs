@@ -6,10 +6,14 @@
 //!
 //! The first slots of a sequence may hold what is no token: the keys and values of a trained prefix. Lengths, indices
 //! and limits count tokens only.
+//!
+//! Forks share pages, which are counted. A page that several sequences hold is never written: the one that is to
+//! write gets a copy of its own first.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View};
+use ops::{CopyArgs, Plan, StridedCopy};
 
 /// Geometry of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,12 +63,40 @@ pub struct KvCache {
 struct Pool {
     pages: usize,
     page_size: usize,
-    free: Mutex<Vec<i32>>,
+    state: Mutex<PoolState>,
+}
+
+#[derive(Debug)]
+struct PoolState {
+    free: Vec<i32>,
+    /// How many sequences hold each page.
+    holders: Vec<u32>,
 }
 
 impl Pool {
-    fn free(&self) -> MutexGuard<'_, Vec<i32>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PoolState {
+    /// Takes `n` pages, which must be free.
+    fn take(&mut self, n: usize) -> impl Iterator<Item = i32> + '_ {
+        let Self { free, holders } = self;
+        let at = free.len() - n;
+        let taken = free.drain(at..).rev();
+        taken.inspect(|&page| holders[page as usize] = 1)
+    }
+
+    /// One holder less for each page; those without any are free.
+    fn release(&mut self, pages: impl Iterator<Item = i32>) {
+        for page in pages {
+            let holders = &mut self.holders[page as usize];
+            *holders -= 1;
+            if *holders == 0 {
+                self.free.push(page);
+            }
+        }
     }
 }
 
@@ -80,12 +112,15 @@ impl KvCache {
                 .collect()
         };
         let (k, v) = (layers()?, layers()?);
-        // The lowest page ids are given out first.
-        let free = (0..shape.pages as i32).rev().collect();
+        let state = PoolState {
+            // The lowest page ids are given out first.
+            free: (0..shape.pages as i32).rev().collect(),
+            holders: vec![0; shape.pages],
+        };
         let pool = Pool {
             pages: shape.pages,
             page_size: shape.page_size,
-            free: Mutex::new(free),
+            state: Mutex::new(state),
         };
         Ok(Self {
             shape,
@@ -118,7 +153,7 @@ impl KvCache {
 
     /// Tokens that could still be stored.
     pub fn free_tokens(&self) -> usize {
-        self.pool.free().len() * self.shape.page_size
+        self.pool.state().free.len() * self.shape.page_size
     }
 
     /// A new, empty sequence of at most `max_tokens` tokens after `base` slots of a trained prefix.
@@ -141,16 +176,72 @@ impl KvCache {
         Arc::ptr_eq(&self.pool, &sequence.pool)
     }
 
-    /// Empties `sequence` and writes zeros over what it held: for values that are not finite, which
-    /// would reach the next owner of the pages.
+    /// Gives `sequence` a copy of its own of the page that its next token will be written to, if another
+    /// sequence holds that page too.
+    ///
+    /// # Errors
+    /// `OutOfMemory` when no page is free; `DeviceLost`. The sequence is as it was then.
+    pub(crate) fn unshare(
+        &self,
+        stream: &mut dyn Stream,
+        copy: &Plan<StridedCopy>,
+        workspace: &View<'_>,
+        sequence: &mut Sequence,
+    ) -> Result<()> {
+        fn page<'v>(pages: &View<'v>, page: i32) -> Result<View<'v>> {
+            pages.slice(0, page as usize..page as usize + 1)
+        }
+        let at = (sequence.base + sequence.len) / self.shape.page_size;
+        let Some(&shared) = sequence.pages.get(at) else {
+            return Ok(());
+        };
+        let own = {
+            let mut state = self.pool.state();
+            if state.holders[shared as usize] == 1 {
+                return Ok(());
+            }
+            if state.free.is_empty() {
+                return Err(sequence.full(&state, "copy a page of a forked sequence".into()));
+            }
+            state.take(1).next()
+        };
+        let Some(own) = own else { return Ok(()) };
+        for layer in 0..self.shape.layers {
+            let (k, v) = self.layer(layer)?;
+            for pages in [k, v] {
+                let copied = page(&pages, own).and_then(|out| {
+                    let x = page(&pages, shared)?;
+                    copy.run(stream, CopyArgs { out, x }, workspace)
+                });
+                if let Err(e) = copied {
+                    self.pool.state().release(std::iter::once(own));
+                    return Err(e);
+                }
+            }
+        }
+        sequence.pages[at] = own;
+        self.pool.state().release(std::iter::once(shared));
+        Ok(())
+    }
+
+    /// Empties `sequence` and writes zeros over what it alone held: for values that are not finite, which
+    /// would reach the next owner of the pages. Of pages that a fork holds too, the last one to be scrubbed takes
+    /// care.
     ///
     /// # Errors
     /// `DeviceLost`.
     pub fn scrub(&self, stream: &mut dyn Stream, sequence: &mut Sequence) -> Result<()> {
         let zeros = vec![0; self.shape.layer_bytes() / self.shape.pages];
+        let own: Vec<i32> = {
+            let state = self.pool.state();
+            let pages = sequence.pages.iter().copied();
+            pages
+                .filter(|&page| state.holders[page as usize] == 1)
+                .collect()
+        };
         for layer in 0..self.shape.layers {
             let (k, v) = self.layer(layer)?;
-            for &page in &sequence.pages {
+            for &page in &own {
                 let page = page as usize;
                 stream.upload(&k.slice(0, page..page + 1)?, &zeros)?;
                 stream.upload(&v.slice(0, page..page + 1)?, &zeros)?;
@@ -225,14 +316,37 @@ impl Sequence {
         Ok(())
     }
 
-    /// Forgets all tokens but the first `len`; whole pages become free.
+    /// Forgets all tokens but the first `len`; whole pages become free, unless a fork holds them.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        let base = if self.has_base { self.base } else { 0 };
-        let keep = (base + self.len).div_ceil(self.pool.page_size);
+        let keep = self.written_pages();
         // Back in the order in which they were taken, so that a rewound sequence gets the same
         // pages again.
-        self.pool.free().extend(self.pages.drain(keep..).rev());
+        let rest = self.pages.drain(keep..).rev();
+        self.pool.state().release(rest);
+    }
+
+    /// A second sequence with the same tokens. It shares the pages: nothing is copied before one of the two writes
+    /// to a page that both hold.
+    pub fn fork(&self) -> Self {
+        let mut pages = Vec::with_capacity(self.pages.capacity());
+        pages.extend_from_slice(&self.pages[..self.written_pages()]);
+        let mut state = self.pool.state();
+        for &page in &pages {
+            state.holders[page as usize] += 1;
+        }
+        drop(state);
+        Self {
+            pool: self.pool.clone(),
+            pages,
+            ..*self
+        }
+    }
+
+    /// Pages that hold something; more may be reserved.
+    fn written_pages(&self) -> usize {
+        let base = if self.has_base { self.base } else { 0 };
+        (base + self.len).div_ceil(self.pool.page_size)
     }
 
     /// The pages, in order.
@@ -279,23 +393,26 @@ impl Sequence {
         }
         let slots = self.base + wanted;
         let missing = (slots.div_ceil(self.pool.page_size)).saturating_sub(self.pages.len());
-        let mut free = self.pool.free();
-        if missing > free.len() {
-            let (pages, page_size) = (self.pool.pages, self.pool.page_size);
-            return Err(Error::new(
-                ErrorKind::OutOfMemory,
-                doing(),
-                format!(
-                    "the KV cache of {} tokens has room for {}",
-                    pages * page_size,
-                    free.len() * page_size
-                ),
-            )
-            .next_step("end other sequences, or load the model with a larger cache"));
+        let mut state = self.pool.state();
+        if missing > state.free.len() {
+            return Err(self.full(&state, doing()));
         }
-        let at = free.len() - missing;
-        self.pages.extend(free.drain(at..).rev());
+        self.pages.extend(state.take(missing));
         Ok(())
+    }
+
+    fn full(&self, state: &PoolState, doing: String) -> Error {
+        let (pages, page_size) = (self.pool.pages, self.pool.page_size);
+        Error::new(
+            ErrorKind::OutOfMemory,
+            doing,
+            format!(
+                "the KV cache of {} tokens has room for {}",
+                pages * page_size,
+                state.free.len() * page_size
+            ),
+        )
+        .next_step("end other sequences, or load the model with a larger cache")
     }
 
     /// Counts `more` tokens as stored; their room was reserved.
@@ -307,7 +424,8 @@ impl Sequence {
 
 impl Drop for Sequence {
     fn drop(&mut self) {
-        self.pool.free().extend(self.pages.drain(..).rev());
+        let pages = self.pages.drain(..).rev();
+        self.pool.state().release(pages);
     }
 }
 
@@ -408,5 +526,27 @@ mod tests {
         assert_eq!(cache.free_tokens(), 16);
         a.reserve(1).unwrap();
         assert!(a.claim_base().is_some());
+    }
+
+    #[test]
+    fn forks_share_pages_until_the_last_holder_goes() {
+        let cache = cache(4);
+        let mut a = cache.sequence(16, 0);
+        a.set_prefix(2).unwrap();
+        grow(&mut a, 6).unwrap();
+        let mut b = a.fork();
+        let c = b.fork();
+        assert_eq!((b.len(), b.prefix(), b.pages()), (6, 2, &[0, 1][..]));
+        assert_eq!(cache.free_tokens(), 8);
+        // What one forgets, the others still hold.
+        a.truncate(3);
+        drop(c);
+        assert_eq!(cache.free_tokens(), 8);
+        b.truncate(4);
+        assert_eq!(cache.free_tokens(), 12);
+        drop(a);
+        assert_eq!(cache.free_tokens(), 12);
+        drop(b);
+        assert_eq!(cache.free_tokens(), 16);
     }
 }

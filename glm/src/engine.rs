@@ -4,20 +4,26 @@
 //! - A session keeps the tokens that it has computed. A prompt that begins with them costs only
 //!   what is new, so the history of a chat is computed once.
 //! - Sessions share the model and take turns on it, a step at a time.
+//! - A prompt may have a blank ([`Prompt`]): its tokens before `sop` see each other, so they are computed in one
+//!   step, and kept for the next prompt only when that has the very same ones.
 //! - Every drawn token is checked: one that is not a number ends the generation with a typed error.
 
+mod beam;
 mod stop;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hal::{Error, ErrorKind, Result};
-use ops::{Context, Mask, Plan, Sample};
+use ops::{Context, Plan, Sample};
 
+pub use self::beam::BeamSearch;
+use crate::blank::{Blank, BlankPositions};
 use crate::cache::Sequence;
 use crate::config::GenerationConfig;
 use crate::model::{Chunk, Model, Rows};
+use crate::prompt::Prompt;
 use crate::sampler::{Request, Sampler, Sampling};
 use crate::tokenizer::Tokenizer;
 use stop::StopFilter;
@@ -33,6 +39,8 @@ pub struct GenerationParams {
     pub stop_ids: Vec<u32>,
     /// Strings that end it; neither they nor what follows is part of the text.
     pub stop: Vec<String>,
+    /// Searches the likeliest text instead of drawing one; `sampling` has no part in it then.
+    pub beams: Option<BeamSearch>,
 }
 
 impl Default for GenerationParams {
@@ -43,6 +51,7 @@ impl Default for GenerationParams {
             max_new_tokens: usize::MAX,
             stop_ids: Vec::new(),
             stop: Vec::new(),
+            beams: None,
         }
     }
 }
@@ -72,7 +81,7 @@ impl From<&GenerationConfig> for GenerationParams {
 /// A piece of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token<'a> {
-    /// The token; `None` for text that was held back until the end.
+    /// The token; `None` for text that was held back until the end, and for a step of a search, whose text is empty.
     pub id: Option<u32>,
     /// The text that became certain: whole characters, no part of a stop string. Often empty.
     pub text: &'a str,
@@ -125,6 +134,7 @@ pub struct Engine {
     sample: Plan<Sample>,
     context: usize,
     vocab: usize,
+    blanks: BlankPositions,
 }
 
 impl Engine {
@@ -132,24 +142,18 @@ impl Engine {
     ///
     /// # Errors
     /// `Corrupt` when the tokenizer has ids that the model lacks; `Unsupported` when the device
-    /// cannot sample, or for models that need positions or prefixes of their own (GLM-130B,
-    /// ChatGLM-6B).
+    /// cannot sample.
     pub fn new(context: &Context, model: Model, tokenizer: Tokenizer) -> Result<Self> {
         let architecture = model.architecture();
         let vocab = architecture.vocab;
         tokenizer.check_fits(vocab)?;
-        if architecture.blank.streams() != 1 || architecture.mask != Mask::Causal {
-            return Err(Error::unsupported(
-                format!("generate with {}", architecture.model_type),
-                "its positions depend on the mask token of the prompt",
-            )
-            .next_step("use Model::forward with positions and a prefix"));
-        }
+        let blanks = architecture.blank;
         Ok(Self {
             tokenizer,
             sample: context.plan(Sample { vocab })?,
             context: model.context(),
             vocab,
+            blanks,
             model: Mutex::new(model),
         })
     }
@@ -180,6 +184,8 @@ impl Engine {
             sequence: model.sequence(),
             sampler: Sampler::new(device, self.sample.clone(), 1, self.context)?,
             ids: Vec::with_capacity(self.context + 1),
+            blank: None,
+            positions: Vec::with_capacity(self.blanks.streams() * model.max_tokens()),
             drawn: 0,
             engine: self,
         })
@@ -195,6 +201,10 @@ pub struct Session<'e> {
     /// All tokens; those beyond the sequence's length are not in the cache yet. There is always
     /// one, once there is any: its logits draw the next.
     ids: Vec<u32>,
+    /// The blank that they are filling.
+    blank: Option<Blank>,
+    /// Positions of the tokens of one step `[streams, tokens]`.
+    positions: Vec<u32>,
     /// Tokens drawn since the prompt.
     drawn: u32,
 }
@@ -213,18 +223,20 @@ impl Session<'_> {
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.ids.clear();
+        self.blank = None;
         self.sequence.truncate(0);
         self.sampler.rewind(0, 0);
     }
 
-    /// Makes `ids` the tokens of the session and computes all but the last one, which
+    /// Makes `prompt` the tokens of the session and computes all but the last one, which
     /// [`Self::decode`] needs. Returns how many were in the cache already.
     ///
     /// # Errors
-    /// `InvalidArgument` for an empty prompt, one longer than the context, or ids that do not
-    /// exist; `OutOfMemory` when the cache is full; `DeviceLost`.
-    pub fn prefill(&mut self, ids: &[u32]) -> Result<usize> {
-        let reused = self.assign(ids)?;
+    /// `InvalidArgument` for an empty prompt, one longer than the context, ids that do not
+    /// exist, or a blank that the model or the prompt does not have; `OutOfMemory` when the cache is full;
+    /// `DeviceLost`.
+    pub fn prefill(&mut self, prompt: impl Into<Prompt>) -> Result<usize> {
+        let reused = self.assign(&prompt.into())?;
         let engine = self.engine;
         self.compute(&mut engine.model(), self.ids.len() - 1, Rows::None)?;
         Ok(reused)
@@ -264,14 +276,14 @@ impl Session<'_> {
         Ok(drawn.id)
     }
 
-    /// Generates text after the prompt `ids`; `on_token` hears every token and may end it.
+    /// Generates text after `prompt`; `on_token` hears every token and may end it.
     ///
     /// # Errors
     /// As [`Self::prefill`] and [`Self::decode`]; `InvalidArgument` for parameters out of their
     /// range.
     pub fn generate(
         &mut self,
-        ids: &[u32],
+        prompt: impl Into<Prompt>,
         params: &GenerationParams,
         mut on_token: impl FnMut(Token<'_>) -> ControlFlow<()>,
     ) -> Result<Generation> {
@@ -280,11 +292,15 @@ impl Session<'_> {
             return Err(Error::invalid("generate text", "a stop string is empty"));
         }
         let start = Instant::now();
+        let prompt = prompt.into();
         let mut stats = Stats {
-            prompt_tokens: ids.len(),
-            reused_tokens: self.assign(ids)?,
+            prompt_tokens: prompt.ids.len(),
+            reused_tokens: self.assign(&prompt)?,
             ..Stats::default()
         };
+        if let Some(beams) = &params.beams {
+            return self.search(beams, params, stats, start, on_token);
+        }
         let engine = self.engine;
         let mut decoder = engine.tokenizer.stream(true);
         let mut filter = StopFilter::new(&params.stop);
@@ -334,11 +350,12 @@ impl Session<'_> {
         })
     }
 
-    /// Makes `ids` the tokens of the session; keeps what the cache has of them. Returns how many
+    /// Makes `prompt` the tokens of the session; keeps what the cache has of them. Returns how many
     /// those are.
-    fn assign(&mut self, ids: &[u32]) -> Result<usize> {
+    fn assign(&mut self, prompt: &Prompt) -> Result<usize> {
         let fail = |why: String| Error::invalid("read a prompt", why);
         let (context, vocab) = (self.engine.context, self.engine.vocab);
+        let ids = &prompt.ids;
         if ids.is_empty() {
             return Err(fail("it has no tokens".into()));
         }
@@ -352,12 +369,31 @@ impl Session<'_> {
             let detail = format!("token id {id}; the model has {vocab}");
             return Err(fail(detail).next_step("use the tokenizer of this very model"));
         }
-        let common = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        if let Some(blank) = prompt.blank {
+            if self.engine.blanks == BlankPositions::None {
+                return Err(fail("it has a blank, and the model fills none".into())
+                    .next_step("give the text alone; the model continues it"));
+            }
+            if blank.mask >= blank.start || blank.start >= ids.len() {
+                let detail = format!("{blank:?} in {} tokens", ids.len());
+                return Err(fail(detail).next_step("put the mask token before `sop`"));
+            }
+        }
+        let mut common = self.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        // What the tokens of a prefix are depends on all of it.
+        let prefix = prompt.blank.map_or(0, |blank| blank.start);
+        if self.blank != prompt.blank || common < prefix {
+            common = 0;
+        }
         self.sampler.rewind(0, common);
         // The last token is computed in any case: its logits draw the next.
         self.sequence.truncate(common.min(ids.len() - 1));
+        if self.sequence.is_empty() {
+            self.sequence.set_prefix(prefix)?;
+        }
         self.ids.clear();
         self.ids.extend_from_slice(ids);
+        self.blank = prompt.blank;
         self.drawn = 0;
         Ok(self.sequence.len())
     }
@@ -367,15 +403,34 @@ impl Session<'_> {
         let step = model.max_tokens();
         while self.sequence.len() < end {
             let from = self.sequence.len();
-            let to = end.min(from + step);
+            let to = end.min((from + step).max(self.sequence.prefix()));
             let rows = if to == end { rows } else { Rows::None };
+            let positions = &mut self.positions;
             let chunk = Chunk {
                 sequence: &mut self.sequence,
                 ids: &self.ids[from..to],
-                positions: None,
+                positions: positions_of(self.engine.blanks, self.blank, from..to, positions),
             };
             model.forward(&mut [chunk], rows)?;
         }
         Ok(())
     }
+}
+
+/// The positions of tokens `range`, row-major, in `positions`; `None` for models whose positions count on.
+fn positions_of(
+    blanks: BlankPositions,
+    blank: Option<Blank>,
+    range: Range<usize>,
+    positions: &mut Vec<u32>,
+) -> Option<&[u32]> {
+    if blanks == BlankPositions::None {
+        return None;
+    }
+    positions.clear();
+    for stream in 0..blanks.streams() {
+        // Positions are below the context, which is below 2^28.
+        positions.extend(range.clone().map(|i| blanks.of(blank, i)[stream] as u32));
+    }
+    Some(positions)
 }

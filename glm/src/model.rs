@@ -488,6 +488,16 @@ impl Model {
         self.limits.tokens
     }
 
+    /// The most sequences of one step.
+    pub fn max_sequences(&self) -> usize {
+        self.limits.sequences
+    }
+
+    /// The most rows of logits of one step.
+    pub fn max_logits(&self) -> usize {
+        self.limits.logits
+    }
+
     /// Device memory in use.
     pub fn footprint(&self) -> &Footprint {
         &self.footprint
@@ -546,6 +556,11 @@ impl Model {
         }
         self.logits_rows = 0;
         let stream = &mut *self.stream;
+        let ws = View::of_bytes(&self.buffers.workspace);
+        for chunk in chunks.iter_mut() {
+            let copy = &self.plans.page_copy;
+            self.cache.unshare(stream, copy, &ws, chunk.sequence)?;
+        }
         let step = self
             .inputs
             .prepare(stream, &self.architecture, chunks, rows)?;

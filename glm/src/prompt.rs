@@ -16,6 +16,7 @@ use minijinja::{AutoEscape, Environment};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::blank::Blank;
 use crate::files;
 use crate::tokenizer::{Part, Tokenizer};
 
@@ -32,6 +33,39 @@ const GLM4_SPECIALS: [&str; 5] = [
 ];
 /// Instructions of a template; real ones need some hundred per message.
 const FUEL: u64 = 10_000_000;
+
+/// What a model is to continue: token ids, and the blank among them that it is to fill.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The blank, for models that fill blanks; without one they continue the ids from left to right.
+    pub blank: Option<Blank>,
+}
+
+impl From<Vec<u32>> for Prompt {
+    fn from(ids: Vec<u32>) -> Self {
+        Self { ids, blank: None }
+    }
+}
+
+impl From<&[u32]> for Prompt {
+    fn from(ids: &[u32]) -> Self {
+        ids.to_vec().into()
+    }
+}
+
+impl From<&Vec<u32>> for Prompt {
+    fn from(ids: &Vec<u32>) -> Self {
+        ids.clone().into()
+    }
+}
+
+impl<const N: usize> From<&[u32; N]> for Prompt {
+    fn from(ids: &[u32; N]) -> Self {
+        ids.to_vec().into()
+    }
+}
 
 /// One message of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

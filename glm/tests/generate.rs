@@ -2,42 +2,28 @@
 
 mod common;
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{golden, golden_config, golden_shapes, le_bytes, tensor, write_checkpoint};
+use common::{
+    LETTERS, cpu, first_generation, golden, golden_config, golden_shapes, le_bytes,
+    letters_tokenizer, tensor, write_checkpoint,
+};
 use glm::architecture::Architecture;
+use glm::blank::Blank;
 use glm::checkpoint::Checkpoint;
 use glm::engine::{Engine, FinishReason, Generation, GenerationParams, Session, Token};
 use glm::model::{Chunk, Model, Options, Rows};
+use glm::prompt::Prompt;
 use glm::sampler::{Request, Sampler, Sampling};
 use glm::tokenizer::Tokenizer;
 use hal::{DType, ErrorKind, Result};
 use ops::{Context, Sample};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const CONTEXT: usize = 64;
-
-fn cpu() -> Context {
-    Context::new(backend_cpu::open(&backend_cpu::Options::default()).unwrap())
-}
-
-/// A tokenizer with a letter per id.
-fn tokenizer() -> Tokenizer {
-    let letters = LETTERS.chars().enumerate();
-    let vocab: HashMap<String, usize> = letters.map(|(i, c)| (c.to_string(), i)).collect();
-    let json = json!({
-        "version": "1.0",
-        "added_tokens": [],
-        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "/"},
-        "decoder": {"type": "Fuse"},
-    });
-    Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap()
-}
 
 fn options() -> Options {
     Options {
@@ -67,7 +53,7 @@ fn model(context: &Context) -> Model {
 fn engine() -> Engine {
     let context = cpu();
     let model = model(&context);
-    Engine::new(&context, model, tokenizer()).unwrap()
+    Engine::new(&context, model, letters_tokenizer()).unwrap()
 }
 
 fn greedy(max_new_tokens: usize) -> GenerationParams {
@@ -94,9 +80,13 @@ fn drawn(sampling: Sampling) -> GenerationParams {
     }
 }
 
-fn run(session: &mut Session<'_>, ids: &[u32], params: &GenerationParams) -> Generation {
+fn run(
+    session: &mut Session<'_>,
+    prompt: impl Into<Prompt>,
+    params: &GenerationParams,
+) -> Generation {
     let mut heard = (Vec::new(), String::new());
-    let result = session.generate(ids, params, |token| {
+    let result = session.generate(prompt, params, |token| {
         heard.0.extend(token.id);
         heard.1.push_str(token.text);
         ControlFlow::Continue(())
@@ -107,8 +97,8 @@ fn run(session: &mut Session<'_>, ids: &[u32], params: &GenerationParams) -> Gen
     result
 }
 
-fn fresh(engine: &Engine, ids: &[u32], params: &GenerationParams) -> Generation {
-    run(&mut engine.session().unwrap(), ids, params)
+fn fresh(engine: &Engine, prompt: impl Into<Prompt>, params: &GenerationParams) -> Generation {
+    run(&mut engine.session().unwrap(), prompt, params)
 }
 
 fn letters(ids: &[u32]) -> String {
@@ -434,7 +424,7 @@ fn what_is_not_a_number_ends_it_and_stays_alone() {
     });
     serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
     let context = cpu();
-    let engine = Engine::new(&context, load(&context, dir.path()), tokenizer()).unwrap();
+    let engine = Engine::new(&context, load(&context, dir.path()), letters_tokenizer()).unwrap();
 
     let expected = fresh(&engine, &[1, 2, 3], &greedy(5)).ids;
     assert!(!expected.contains(&13));
@@ -465,4 +455,167 @@ fn a_tokenizer_of_another_model_is_refused() {
     let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
     let e = Engine::new(&context, model(&context), tokenizer).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Corrupt);
+}
+
+/// An engine with a golden model that fills blanks, and that model's official case.
+fn blank_engine(name: &str) -> (Engine, Value) {
+    let (dir, case) = (TempDir::new().unwrap(), golden(name));
+    write_checkpoint(dir.path(), &golden_shapes(&case), &case["config"], false);
+    let architecture = first_generation(name, &case["config"]);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let (context, options) = (
+        cpu(),
+        Options {
+            max_tokens: Some(24),
+            ..options()
+        },
+    );
+    let model = Model::load(&context, &architecture, &checkpoint, &options, |_, _| {}).unwrap();
+    let engine = Engine::new(&context, model, letters_tokenizer()).unwrap();
+    (engine, case)
+}
+
+/// `text`, a `[gMASK]` or `[MASK]` in it, and `sop` as the golden models number them.
+fn fill(text: &[u32], mask: usize, to_the_end: bool, answer: &[u32]) -> Prompt {
+    let mut ids = text.to_vec();
+    ids.insert(mask, if to_the_end { 59 } else { 58 });
+    let start = ids.len();
+    ids.push(60);
+    ids.extend(answer);
+    let blank = Some(Blank {
+        start,
+        mask,
+        to_the_end,
+    });
+    Prompt { ids, blank }
+}
+
+#[test]
+fn blanks_are_filled_as_the_official_code_does() {
+    let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let best = |row: &Value| {
+        let row: Vec<f32> = serde_json::from_value(row.clone()).unwrap();
+        let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        best.unwrap().0 as u32
+    };
+    // (The masks of `glm130b_mask` and its positions do not belong to one prompt.)
+    for name in ["glm130b_gmask", "chatglm_v1_gmask", "chatglm_v1_mask"] {
+        let (engine, case) = blank_engine(name);
+        let mut session = engine.session().unwrap();
+        let mut prompt = ids(&case["input_ids"]);
+        let at = |id: u32| prompt.iter().position(|&other| other == id).unwrap();
+        let to_the_end = name.ends_with("gmask");
+        let (start, mask) = (at(60), at(if to_the_end { 59 } else { 58 }));
+        let blank = Some(Blank {
+            start,
+            mask,
+            to_the_end,
+        });
+        let mut check = |prompt: &[u32], official: &Value| {
+            let prompt = Prompt {
+                ids: prompt.to_vec(),
+                blank,
+            };
+            let next = run(&mut session, prompt, &greedy(1));
+            assert_eq!(next.ids, [best(official)], "{name}");
+            next.stats.reused_tokens
+        };
+        check(&prompt, case["logits"].as_array().unwrap().last().unwrap());
+        for (i, row) in case["decode_logits"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            prompt.push(ids(&case["decode_ids"])[i]);
+            // Only the new token is computed.
+            assert_eq!(check(&prompt, row), prompt.len() - 1);
+        }
+    }
+}
+
+#[test]
+fn a_cached_blank_gives_what_a_fresh_one_does() {
+    for name in ["glm130b_gmask", "chatglm_v1_gmask"] {
+        let (engine, _) = blank_engine(name);
+        let text: Vec<u32> = (10..25).collect();
+        let mut session = engine.session().unwrap();
+        let mut ask = |prompt: &Prompt, reused: usize| {
+            let answer = run(&mut session, prompt.clone(), &greedy(24));
+            let alone = fresh(&engine, prompt.clone(), &greedy(24));
+            assert_eq!(answer.ids, alone.ids, "{name} {prompt:?}");
+            assert_eq!(answer.stats.reused_tokens, reused, "{name} {prompt:?}");
+            answer.ids
+        };
+        let first = fill(&text, 15, true, &[]);
+        let answer = ask(&first, 0);
+        // Its own continuation: everything is there.
+        let more = fill(&text, 15, true, &answer[..4]);
+        assert_eq!(ask(&more, more.ids.len() - 1)[..20], answer[4..]);
+        // The next turn: the tokens before `sop` see new ones, so none of them is what it was.
+        let next = [&text[..], &[58, 40, 41]].concat();
+        ask(&fill(&next, 18, true, &[]), 0);
+        // Another mask, another kind, no blank at all: anew each time.
+        ask(&fill(&text, 5, true, &[]), 0);
+        ask(&fill(&text, 5, false, &[]), 0);
+        ask(&text.clone().into(), 0);
+        ask(&text.clone().into(), text.len() - 1);
+        ask(&first, 0);
+        ask(&first, first.ids.len() - 1);
+    }
+}
+
+#[test]
+fn sessions_with_blanks_do_not_notice_each_other() {
+    let (engine, _) = blank_engine("chatglm_v1_gmask");
+    let text: Vec<u32> = (10..30).collect();
+    let prompts = [
+        fill(&text[..3], 2, false, &[]),
+        fill(&text, 20, true, &[]),
+        text[..9].into(),
+    ];
+    let mut sessions = prompts.each_ref().map(|prompt| {
+        let mut session = engine.session().unwrap();
+        session.prefill(prompt.clone()).unwrap();
+        session
+    });
+    let mut got = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..16 {
+        for (i, session) in sessions.iter_mut().enumerate() {
+            got[i].push(session.decode(&sampled(i as u64)).unwrap());
+        }
+    }
+    for (i, prompt) in prompts.into_iter().enumerate() {
+        let alone = fresh(&engine, prompt, &drawn(sampled(i as u64)));
+        assert_eq!(got[i], alone.ids[..16]);
+    }
+}
+
+#[test]
+fn blanks_that_cannot_be_are_refused() {
+    let refused = |engine: &Engine, prompt: Prompt, word: &str| {
+        let e = engine.session().unwrap().prefill(prompt).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::InvalidArgument, "{e}");
+        assert!(e.to_string().contains(word) && e.next().is_some(), "{e}");
+    };
+    let prompt = fill(&[1, 2, 3], 3, true, &[]);
+    refused(&engine(), prompt.clone(), "fills none");
+    let (engine, _) = blank_engine("glm130b_gmask");
+    for (start, mask) in [(3, 3), (5, 3)] {
+        let blank = Some(Blank {
+            start,
+            mask,
+            to_the_end: true,
+        });
+        refused(
+            &engine,
+            Prompt {
+                blank,
+                ..prompt.clone()
+            },
+            "Blank",
+        );
+    }
+    // The tokens before `sop` go in one step, and this model takes 24.
+    refused(&engine, fill(&[7; 30], 30, true, &[]), "24");
 }

@@ -5,7 +5,7 @@ use hal::{DType, Error, Result, Stream, View, WeightFormat};
 use ops::{
     Activation, ActivationArgs, AddLayerNorm, AddRmsNorm, ArgList, Attention, Binary, Context,
     Elementwise, ElementwiseArgs, Embedding, Glu, GluArgs, KvWrite, LayerNorm, Mask, Matmul, Plan,
-    RmsNorm, Rope,
+    RmsNorm, Rope, StridedCopy,
 };
 
 use crate::architecture::{Architecture, Norm, Position, Residual};
@@ -32,6 +32,8 @@ pub(super) struct Plans {
     pub(super) act: ActPlan,
     /// Picks the rows of hidden states that logits are wanted for.
     pub(super) gather: Plan<Embedding>,
+    /// Copies a page that forked sequences share.
+    pub(super) page_copy: Plan<StridedCopy>,
     embeddings: Vec<Plan<Embedding>>,
     matmuls: Vec<Plan<Matmul>>,
 }
@@ -101,6 +103,7 @@ impl Plans {
                 out: dtype,
                 tied: false,
             })?,
+            page_copy: context.plan(StridedCopy { dtype: cache.dtype })?,
             embeddings: Vec::new(),
             matmuls: Vec::new(),
         })
@@ -161,6 +164,7 @@ impl Plans {
         let (op, dim) = (self.attention.op(), self.gather.op().dim);
         let hidden = [t, dim];
         let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
+        let page = [1, op.kv_heads, op.page_size, op.head_dim];
         let q = [t, op.heads, op.head_dim];
         let written = [t.max(prefix), op.kv_heads, op.head_dim];
         let (blocks, starts, lens) = ([s, pages_per_sequence], [s + 1], [s]);
@@ -198,6 +202,7 @@ impl Plans {
             self.act.workspace_bytes(t),
             self.gather
                 .workspace_bytes(&[&[logits, dim], &[logits], &hidden]),
+            self.page_copy.workspace_bytes(&[&page, &page]),
         ];
         let all = matmuls.chain(embeddings).chain(rope).chain(add);
         all.chain(others).max().unwrap_or(0)

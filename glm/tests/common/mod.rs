@@ -12,6 +12,13 @@ pub mod torch;
 use std::collections::HashMap;
 use std::path::Path;
 
+use glm::architecture::{
+    Architecture, GLM_NAMES, Norm, Residual, RopeRecipe, RopeRounding, RopeScaling,
+};
+use glm::blank::BlankPositions;
+use glm::tokenizer::Tokenizer;
+use hal::DType;
+use ops::{Act, Context, Half, Mask, RopeLayout};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -111,4 +118,73 @@ fn write_tensors(path: &Path, shapes: &[(String, Vec<usize>)]) {
 /// Little-endian bytes of f32 values.
 pub fn le_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+/// The CPU with all its kernels.
+pub fn cpu() -> Context {
+    Context::new(backend_cpu::open(&backend_cpu::Options::default()).unwrap())
+}
+
+/// What the ids 0 to 63 of [`letters_tokenizer`] spell.
+pub const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// A tokenizer with a letter per id.
+pub fn letters_tokenizer() -> Tokenizer {
+    let letters = LETTERS.chars().enumerate();
+    let vocab: HashMap<String, usize> = letters.map(|(i, c)| (c.to_string(), i)).collect();
+    let json = json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "/"},
+        "decoder": {"type": "Fuse"},
+    });
+    Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap()
+}
+
+/// What the first generations do otherwise: layer norms, DeepNorm, rows per head, prefix mask, two
+/// position streams. Their containers are read elsewhere; the layers must already be right.
+pub fn first_generation(case: &str, config: &Value) -> Architecture {
+    let n = |key: &str| config[key].as_u64().unwrap() as usize;
+    let v1 = case.starts_with("chatglm_v1");
+    let head_dim = n("hidden_size") / n("num_attention_heads");
+    // ChatGLM-6B has √56 whatever its number of layers.
+    let alpha = if v1 {
+        56.0
+    } else {
+        2.0 * n("num_layers") as f32
+    };
+    Architecture {
+        model_type: case.to_owned(),
+        layers: n("num_layers"),
+        hidden: n("hidden_size"),
+        heads: n("num_attention_heads"),
+        kv_heads: n("num_attention_heads"),
+        head_dim,
+        ffn: n("inner_hidden_size"),
+        vocab: n("vocab_size"),
+        context: n("max_sequence_length"),
+        norm: Norm::Layer(1e-5),
+        residual: Residual::DeepNorm(alpha.sqrt()),
+        rope: RopeRecipe {
+            layout: RopeLayout::HalfSplit,
+            rotary_dim: if v1 { head_dim / 2 } else { head_dim },
+            streams: if v1 { 2 } else { 1 },
+            base: 10_000.0,
+            scaling: RopeScaling::None,
+            rounding: RopeRounding::F16Frequencies,
+        },
+        mask: Mask::Prefix,
+        blank: if v1 {
+            BlankPositions::TwoStreams
+        } else {
+            BlankPositions::OneStream
+        },
+        act: if v1 { Act::GeluTanh } else { Act::GeluErf },
+        gate: (!v1).then_some(Half::Second),
+        qkv_bias: Some(true),
+        dense_bias: true,
+        tied: true,
+        dtype: DType::F16,
+        names: GLM_NAMES,
+    }
 }
