@@ -61,12 +61,7 @@ impl ChatGlmCode {
             "longwriter",
             "longcite",
         ];
-        let auto_map = config["auto_map"].as_object().into_iter().flatten();
-        let hints = [&config["_name_or_path"]]
-            .into_iter()
-            .chain(auto_map.map(|(_, value)| value));
-        for hint in hints.filter_map(Value::as_str) {
-            let hint = hint.to_lowercase();
+        for hint in hints(config) {
             let names = |list: &[&str]| list.iter().any(|name| hint.contains(name));
             match (names(&V2_NAMES), names(&V3_NAMES)) {
                 (true, false) => return Self::V2,
@@ -87,6 +82,20 @@ impl ChatGlmCode {
         };
         if interpolates { Self::V2 } else { Self::V3 }
     }
+}
+
+/// The names of models in a configuration, in lower case.
+fn hints(config: &Value) -> impl Iterator<Item = String> + '_ {
+    let auto_map = config["auto_map"].as_object().into_iter().flatten();
+    let hints = [&config["_name_or_path"]]
+        .into_iter()
+        .chain(auto_map.map(|(_, value)| value));
+    hints.filter_map(Value::as_str).map(str::to_lowercase)
+}
+
+/// Whether a configuration names one of `names`.
+pub(crate) fn is_named(config: &Value, names: &[&str]) -> bool {
+    hints(config).any(|hint| names.iter().any(|name| hint.contains(name)))
 }
 
 impl Architecture {
@@ -534,18 +543,16 @@ impl GenerationConfig {
         Self::from_configs(&config, generation.as_ref())
     }
 
-    /// The defaults of `generation_config.json`, else of the official code: `chat()` for `chatglm`
-    /// (sampling with temperature 0.8, top-p 0.8, 8192 tokens), greedy for the Hugging Face
-    /// classes; top-k 50 in both, which transformers applies whether or not a file mentions it. The
-    /// stop ids of both files count.
+    /// The defaults of `generation_config.json`, and for what it does not say those of the official code (see
+    /// [`Published`]). The stop ids of both files count.
     ///
     /// # Errors
     /// `Corrupt` for a value of the wrong type or out of its range.
     pub fn from_configs(config: &Value, generation: Option<&Value>) -> Result<Self> {
+        let published = Published::of(config);
         let config = Keys::new("config.json", config)?;
         let empty = Value::Object(Map::new());
         let keys = Keys::new("generation_config.json", generation.unwrap_or(&empty))?;
-        let chat = generation.is_none() && config.text("model_type")? == Some("chatglm");
         let mut eos_ids = keys.ids("eos_token_id")?;
         for id in config.ids("eos_token_id")? {
             if !eos_ids.contains(&id) {
@@ -561,20 +568,87 @@ impl GenerationConfig {
             )),
             value => Ok(value.map_or(default, |v| v as f32)),
         };
-        let temperature = number("temperature", if chat { 0.8 } else { 1.0 }, 0.0..=100.0)?;
-        let do_sample = keys.flag("do_sample")?.unwrap_or(chat);
+        let temperature = number("temperature", published.temperature, 0.0..=100.0)?;
+        let do_sample = keys.flag("do_sample")?.unwrap_or(published.do_sample);
         Ok(Self {
             eos_ids,
             // Temperature 0 is how many people write "greedy".
             do_sample: do_sample && temperature > 0.0,
             temperature: if temperature > 0.0 { temperature } else { 1.0 },
-            top_p: number("top_p", if chat { 0.8 } else { 1.0 }, 1e-6..=1.0)?,
-            top_k: number("top_k", 50.0, 0.0..=MAX_VOCAB as f64)? as usize,
+            top_p: number("top_p", published.top_p, 1e-6..=1.0)?,
+            top_k: number("top_k", published.top_k, 0.0..=MAX_VOCAB as f64)? as usize,
             repetition_penalty: number("repetition_penalty", 1.0, 0.01..=100.0)?,
             max_length: keys
                 .optional_size("max_length", MAX_CONTEXT)?
-                .or(chat.then_some(8192)),
+                .or(published.max_length),
         })
+    }
+}
+
+/// How the official code of a model generates when nobody says otherwise.
+///
+/// | model | | temperature | top-p | top-k | tokens in all | source |
+/// |---|---|---|---|---|---|---|
+/// | ChatGLM-6B | samples | 0.95 | 0.7 | 50 | 2048 | `chat` in `modeling_chatglm.py` |
+/// | ChatGLM2, ChatGLM3, GLM-4 in their own format | samples | 0.8 | 0.8 | 50 | 8192 | likewise |
+/// | CodeGeeX2 | greedy | | | | | its README, `top_k=1` |
+/// | GLM-130B | samples | 1 | 0.7 | all | 256 | `scripts/generate.sh` |
+/// | CodeGeeX-13B | greedy | 0.8 | 0.95 | all | 1024 | `scripts/test_inference.sh` |
+/// | others, Hugging Face classes | greedy | 1 | 1 | 50 | | the defaults of transformers |
+///
+/// Top-k 50 is a default of transformers, which applies it whether or not a file or a call mentions it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Published {
+    do_sample: bool,
+    temperature: f32,
+    top_p: f32,
+    top_k: f32,
+    max_length: Option<usize>,
+}
+
+impl Published {
+    fn of(config: &Value) -> Self {
+        let greedy = Self {
+            do_sample: false,
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 50.0,
+            max_length: None,
+        };
+        let first =
+            !config["position_encoding_2d"].is_null() || !config["inner_hidden_size"].is_null();
+        match config["model_type"].as_str() {
+            Some("chatglm") if first => Self {
+                do_sample: true,
+                temperature: 0.95,
+                top_p: 0.7,
+                max_length: Some(2048),
+                ..greedy
+            },
+            Some("chatglm") if is_named(config, &["codegeex2"]) => greedy,
+            Some("chatglm") => Self {
+                do_sample: true,
+                temperature: 0.8,
+                top_p: 0.8,
+                max_length: Some(8192),
+                ..greedy
+            },
+            Some("glm130b") => Self {
+                do_sample: true,
+                top_p: 0.7,
+                top_k: 0.0,
+                max_length: Some(256),
+                ..greedy
+            },
+            Some("codegeex") => Self {
+                temperature: 0.8,
+                top_p: 0.95,
+                top_k: 0.0,
+                max_length: Some(1024),
+                ..greedy
+            },
+            _ => greedy,
+        }
     }
 }
 
@@ -1157,6 +1231,70 @@ mod tests {
         let chat = GenerationConfig::from_configs(&chat, None).unwrap();
         assert_eq!((chat.eos_ids, chat.do_sample), (vec![2], true));
         assert_eq!((chat.temperature, chat.max_length), (0.8, Some(8192)));
+        // What a file does not say is as the code has it.
+        let file = json!({"temperature": 0.5});
+        let chat = GenerationConfig::from_configs(&chatglm(json!({})), Some(&file)).unwrap();
+        assert_eq!(
+            (chat.do_sample, chat.temperature, chat.top_p),
+            (true, 0.5, 0.8)
+        );
+
+        let names =
+            |model_type: &str, more: &str| json!({"model_type": model_type, "_name_or_path": more});
+        let mut first = names("chatglm", "THUDM/chatglm-6b");
+        first["position_encoding_2d"] = json!(true);
+        first["eos_token_id"] = json!(130_005);
+        for (config, do_sample, temperature, top_p, top_k, max_length) in [
+            (first, true, 0.95, 0.7, 50, Some(2048)),
+            (
+                names("chatglm", "THUDM/chatglm2-6b"),
+                true,
+                0.8,
+                0.8,
+                50,
+                Some(8192),
+            ),
+            (
+                names("chatglm", "THUDM/chatglm3-6b"),
+                true,
+                0.8,
+                0.8,
+                50,
+                Some(8192),
+            ),
+            (
+                names("chatglm", "THUDM/glm-4-9b-chat"),
+                true,
+                0.8,
+                0.8,
+                50,
+                Some(8192),
+            ),
+            (
+                names("chatglm", "THUDM/codegeex2-6b"),
+                false,
+                1.0,
+                1.0,
+                50,
+                None,
+            ),
+            (names("glm130b", ""), true, 1.0, 0.7, 0, Some(256)),
+            (names("glm10b", ""), false, 1.0, 1.0, 50, None),
+            (names("codegeex", ""), false, 0.8, 0.95, 0, Some(1024)),
+            (names("glm4", ""), false, 1.0, 1.0, 50, None),
+        ] {
+            let g = GenerationConfig::from_configs(&config, None).unwrap();
+            let got = (g.do_sample, g.temperature, g.top_p, g.top_k, g.max_length);
+            assert_eq!(
+                got,
+                (do_sample, temperature, top_p, top_k, max_length),
+                "{config}"
+            );
+            assert_eq!(
+                g.eos_ids.first(),
+                (top_p == 0.7 && top_k == 50).then_some(&130_005)
+            );
+        }
 
         let zero = json!({"do_sample": true, "temperature": 0.0});
         let zero = GenerationConfig::from_configs(&config, Some(&zero)).unwrap();

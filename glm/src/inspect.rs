@@ -9,7 +9,7 @@ use crate::architecture::{Architecture, Norm, Position};
 use crate::checkpoint::{Checkpoint, SCALE_SUFFIX};
 use crate::config::GenerationConfig;
 use crate::model::PREFIX_ENCODER;
-use crate::prompt::TemplateSource;
+use crate::prompt::FormName;
 use crate::source::ModelSource;
 
 /// Everything that is known of a model without running it.
@@ -38,7 +38,7 @@ pub struct Inspection {
     /// The tokenizer.
     pub tokenizer: Option<TokenizerFacts>,
     /// Where the chat template comes from.
-    pub template: Option<TemplateSource>,
+    pub template: Option<FormName>,
     /// Recommended sampling.
     pub generation: Option<GenerationConfig>,
     /// What kept a part from being read.
@@ -125,8 +125,8 @@ pub fn inspect(source: &ModelSource) -> Result<Inspection> {
         tokenizer
             .check_fits(architecture.vocab)
             .unwrap_or_else(&mut note);
-        let template = source.template(tokenizer).map_err(&mut note).ok();
-        inspection.template = template.map(|t| t.source().clone());
+        let form = source.chat_form(tokenizer).map_err(&mut note).ok();
+        inspection.template = form.map(|form| form.name());
     }
     inspection.generation = source.generation_config().map_err(&mut note).ok();
     inspection.tokenizer = tokenizer.map(|tokenizer| {

@@ -12,7 +12,7 @@ use crate::config::GenerationConfig;
 use crate::engine::Engine;
 use crate::files;
 use crate::model::{Model, Options};
-use crate::prompt::{ChatTemplate, TemplateSource};
+use crate::prompt::{ChatForm, ChatTemplate};
 use crate::tokenizer::Tokenizer;
 
 const CONFIG_FILE: &str = "config.json";
@@ -104,18 +104,20 @@ impl ModelSource {
         }
     }
 
-    /// The chat template.
+    /// How the model is talked to.
     ///
     /// # Errors
-    /// As [`ChatTemplate::load`].
-    pub fn template(&self, tokenizer: &Tokenizer) -> Result<ChatTemplate> {
+    /// As [`ChatTemplate::load`] and [`ChatForm::choose`].
+    pub fn chat_form(&self, tokenizer: &Tokenizer) -> Result<ChatForm> {
         match self {
-            Self::Folder(folder) => ChatTemplate::load(folder, tokenizer),
+            Self::Folder(folder) => {
+                ChatForm::choose(ChatTemplate::load(folder)?, &self.config()?, tokenizer)
+            }
             Self::Embedded(files) => {
                 let name = "tokenizer_config.json";
                 let config = json(files, name)?;
-                let source = TemplateSource::File(name.to_owned());
-                ChatTemplate::new(&config["chat_template"], source, &config)
+                let template = ChatTemplate::new(&config["chat_template"], name, &config)?;
+                ChatForm::choose(Some(template), &self.config()?, tokenizer)
             }
         }
     }

@@ -5,6 +5,7 @@
 
 pub mod chatglm;
 mod folder;
+pub mod glm_chinese;
 pub mod gpt2;
 mod merge;
 pub mod rank_bpe;
@@ -45,7 +46,7 @@ enum Inner {
 
 impl Tokenizer {
     /// Reads the tokenizer of a model folder: `tokenizer.json`, else `tokenizer.model`,
-    /// `ice_text.model`, or `vocab.json` with `merges.txt`.
+    /// `ice_text.model`, `cog-pretrain.model`, or `vocab.json` with `merges.txt`.
     ///
     /// # Errors
     /// `NotFound`, `Io`, `Corrupt`; `Unsupported` when our readers lack what a file needs.

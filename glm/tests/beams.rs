@@ -22,17 +22,11 @@ const VOCAB: usize = 64;
 
 fn engine(name: &str, beams: usize) -> Engine {
     let (dir, case) = (TempDir::new().unwrap(), golden(name));
-    let (config, architecture) = match name {
-        "glm4" => {
-            let config = golden_config(&case, "glm4");
-            let architecture = Architecture::from_config(&config).unwrap();
-            (config, architecture)
-        }
-        _ => (
-            case["config"].clone(),
-            first_generation(name, &case["config"]),
-        ),
+    let config = match name {
+        "glm4" => golden_config(&case, "glm4"),
+        _ => first_generation(name, &case),
     };
+    let architecture = Architecture::from_config(&config).unwrap();
     write_checkpoint(dir.path(), &golden_shapes(&case), &config, false);
     let options = Options {
         dtype: Some(DType::F32),

@@ -8,7 +8,7 @@ use std::path::Path;
 use glm::demo;
 use glm::engine::{Engine, GenerationParams, Session, Token};
 use glm::model::{Chunk, Model, Options, Rows};
-use glm::prompt::{ChatOptions, ChatTemplate, Message};
+use glm::prompt::{ChatForm, ChatOptions, Message};
 use glm::source::ModelSource;
 use hal::{DType, WeightFormat};
 use ops::Context;
@@ -52,7 +52,7 @@ fn questions(list: &Value) -> Vec<(Vec<Message>, String)> {
 
 struct Chat {
     engine: Engine,
-    template: ChatTemplate,
+    form: ChatForm,
     params: GenerationParams,
 }
 
@@ -60,7 +60,7 @@ impl Chat {
     fn new(source: &ModelSource, context: &Context, options: &Options) -> Self {
         let engine = source.load(context, options, |_, _| {}).unwrap();
         Self {
-            template: source.template(engine.tokenizer()).unwrap(),
+            form: source.chat_form(engine.tokenizer()).unwrap(),
             params: GenerationParams::from(&source.generation_config().unwrap()),
             engine,
         }
@@ -72,8 +72,8 @@ impl Chat {
             ..ChatOptions::default()
         };
         let tokenizer = self.engine.tokenizer();
-        let ids = self.template.encode_chat(tokenizer, messages, &options);
-        ids.unwrap()
+        let ids = self.form.encode(tokenizer, messages, &options);
+        ids.unwrap().ids
     }
 
     fn ask(&self, session: &mut Session<'_>, messages: &[Message]) -> String {

@@ -460,8 +460,9 @@ fn a_tokenizer_of_another_model_is_refused() {
 /// An engine with a golden model that fills blanks, and that model's official case.
 fn blank_engine(name: &str) -> (Engine, Value) {
     let (dir, case) = (TempDir::new().unwrap(), golden(name));
-    write_checkpoint(dir.path(), &golden_shapes(&case), &case["config"], false);
-    let architecture = first_generation(name, &case["config"]);
+    let config = first_generation(name, &case);
+    write_checkpoint(dir.path(), &golden_shapes(&case), &config, false);
+    let architecture = Architecture::from_config(&config).unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let (context, options) = (
         cpu(),

@@ -231,7 +231,7 @@ fn other_models_are_refused_by_name() {
 /// ChatGLM3's own file, whose licence keeps it out of this project.
 #[test]
 fn real_chatglm3() {
-    const VARIABLE: &str = "GLM_TEST_CHATGLM3_TOKENIZER";
+    const VARIABLE: &str = "GLM_CHATGLM3_TOKENIZER";
     let Some(path) = std::env::var_os(VARIABLE).map(PathBuf::from) else {
         eprintln!("SKIPPED: {VARIABLE} does not name ChatGLM3's tokenizer.model");
         return;

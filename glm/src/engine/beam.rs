@@ -24,7 +24,7 @@ use super::{
 use crate::cache::Sequence;
 use crate::model::{Chunk, Rows};
 
-/// How a search is done.
+/// How a search is done. GLM-130B's own script has 4 beams, a penalty of 1 and no run of 3 tokens twice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BeamSearch {
     /// Texts that are followed at a time. The model must be loaded for as many sequences and rows of logits.
@@ -33,17 +33,6 @@ pub struct BeamSearch {
     pub length_penalty: f64,
     /// No run of so many tokens is generated twice; 0: any may be.
     pub no_repeat_ngram: usize,
-}
-
-impl Default for BeamSearch {
-    /// As GLM-130B's own script: 4 beams, penalty 1, no run of 3 tokens twice.
-    fn default() -> Self {
-        Self {
-            beams: 4,
-            length_penalty: 1.0,
-            no_repeat_ngram: 3,
-        }
-    }
 }
 
 /// A text that is being followed.

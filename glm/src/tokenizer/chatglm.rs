@@ -89,6 +89,9 @@ const CHATGLM_6B_SPECIALS: [&str; 8] = [
     "<dBLOCK>",
 ];
 
+/// Ids before the pieces of GLM-130B and of the first ChatGLM-6B.
+pub(super) const GLM_130B_IMAGE_TOKENS: u32 = 20_000;
+
 /// What a line break becomes before the text is cut.
 const LINE_BREAK: &str = "<n>";
 /// What a tab becomes.
@@ -104,6 +107,8 @@ const LONGEST_BLANK: usize = 80;
 pub struct ChatGlm6b {
     text: SentencePiece,
     image_tokens: u32,
+    /// Whether white space has pieces: in GLM-130B it is what the model file makes of it, a space.
+    white_space: bool,
 }
 
 impl ChatGlm6b {
@@ -142,7 +147,19 @@ impl ChatGlm6b {
         Ok(Self {
             text: SentencePiece::new(file, model)?,
             image_tokens,
+            white_space: true,
         })
+    }
+
+    /// The same file as GLM-130B uses it: after 20000 image tokens, and with line breaks ignored, as `icetk` does
+    /// unless it is told otherwise.
+    ///
+    /// # Errors
+    /// As [`SentencePiece::from_bytes`].
+    pub fn glm_130b(file: &str, bytes: &[u8]) -> Result<Self> {
+        let mut tokenizer = Self::from_bytes(file, bytes, GLM_130B_IMAGE_TOKENS)?;
+        tokenizer.white_space = false;
+        Ok(tokenizer)
     }
 
     /// The ids of `text` as the continuation of other text: without a space before it.
@@ -163,7 +180,10 @@ impl ChatGlm6b {
 impl Vocabulary for ChatGlm6b {
     /// With a space before the text.
     fn encode(&self, text: &str) -> Vec<u32> {
-        self.encode_marked(&mark(text))
+        match self.white_space {
+            true => self.encode_marked(&mark(text)),
+            false => self.encode_marked(text),
+        }
     }
 
     /// Image tokens and control pieces spell nothing.

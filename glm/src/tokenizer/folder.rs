@@ -5,18 +5,34 @@ use std::path::Path;
 use hal::{Error, Result};
 use serde_json::Value;
 
-use super::chatglm::{CHATGLM2_SPECIALS, CHATGLM3_SPECIALS, ChatGlm, ChatGlm6b};
+use super::chatglm::{
+    CHATGLM2_SPECIALS, CHATGLM3_SPECIALS, ChatGlm, ChatGlm6b, GLM_130B_IMAGE_TOKENS,
+};
+use super::glm_chinese::GlmChinese;
 use super::gpt2::Gpt2;
 use super::rank_bpe::{GLM4_SPECIALS, RankBpe};
 use super::vocabulary::Vocabulary;
 use crate::config::ChatGlmCode;
-use crate::files;
+use crate::files::{self, UniqueMap};
+
+/// What GLM-10B adds to the tokens of GPT-2, whose last one is `<|endoftext|>`.
+const GLM_10B_SPECIALS: [&str; 8] = [
+    "<|startofpiece|>",
+    "<|endofpiece|>",
+    "[CLS]",
+    "[MASK]",
+    "[SEP]",
+    "[UNK]",
+    "[gMASK]",
+    "[sMASK]",
+];
 
 /// The vocabulary of a folder without `tokenizer.json`, by the files that it has:
 ///
 /// | files | of |
 /// |---|---|
-/// | `ice_text.model` | ChatGLM-6B, GLM-130B |
+/// | `ice_text.model` | ChatGLM-6B; GLM-130B when there is no `config.json`, or one that is not `chatglm`'s |
+/// | `cog-pretrain.model` | GLM-10B-chinese |
 /// | `tokenizer.model`, SentencePiece | ChatGLM2, ChatGLM3 |
 /// | `tokenizer.model`, ranks | GLM-4 |
 /// | `vocab.json`, `merges.txt` | GLM-10B; CodeGeeX when it has tokens of spaces |
@@ -28,10 +44,25 @@ use crate::files;
 pub(super) fn vocabulary(folder: &Path) -> Result<Option<Box<dyn Vocabulary>>> {
     let has = |name: &str| folder.join(name).is_file();
     let read = |name: &str| files::read(&folder.join(name));
+    // GLM-130B was published without one.
+    let config = match has("config.json") {
+        true => files::read_json(&folder.join("config.json"))?,
+        false => Value::Null,
+    };
     if has("ice_text.model") {
-        let image_tokens = image_tokens(&files::read_json(&folder.join("config.json"))?)?;
-        let bytes = read("ice_text.model")?;
-        let vocabulary = ChatGlm6b::from_bytes("ice_text.model", &bytes, image_tokens)?;
+        let (name, bytes) = ("ice_text.model", read("ice_text.model")?);
+        let vocabulary = match config["model_type"].as_str() {
+            Some("chatglm") => ChatGlm6b::from_bytes(name, &bytes, image_tokens(&config)?)?,
+            _ => ChatGlm6b::glm_130b(name, &bytes)?,
+        };
+        return Ok(Some(Box::new(vocabulary)));
+    }
+    if has("cog-pretrain.model") {
+        let added = match has("added_tokens.json") {
+            true => Some(read("added_tokens.json")?),
+            false => None,
+        };
+        let vocabulary = GlmChinese::from_bytes(&read("cog-pretrain.model")?, added.as_deref())?;
         return Ok(Some(Box::new(vocabulary)));
     }
     if has("tokenizer.model") {
@@ -40,6 +71,7 @@ pub(super) fn vocabulary(folder: &Path) -> Result<Option<Box<dyn Vocabulary>>> {
         if bytes.first() != Some(&b'\n') {
             return Ok(Some(Box::new(ranks(folder, &bytes)?)));
         }
+        // Nothing else tells ChatGLM2 from ChatGLM3.
         let config = files::read_json(&folder.join("config.json"))?;
         let specials = match ChatGlmCode::of(&config) {
             ChatGlmCode::V2 => CHATGLM2_SPECIALS,
@@ -51,6 +83,8 @@ pub(super) fn vocabulary(folder: &Path) -> Result<Option<Box<dyn Vocabulary>>> {
     if has("vocab.json") && has("merges.txt") {
         let added = match has("added_tokens.json") {
             true => read("added_tokens.json")?,
+            // The vocabulary itself is GPT-2's, with or without them.
+            false if config["vocab_size"] == 50_304 => glm_10b_added(&read("vocab.json")?)?,
             false => b"{}".to_vec(),
         };
         let mut vocabulary = Gpt2::from_bytes(&read("vocab.json")?, &read("merges.txt")?, &added)?;
@@ -65,7 +99,7 @@ pub(super) fn vocabulary(folder: &Path) -> Result<Option<Box<dyn Vocabulary>>> {
 /// The image tokens before the pieces of `ice_text.model`, which only the size of the vocabulary tells.
 fn image_tokens(config: &Value) -> Result<u32> {
     match config["vocab_size"].as_u64() {
-        Some(150_528) => Ok(20_000),
+        Some(150_528) => Ok(GLM_130B_IMAGE_TOKENS),
         Some(130_528) => Ok(0),
         _ => Err(Error::corrupt(
             "read config.json",
@@ -73,6 +107,17 @@ fn image_tokens(config: &Value) -> Result<u32> {
         )
         .next_step("ChatGLM-6B has 130528, its first checkpoints 150528")),
     }
+}
+
+/// GLM-10B's special tokens after those of `vocab.json`, as its own code adds them.
+fn glm_10b_added(vocab: &[u8]) -> Result<Vec<u8>> {
+    let UniqueMap(vocab) = files::parse_json::<UniqueMap<u32>>("vocab.json", vocab)?;
+    let first = vocab.iter().map(|(_, id)| id.saturating_add(1)).max();
+    let added = (u64::from(first.unwrap_or(0))..).zip(GLM_10B_SPECIALS);
+    let added: serde_json::Map<String, Value> = added
+        .map(|(id, name)| (name.to_owned(), id.into()))
+        .collect();
+    Ok(Value::Object(added).to_string().into_bytes())
 }
 
 /// GLM-4's ranks, with the special tokens that `tokenizer_config.json` names, else those of GLM-4-9B.
@@ -140,9 +185,35 @@ mod tests {
     #[test]
     fn files_choose_the_reader() {
         let ice = [("ice_text.model", "ice.model")];
-        let size = |size: u32| [("config.json", json!({"vocab_size": size}))];
+        let size = |size: u32| {
+            let config = json!({"model_type": "chatglm", "vocab_size": size});
+            [("config.json", config)]
+        };
         assert_eq!(special(&ice, &size(130_528), "[gMASK]"), Some(351));
         assert_eq!(special(&ice, &size(150_528), "[gMASK]"), Some(20351));
+        assert_eq!(special(&ice, &[], "[gMASK]"), Some(20351));
+        let ids = |config: &[(&str, Value)]| {
+            let dir = folder(&ice, config);
+            vocabulary(dir.path()).unwrap().unwrap().encode("a\nb")
+        };
+        let first: Vec<u32> = ids(&size(130_528)).iter().map(|id| id + 20_000).collect();
+        assert_eq!(ids(&size(150_528)), first);
+        // GLM-130B ignores line breaks.
+        assert_ne!(ids(&[]), first);
+
+        let chinese = [("cog-pretrain.model", "unigram.model")];
+        let last = special(&chinese, &[], "[gMASK]").unwrap();
+        assert_eq!(special(&chinese, &[], "<|endoftext|>"), Some(last - 9));
+        let added = |id: u32| [("added_tokens.json", json!({ "[gMASK]": id }))];
+        assert_eq!(
+            special(&chinese, &added(last + 7), "[gMASK]"),
+            Some(last + 7)
+        );
+        let dir = folder(&chinese, &added(5));
+        assert_eq!(
+            vocabulary(dir.path()).unwrap_err().kind(),
+            ErrorKind::Corrupt
+        );
 
         let bpe = [("tokenizer.model", "bpe.model")];
         let made_for = |name: &str| [("config.json", json!({"_name_or_path": name}))];
@@ -163,7 +234,19 @@ mod tests {
         assert!(e.detail().contains(&format!("{first} ranks")), "{e}");
 
         let gpt2 = [("vocab.json", "vocab.json"), ("merges.txt", "merges.txt")];
-        assert!(special(&gpt2, &[], "<|endoftext|>").is_some());
+        let end = special(&gpt2, &[], "<|endoftext|>").unwrap();
+        assert_eq!(special(&gpt2, &[], "[gMASK]"), None);
+        let config = [(
+            "config.json",
+            json!({"model_type": "glm", "vocab_size": 50_304}),
+        )];
+        for (name, after) in [
+            ("<|startofpiece|>", 1),
+            ("<|endofpiece|>", 2),
+            ("[sMASK]", 8),
+        ] {
+            assert_eq!(special(&gpt2, &config, name), Some(end + after), "{name}");
+        }
         let blanks = (10..19).map(|i| (format!("<|extratoken_{i}|>"), json!(1000 + i)));
         let dir = folder(
             &gpt2,
@@ -177,7 +260,8 @@ mod tests {
 
     #[test]
     fn other_sizes_are_refused() {
-        let config = [("config.json", json!({"vocab_size": 65024}))];
+        let config = json!({"model_type": "chatglm", "vocab_size": 65024});
+        let config = [("config.json", config)];
         let dir = folder(&[("ice_text.model", "ice.model")], &config);
         assert_eq!(
             vocabulary(dir.path()).unwrap_err().kind(),

@@ -12,13 +12,8 @@ pub mod torch;
 use std::collections::HashMap;
 use std::path::Path;
 
-use glm::architecture::{
-    Architecture, GLM_NAMES, Norm, Residual, RopeRecipe, RopeRounding, RopeScaling,
-};
-use glm::blank::BlankPositions;
 use glm::tokenizer::Tokenizer;
-use hal::DType;
-use ops::{Act, Context, Half, Mask, RopeLayout};
+use ops::Context;
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -141,50 +136,8 @@ pub fn letters_tokenizer() -> Tokenizer {
     Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap()
 }
 
-/// What the first generations do otherwise: layer norms, DeepNorm, rows per head, prefix mask, two
-/// position streams. Their containers are read elsewhere; the layers must already be right.
-pub fn first_generation(case: &str, config: &Value) -> Architecture {
-    let n = |key: &str| config[key].as_u64().unwrap() as usize;
-    let v1 = case.starts_with("chatglm_v1");
-    let head_dim = n("hidden_size") / n("num_attention_heads");
-    // ChatGLM-6B has √56 whatever its number of layers.
-    let alpha = if v1 {
-        56.0
-    } else {
-        2.0 * n("num_layers") as f32
-    };
-    Architecture {
-        model_type: case.to_owned(),
-        layers: n("num_layers"),
-        hidden: n("hidden_size"),
-        heads: n("num_attention_heads"),
-        kv_heads: n("num_attention_heads"),
-        head_dim,
-        ffn: n("inner_hidden_size"),
-        vocab: n("vocab_size"),
-        context: n("max_sequence_length"),
-        norm: Norm::Layer(1e-5),
-        residual: Residual::DeepNorm(alpha.sqrt()),
-        rope: RopeRecipe {
-            layout: RopeLayout::HalfSplit,
-            rotary_dim: if v1 { head_dim / 2 } else { head_dim },
-            streams: if v1 { 2 } else { 1 },
-            base: 10_000.0,
-            scaling: RopeScaling::None,
-            rounding: RopeRounding::F16Frequencies,
-        },
-        mask: Mask::Prefix,
-        blank: if v1 {
-            BlankPositions::TwoStreams
-        } else {
-            BlankPositions::OneStream
-        },
-        act: if v1 { Act::GeluTanh } else { Act::GeluErf },
-        gate: (!v1).then_some(Half::Second),
-        qkv_bias: Some(true),
-        dense_bias: true,
-        tied: true,
-        dtype: DType::F16,
-        names: GLM_NAMES,
-    }
+/// The configuration of a golden case of the first generations.
+pub fn first_generation(name: &str, case: &Value) -> Value {
+    let v1 = name.starts_with("chatglm_v1");
+    golden_config(case, if v1 { "chatglm" } else { "glm130b" })
 }

@@ -115,6 +115,8 @@ impl Precision {
 pub(crate) enum Command {
     /// Talk with a model
     Chat(Chat),
+    /// Fill the blanks of a text, or complete it
+    Fill(Fill),
     /// Print the logits of given token ids, to compare with other programs
     Logits(Logits),
     /// Tell what a checkpoint holds, and what it lacks
@@ -146,6 +148,35 @@ pub(crate) struct Chat {
     #[arg(long)]
     pub(crate) system: Option<String>,
 
+    /// JSON file with a list of functions that the model may call
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tools: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) generate: Generate,
+}
+
+/// `glm fill`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Fill {
+    /// Folder of the model
+    pub(crate) model: PathBuf,
+
+    /// The text. Its blanks are [MASK] (words), [sMASK] (a sentence) and [gMASK] (the rest); without one, and for
+    /// models that fill no blanks, the text is completed
+    pub(crate) text: String,
+
+    /// Begin with the comment that tells CodeGeeX this programming language
+    #[arg(long, value_name = "NAME")]
+    pub(crate) language: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) generate: Generate,
+}
+
+/// How text is generated.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Generate {
     /// Randomness; 0 takes the likeliest token [default: the model's own]
     #[arg(long, value_name = "T")]
     pub(crate) temperature: Option<f32>,
@@ -162,7 +193,7 @@ pub(crate) struct Chat {
     #[arg(long, value_name = "R")]
     pub(crate) repetition_penalty: Option<f32>,
 
-    /// Longest answer, in tokens
+    /// Longest answer, in tokens; of each blank
     #[arg(long, short = 'n', value_name = "N", default_value_t = 1024)]
     pub(crate) max_tokens: usize,
 
@@ -173,6 +204,27 @@ pub(crate) struct Chat {
     /// End the answer before this text; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
+
+    /// Search the likeliest text with N beams instead of sampling
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["temperature", "top_k", "top_p", "repetition_penalty"]
+    )]
+    pub(crate) beams: Option<usize>,
+
+    /// Above 0 favours longer texts among those of a search [default: 1]
+    #[arg(
+        long,
+        value_name = "P",
+        requires = "beams",
+        allow_negative_numbers = true
+    )]
+    pub(crate) length_penalty: Option<f64>,
+
+    /// Let a search repeat no run of N tokens [default: 0, any may be repeated]
+    #[arg(long, value_name = "N", requires = "beams")]
+    pub(crate) no_repeat_ngram: Option<usize>,
 }
 
 /// `glm logits`.

@@ -2,15 +2,15 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use glm::engine::{Engine, FinishReason, Generation, GenerationParams, Session};
-use glm::model::{Model, Options};
-use glm::prompt::{ChatOptions, ChatTemplate, Message};
+use glm::prompt::{Answer, ChatForm, ChatOptions, Message, Prompt};
 use hal::{Error, ErrorKind};
 use rustyline::error::ReadlineError;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::args::{Chat, Global};
 use crate::failure::{Failure, print_error};
@@ -20,49 +20,32 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<(), Failure> {
     let source = load::source(args.model.as_deref());
     // What cannot be talked to is not worth loading.
     let tokenizer = source.tokenizer()?;
-    let template = source.template(&tokenizer)?;
-    let generation = source.generation_config()?;
-    let options = Options {
-        context: args
-            .context
-            .or(args.model.is_none().then_some(glm::demo::CONTEXT)),
-        ..Options::default()
-    };
-    let options = load::with_dtype(global, options);
-    let context = load::context(global)?;
-    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
-    let model = load::with_progress(global, |progress| {
-        Model::load(&context, &architecture, &checkpoint, &options, progress)
-    })?;
-    let engine = Engine::new(&context, model, tokenizer)?;
-
-    let mut params = GenerationParams::from(&generation);
-    let turn_ends = ChatTemplate::turn_ends(engine.tokenizer());
-    params.stop_ids.extend(turn_ends);
-    params.stop = args.stop.clone();
-    params.max_new_tokens = args.max_tokens;
-    let sampling = &mut params.sampling;
-    sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
-    sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
-    sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
-    sampling.repetition_penalty = args
-        .repetition_penalty
-        .unwrap_or(sampling.repetition_penalty);
-    sampling.seed = global.seed.unwrap_or_else(clock_seed);
-    sampling.check()?;
+    let form = source.chat_form(&tokenizer)?;
+    let tools = args.tools.as_deref().map(read_tools).transpose()?;
+    let recommended = source.generation_config()?;
+    let stop_ids = form.stop_ids(&tokenizer);
+    let params = load::params(global, &args.generate, &recommended, &stop_ids)?;
+    let context = args.model.is_none().then_some(glm::demo::CONTEXT);
+    let engine = load::engine(global, &args.generate, &source, tokenizer, context)?;
 
     let mut talk = Talk {
         global,
-        template: &template,
+        form: &form,
         session: engine.session()?,
         engine: &engine,
         params,
+        options: ChatOptions {
+            add_generation_prompt: true,
+            tools,
+            ..ChatOptions::default()
+        },
         messages: args
             .system
             .iter()
             .map(|text| Message::new("system", text))
             .collect(),
-        interrupted: catch_interrupts()?,
+        awaited: 0,
+        interrupted: load::catch_interrupts()?,
     };
     match &args.prompt {
         Some(prompt) => talk.once(prompt),
@@ -71,39 +54,44 @@ pub(crate) fn run(global: &Global, args: &Chat) -> Result<(), Failure> {
     }
 }
 
-/// Sampled answers differ from run to run unless `--seed` is given.
-fn clock_seed() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |now| now.as_nanos() as u64)
-}
-
-/// A flag that Ctrl-C sets: it ends an answer, not the program.
-fn catch_interrupts() -> Result<Arc<AtomicBool>, Failure> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = flag.clone();
-    ctrlc::set_handler(move || {
-        // A second Ctrl-C while the first still waits to be noticed.
-        if seen.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .map_err(|e| Error::new(ErrorKind::Io, "listen for Ctrl-C", e.to_string()))?;
-    Ok(flag)
+/// A list of functions, in the form that templates expect.
+fn read_tools(file: &Path) -> hal::Result<Value> {
+    let doing = || format!("read the tools in {}", file.display());
+    let next = "give a JSON list of functions with name, description and parameters";
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Error::new(ErrorKind::Io, doing(), e.to_string()).next_step(next))?;
+    let tools: Vec<Value> = serde_json::from_str(&text)
+        .map_err(|e| Error::corrupt(doing(), e.to_string()).next_step(next))?;
+    let named = |tool: &Value| {
+        tool["name"].is_string() || tool["function"]["name"].is_string() || tool["type"].is_string()
+    };
+    if let Some(i) = tools.iter().position(|tool| !named(tool)) {
+        return Err(Error::corrupt(doing(), format!("tool {i} has no name")).next_step(next));
+    }
+    let wrapped = tools.into_iter().map(|tool| match tool.get("type") {
+        Some(kind) if kind.is_string() && tool.get("parameters").is_none() => tool,
+        _ => json!({ "type": "function", "function": tool }),
+    });
+    Ok(wrapped.collect())
 }
 
 struct Talk<'a> {
     global: &'a Global,
-    template: &'a ChatTemplate,
+    form: &'a ChatForm,
     engine: &'a Engine,
     session: Session<'a>,
     params: GenerationParams,
+    options: ChatOptions,
     messages: Vec<Message>,
+    /// Calls of tools whose results are not there yet.
+    awaited: usize,
     interrupted: Arc<AtomicBool>,
 }
 
 const HELP: &str = "\
 /clear          forget the conversation (the system message stays)
 /system [TEXT]  set or remove the system message; forgets the conversation
+/result TEXT    the result of a tool that the model called
 /seed N         seed of the next answers
 /save FILE      write the conversation as JSON
 /stop           end (also Ctrl-D); Ctrl-C ends an answer";
@@ -111,11 +99,11 @@ const HELP: &str = "\
 impl Talk<'_> {
     /// One question; the answer alone on stdout.
     fn once(&mut self, prompt: &str) -> Result<(), Failure> {
-        let answer = self.answer(prompt, !self.global.json)?;
+        let (answer, generation) = self.answer(Message::new("user", prompt), !self.global.json)?;
         if self.global.json {
-            output::json(&self.document(&answer))?;
+            output::json(&self.document(&answer, &generation))?;
         }
-        match answer.finish {
+        match generation.finish {
             FinishReason::Cancelled => Err(Failure::Interrupted),
             _ => Ok(()),
         }
@@ -153,8 +141,7 @@ impl Talk<'_> {
         }
     }
 
-    /// One line: a command or a question. What goes wrong with one line does not end the conversation, unless the
-    /// device is lost.
+    /// One line: a command or a question.
     fn turn(&mut self, line: &str) -> Result<ControlFlow<()>, Failure> {
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
@@ -169,9 +156,11 @@ impl Talk<'_> {
             "/system" => {
                 self.messages.clear();
                 self.session.clear();
+                self.awaited = 0;
                 self.messages
                     .extend((!rest.is_empty()).then(|| Message::new("system", rest)));
             }
+            "/result" => self.result(rest)?,
             "/seed" => match rest.parse() {
                 Ok(seed) => self.params.sampling.seed = seed,
                 Err(_) => eprintln!("error: '{rest}' is no seed; next: /seed 42"),
@@ -183,17 +172,50 @@ impl Talk<'_> {
             _ if word.starts_with('/') => {
                 eprintln!("error: no command {word}; next: /help lists them")
             }
-            _ => match self.answer(line, true) {
-                Ok(_) => {}
-                Err(Failure::Error(e, _)) if e.kind() != ErrorKind::DeviceLost => print_error(&e),
-                Err(failure) => return Err(failure),
-            },
+            _ if self.awaited > 0 => {
+                eprintln!("error: a tool was called; next: /result TEXT, or /clear")
+            }
+            _ => self.say(Message::new("user", line))?,
         }
         Ok(ControlFlow::Continue(()))
     }
 
+    /// What goes wrong with one message does not end the conversation, unless the device is lost.
+    fn say(&mut self, message: Message) -> Result<(), Failure> {
+        match self.answer(message, true) {
+            Ok(_) => Ok(()),
+            Err(Failure::Error(e, _)) if e.kind() != ErrorKind::DeviceLost => {
+                print_error(&e);
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The result of the first tool that still has none. The model goes on after the last.
+    fn result(&mut self, text: &str) -> Result<(), Failure> {
+        let result = Message::new("observation", text);
+        match self.awaited {
+            0 => eprintln!("error: no tool was called; next: ask something"),
+            1 => {
+                self.awaited = 0;
+                let before = self.messages.len();
+                self.say(result)?;
+                if self.messages.len() == before {
+                    self.awaited = 1;
+                }
+            }
+            _ => {
+                self.messages.push(result);
+                self.awaited -= 1;
+            }
+        }
+        Ok(())
+    }
+
     fn clear(&mut self) {
         self.messages.retain(|message| message.role == "system");
+        self.awaited = 0;
         self.session.clear();
     }
 
@@ -208,18 +230,21 @@ impl Talk<'_> {
         })
     }
 
-    /// Asks, prints the answer while it comes when `print`, and keeps both. A failed or empty question leaves the
+    /// Says `message`, prints the answer while it comes when `print`, and keeps both. What fails leaves the
     /// conversation as it was.
-    fn answer(&mut self, question: &str, print: bool) -> Result<Generation, Failure> {
-        self.messages.push(Message::new("user", question));
+    fn answer(&mut self, message: Message, print: bool) -> Result<(Answer, Generation), Failure> {
+        self.messages.push(message);
         match self.generate(print) {
-            Ok(answer) => {
-                self.messages
-                    .push(Message::new("assistant", answer.text.as_str()));
-                if !self.global.quiet && !self.global.json {
-                    print_speed(&answer);
+            Ok((answer, generation)) => {
+                self.messages.extend(answer.messages.iter().cloned());
+                self.awaited = answer.calls.len();
+                if print {
+                    self.print_calls(&answer);
                 }
-                Ok(answer)
+                if !self.global.quiet && !self.global.json {
+                    print_speed(&generation);
+                }
+                Ok((answer, generation))
             }
             Err(failure) => {
                 self.messages.pop();
@@ -228,20 +253,17 @@ impl Talk<'_> {
         }
     }
 
-    fn generate(&mut self, print: bool) -> Result<Generation, Failure> {
-        let options = ChatOptions {
-            add_generation_prompt: true,
-            ..ChatOptions::default()
-        };
-        let ids = self.prompt(&options)?;
+    fn generate(&mut self, print: bool) -> Result<(Answer, Generation), Failure> {
+        let prompt = self.prompt()?;
         self.interrupted.store(false, Ordering::Relaxed);
+        let tokenizer = self.engine.tokenizer();
+        let mut reader = self.form.reader(tokenizer, self.options.tools.as_ref());
         let mut out = std::io::stdout().lock();
         let mut written = Ok(());
-        let answer = self.session.generate(&ids, &self.params, |token| {
-            if print && !token.text.is_empty() {
-                written = out
-                    .write_all(token.text.as_bytes())
-                    .and_then(|()| out.flush());
+        let generation = self.session.generate(prompt, &self.params, |token| {
+            let text = reader.push(token);
+            if print && !text.is_empty() {
+                written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             }
             match written.is_err() || self.interrupted.load(Ordering::Relaxed) {
                 true => ControlFlow::Break(()),
@@ -249,51 +271,72 @@ impl Talk<'_> {
             }
         })?;
         written?;
-        if print {
-            writeln!(out)?;
+        let (rest, answer) = reader.finish();
+        if print && (answer.calls.is_empty() || !answer.text.is_empty()) {
+            writeln!(out, "{rest}")?;
         }
-        Ok(answer)
+        Ok((answer, generation))
+    }
+
+    /// Shows what the model wants of its tools, and asks for it.
+    fn print_calls(&self, answer: &Answer) {
+        for call in &answer.calls {
+            let arguments = Value::Object(call.arguments.clone());
+            eprintln!(
+                "[the model calls {} with {arguments}; /result TEXT answers it]",
+                call.name
+            );
+        }
+        if let Some(why) = &answer.unread {
+            eprintln!("[{why}]");
+        }
     }
 
     /// The conversation as ids. When it leaves less than half of the context for the answer, the oldest turns are
     /// forgotten.
-    fn prompt(&mut self, options: &ChatOptions) -> Result<Vec<u32>, Failure> {
+    fn prompt(&mut self) -> Result<Prompt, Failure> {
         let context = self.engine.context();
         let room = self.params.max_new_tokens.min(context / 2);
         loop {
             let tokenizer = self.engine.tokenizer();
-            let ids = self
-                .template
-                .encode_chat(tokenizer, &self.messages, options)?;
+            let prompt = self.form.encode(tokenizer, &self.messages, &self.options)?;
             let first = usize::from(self.messages[0].role == "system");
+            let questions = self.messages.iter().enumerate().skip(first + 1);
+            let second = questions
+                .filter(|(_, message)| message.role == "user")
+                .map(|(i, _)| i)
+                .next();
             // The question itself stays: one that is too long is an error.
-            if ids.len() + room <= context || self.messages.len() <= first + 1 {
-                return Ok(ids);
-            }
-            self.messages.drain(first..first + 2);
+            let (Some(second), true) = (second, prompt.ids.len() + room > context) else {
+                return Ok(prompt);
+            };
+            self.messages.drain(first..second);
             if !self.global.quiet {
                 eprintln!("[the oldest turn is forgotten: the context is {context} tokens]");
             }
         }
     }
 
-    fn document(&self, answer: &Generation) -> serde_json::Value {
-        let stats = &answer.stats;
-        json!({
+    fn document(&self, answer: &Answer, generation: &Generation) -> Value {
+        let stats = &generation.stats;
+        let mut document = json!({
             "schema": "glm/chat/1",
             "answer": answer.text,
-            "finish": match answer.finish {
-                FinishReason::Stop => "stop",
-                FinishReason::Length => "length",
-                FinishReason::Cancelled => "cancelled",
-            },
+            "finish": output::finish(generation.finish),
             "device": self.global.device,
             "seed": self.params.sampling.seed,
             "prompt_tokens": stats.prompt_tokens,
-            "completion_tokens": answer.ids.len(),
+            "completion_tokens": generation.ids.len(),
             "prefill_seconds": stats.prefill_seconds,
             "decode_seconds": stats.decode_seconds,
-        })
+        });
+        if self.options.tools.is_some() || !answer.calls.is_empty() {
+            document["tool_calls"] = json!(answer.calls);
+        }
+        if let Some(why) = &answer.unread {
+            document["unread_call"] = json!(why);
+        }
+        document
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) fn run(global: &Global, args: &Inspect) -> Result<(), Failure> {
         return Ok(writeln!(io::stdout(), "{}", ids.join(","))?);
     }
     if args.template {
-        let template = source.template(&source.tokenizer()?)?;
-        return Ok(writeln!(io::stdout(), "{}", template.text())?);
+        let form = source.chat_form(&source.tokenizer()?)?;
+        return Ok(writeln!(io::stdout(), "{}", form.text())?);
     }
     let facts = glm::inspect::inspect(&source)?;
     if global.json {

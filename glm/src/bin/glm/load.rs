@@ -1,14 +1,20 @@
 //! From the command line to a loaded model.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use glm::backends;
-use glm::model::Options;
+use glm::config::GenerationConfig;
+use glm::engine::{BeamSearch, Engine, GenerationParams};
+use glm::model::{Model, Options};
 use glm::source::ModelSource;
+use glm::tokenizer::Tokenizer;
+use hal::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ops::Context;
 
-use crate::args::Global;
+use crate::args::{Generate, Global};
 use crate::failure::Failure;
 
 /// Opens the device of `--device`.
@@ -32,6 +38,82 @@ pub(crate) fn with_dtype(global: &Global, options: Options) -> Options {
         tables: dense.or(options.tables),
         ..options
     }
+}
+
+/// A model with its tokenizer, large enough for what `args` ask for; `context` when they do not say one.
+pub(crate) fn engine(
+    global: &Global,
+    args: &Generate,
+    source: &ModelSource,
+    tokenizer: Tokenizer,
+    context: Option<usize>,
+) -> Result<Engine, Failure> {
+    let options = Options {
+        context: args.context.or(context),
+        ..Options::default()
+    };
+    let options = Options {
+        max_sequences: args.beams.unwrap_or(options.max_sequences),
+        max_logits: args.beams.unwrap_or(options.max_logits),
+        ..options
+    };
+    let options = with_dtype(global, options);
+    let context = self::context(global)?;
+    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
+    let model = with_progress(global, |progress| {
+        Model::load(&context, &architecture, &checkpoint, &options, progress)
+    })?;
+    Ok(Engine::new(&context, model, tokenizer)?)
+}
+
+/// What the publisher recommends, changed by what `args` say.
+pub(crate) fn params(
+    global: &Global,
+    args: &Generate,
+    recommended: &GenerationConfig,
+    stop_ids: &[u32],
+) -> Result<GenerationParams, Failure> {
+    let mut params = GenerationParams::from(recommended);
+    params.stop_ids.extend(stop_ids);
+    params.stop_ids.sort_unstable();
+    params.stop_ids.dedup();
+    params.stop = args.stop.clone();
+    params.max_new_tokens = args.max_tokens;
+    let sampling = &mut params.sampling;
+    sampling.temperature = args.temperature.unwrap_or(sampling.temperature);
+    sampling.top_k = args.top_k.unwrap_or(sampling.top_k);
+    sampling.top_p = args.top_p.unwrap_or(sampling.top_p);
+    sampling.repetition_penalty = args
+        .repetition_penalty
+        .unwrap_or(sampling.repetition_penalty);
+    sampling.seed = global.seed.unwrap_or_else(clock_seed);
+    sampling.check()?;
+    params.beams = args.beams.map(|beams| BeamSearch {
+        beams,
+        length_penalty: args.length_penalty.unwrap_or(1.0),
+        no_repeat_ngram: args.no_repeat_ngram.unwrap_or(0),
+    });
+    Ok(params)
+}
+
+/// Sampled answers differ from run to run unless `--seed` is given.
+fn clock_seed() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64)
+}
+
+/// A flag that Ctrl-C sets: it ends an answer, not the program.
+pub(crate) fn catch_interrupts() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = flag.clone();
+    ctrlc::set_handler(move || {
+        // A second Ctrl-C while the first still waits to be noticed.
+        if seen.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Error::new(ErrorKind::Io, "listen for Ctrl-C", e.to_string()))?;
+    Ok(flag)
 }
 
 /// The files of a folder, or those inside this program.

@@ -8,6 +8,7 @@ mod chat;
 mod convert;
 mod devices;
 mod failure;
+mod fill;
 mod inspect;
 mod load;
 mod logits;
@@ -33,6 +34,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let global = &args.global;
     match &args.command {
         Command::Chat(chat) => chat::run(global, chat),
+        Command::Fill(fill) => fill::run(global, fill),
         Command::Logits(logits) => logits::run(global, logits),
         Command::Inspect(inspect) => inspect::run(global, inspect),
         Command::Devices => devices::run(global),

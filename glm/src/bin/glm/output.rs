@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use glm::engine::FinishReason;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -19,6 +20,15 @@ pub(crate) fn bytes(n: u64) -> String {
         format!("{n} B")
     } else {
         format!("{value:.1} {}", units[unit])
+    }
+}
+
+/// How JSON documents name the end of an answer.
+pub(crate) fn finish(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+        FinishReason::Cancelled => "cancelled",
     }
 }
 
