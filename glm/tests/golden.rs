@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{golden, golden_config, golden_shapes, tensor, write_checkpoint};
+use common::sat::{self, Family};
+use common::{Shapes, golden, golden_config, golden_shapes, tensor, torch, write_checkpoint};
 use glm::architecture::{Architecture, TrainedPrefix};
 use glm::blank::{Blank, BlankPositions};
 use glm::cache::Sequence;
@@ -19,7 +20,7 @@ use glm::source::ModelSource;
 use hal::{Buffer, DType, Device, DeviceInfo, ErrorKind, MemoryInfo, Result, Stream, WeightFormat};
 use ops::{Accelerator, Context, HostWeight};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Golden cases of causal models and their `model_type`.
@@ -249,6 +250,85 @@ fn positions_and_prefix_of_a_blank_are_those_of_the_official_code() {
     }
 }
 
+/// Writes a case as its publisher did, `parts` files of it; without `config.json`.
+fn write_published(dir: &Path, model_type: &str, shapes: &Shapes, parts: usize) {
+    match model_type {
+        "glm130b" => sat::write(dir, shapes, Family::Glm130b, parts, DType::F32),
+        "glm10b" => sat::write(dir, shapes, Family::Glm10b, parts, DType::F32),
+        "codegeex" => {
+            // Dictionaries in dictionaries down to the layers, whose names are whole.
+            let tensors = torch::tensors(shapes, DType::F32);
+            let names = |t: &torch::Tensor| t.name.splitn(3, '.').map(str::to_owned).collect();
+            let named: Vec<(Vec<String>, _)> = tensors.iter().map(|t| (names(t), t)).collect();
+            let mut pickle = torch::Pickle::new();
+            pickle.op(b"}(").text("module");
+            nest(&mut pickle, &named, 0);
+            pickle.op(b"u");
+            let file = torch::archive(&pickle.end(), &tensors);
+            std::fs::write(dir.join("codegeex_13b.pt"), file).unwrap();
+        }
+        _ => {
+            let mut map = serde_json::Map::new();
+            for (i, part) in shapes.chunks(shapes.len().div_ceil(parts)).enumerate() {
+                let file = format!("pytorch_model-{:05}-of-{parts:05}.bin", i + 1);
+                torch::write_bin(&dir.join(&file), &part.to_vec());
+                map.extend(part.iter().map(|(name, _)| (name.clone(), json!(file))));
+            }
+            let index = json!({"metadata": {"total_size": 0}, "weight_map": map});
+            let path = dir.join("pytorch_model.bin.index.json");
+            std::fs::write(path, index.to_string()).unwrap();
+        }
+    }
+}
+
+/// A dictionary of the tensors by their name `depth`, with one in it for each that has more.
+fn nest(pickle: &mut torch::Pickle, tensors: &[(Vec<String>, &torch::Tensor)], depth: usize) {
+    pickle.op(b"}(");
+    let mut at = 0;
+    while let Some((names, tensor)) = tensors.get(at) {
+        let same = |other: &&(Vec<String>, _)| other.0[depth] == names[depth];
+        let group = tensors[at..].iter().take_while(same).count();
+        pickle.text(&names[depth]);
+        match depth + 1 < names.len() {
+            true => nest(pickle, &tensors[at..at + group], depth + 1),
+            false => drop(pickle.tensor(tensor)),
+        }
+        at += group;
+    }
+    pickle.op(b"u");
+}
+
+#[test]
+fn the_containers_of_the_publishers_give_the_same_logits() {
+    for (name, model_type) in FIRST.into_iter().chain([CASES[0], CASES[3]]) {
+        let case = golden(name);
+        let mut shapes = golden_shapes(&case);
+        // Dictionaries are made of neighbours.
+        shapes.sort();
+        let (prompt, expected) = (ids(&case["input_ids"]), floats(&case["logits"]));
+        let blank = FIRST
+            .contains(&(name, model_type))
+            .then(|| blank_of(name, &case));
+        for parts in [1, 2, 4] {
+            let dir = TempDir::new().unwrap();
+            write_published(dir.path(), model_type, &shapes, parts);
+            let config = golden_config(&case, model_type);
+            std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+            let source = ModelSource::Folder(dir.path().into());
+            let (architecture, checkpoint) =
+                (source.architecture().unwrap(), source.checkpoint().unwrap());
+            let options = options();
+            let model = Model::load(&cpu(), &architecture, &checkpoint, &options, |_, _| {});
+            let (model, what) = (&mut model.unwrap(), format!("{name} in {parts}"));
+            let mut sequence = model.sequence();
+            let prefix = blank.map_or(0, |blank| visible(&case, blank));
+            sequence.set_prefix(prefix).unwrap();
+            let got = run(model, &mut sequence, &prompt, blank).unwrap();
+            assert_near(&got, &expected, 2e-4, &what);
+        }
+    }
+}
+
 /// The prompt of a first-generation case: 59 is the mask of those without ids in their configuration.
 fn blank_of(name: &str, case: &Value) -> Blank {
     let prompt = ids(&case["input_ids"]);
@@ -381,7 +461,7 @@ fn the_original_glm_has_its_names_in_three_forms() {
             .map(|(name, shape)| (rename(&name), tensor(&name, &shape), shape));
         let mut config = golden_config(&case, "glm");
         // Its tables have a row more than it says; four times the width goes without saying.
-        config["max_sequence_length"] = 63.into();
+        config["max_sequence_length"] = json!(63);
         config.as_object_mut().unwrap().remove("inner_hidden_size");
         write_values(dir.path(), tensors, &config);
         let mut model = load(&cpu(), dir.path(), &options()).unwrap();
@@ -399,7 +479,7 @@ fn a_whole_prompt_fits_into_one_step_by_default() {
         let path = dir.path().join("config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         for key in ["max_sequence_length", "max_position_embeddings"] {
-            config[key] = 2048.into();
+            config[key] = json!(2048);
         }
         std::fs::write(&path, config.to_string()).unwrap();
         let model = load(&cpu(), dir.path(), &Options::default()).unwrap();

@@ -523,7 +523,7 @@ fn the_configuration_of_a_model_without_one_follows_from_its_tensors() {
     }
     sat::write(&path, &shapes, Family::Glm10b, 1, DType::F16);
     std::fs::remove_file(path.join("49300/mp_rank_01_model_states.pt")).unwrap();
-    assert_eq!(config(&path)["max_sequence_length"], 512);
+    assert_eq!(config(&path)["max_sequence_length"], 513);
 
     // CodeGeeX's layout: codegeex/megatron/model/language_model.py.
     let path = dir.path().join("codegeex/codegeex_13b.pt");

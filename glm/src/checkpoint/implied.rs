@@ -4,7 +4,7 @@
 //! | `model_type` | known by | heads | positions |
 //! |---|---|---|---|
 //! | `glm130b` | the names of SwissArmyTransformer, a gated MLP | hidden / 128 | 2048 |
-//! | `glm10b` | the same, with tables of positions and block positions | hidden / 64 | rows of the table, less the one for padding |
+//! | `glm10b` | the same, with tables of positions and block positions | hidden / 64 | rows of the table (1025, 513) |
 //! | `codegeex` | `language_model.` | hidden / 128 | rows of the table (2048) |
 //!
 //! Sources: `configs/model_glm_130b.sh` of GLM-130B, `config_tasks/model_blocklm_*.sh` of GLM,
@@ -93,11 +93,9 @@ impl Checkpoint {
             "inner_hidden_size": inner,
         });
         if let Some(&[rows, _]) = self.shape("transformer.position_embeddings.weight") {
-            // 1025 and 513: the published tables have a row for padding.
-            let positions = if rows % 64 == 1 { rows - 1 } else { rows };
             config["model_type"] = json!("glm10b");
             config["num_attention_heads"] = json!(hidden / 64);
-            config["max_sequence_length"] = json!(positions);
+            config["max_sequence_length"] = json!(rows);
         } else if inner.checked_mul(2) == Some(up) {
             config["model_type"] = json!("glm130b");
             config["num_attention_heads"] = json!(hidden / 128);
