@@ -111,6 +111,44 @@ fn logits_equal_those_of_the_official_code() {
 }
 
 #[test]
+fn a_trained_prefix_comes_from_its_own_folder() {
+    let case = golden("chatglm3_prefix");
+    let dirs = [0, 1].map(|_| TempDir::new().unwrap());
+    let (tuned, model): (Vec<_>, Vec<_>) = golden_shapes(&case)
+        .into_iter()
+        .partition(|(name, _)| name.contains("prefix_encoder"));
+    let mut config = case["config"].clone();
+    config["pre_seq_len"] = Value::Null;
+    write_checkpoint(dirs[0].path(), &model, &config, false);
+    write_checkpoint(dirs[1].path(), &tuned, &config, false);
+    let ids = case["input_ids"].to_string().replace(['[', ']'], "");
+    let [model, tuned] = dirs.each_ref().map(|dir| text(dir.path()));
+    let output = glm(&[
+        "logits",
+        model,
+        "--ids",
+        &ids,
+        "--ptuning",
+        tuned,
+        "--dtype",
+        "f32",
+        "--json",
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let document: Value = serde_json::from_str(stdout(&output)).unwrap();
+    let ours = document["rows"][0]["logits"].as_array().unwrap();
+    let official = case["logits"].as_array().unwrap().last().unwrap();
+    for (a, b) in ours.iter().zip(official.as_array().unwrap()) {
+        assert!(
+            (a.as_f64().unwrap() - b.as_f64().unwrap()).abs() <= 2e-4,
+            "{a} and {b}"
+        );
+    }
+    let wrong = ["logits", model, "--ids", &ids, "--ptuning", model];
+    fails(&wrong, 4, &["prefix_encoder"]);
+}
+
+#[test]
 fn logits_of_chosen_rows_and_positions() {
     let dir = checkpoint("glm", "glm");
     let run = |more: &[&str]| -> Value {

@@ -177,6 +177,10 @@ pub(crate) struct Fill {
 /// How text is generated.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Generate {
+    /// Folder of a fine-tune with a trained prefix (P-Tuning v2) for this model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ptuning: Option<PathBuf>,
+
     /// Randomness; 0 takes the likeliest token [default: the model's own]
     #[arg(long, value_name = "T")]
     pub(crate) temperature: Option<f32>,
@@ -244,6 +248,10 @@ pub(crate) struct Logits {
     /// Number of first tokens that every token sees (models with a bidirectional prefix)
     #[arg(long, value_name = "N")]
     pub(crate) context_visible: Option<usize>,
+
+    /// Folder of a fine-tune with a trained prefix (P-Tuning v2) for this model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ptuning: Option<PathBuf>,
 
     /// Rows to print: `all`, `last`, or indices
     #[arg(long, default_value = "last", value_name = "all|last|I,J,…")]

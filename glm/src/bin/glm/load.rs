@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use glm::backends;
+use glm::checkpoint::Checkpoint;
 use glm::config::GenerationConfig;
 use glm::engine::{BeamSearch, Engine, GenerationParams};
 use glm::model::{Model, Options};
@@ -59,11 +60,32 @@ pub(crate) fn engine(
     };
     let options = with_dtype(global, options);
     let context = self::context(global)?;
-    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
-    let model = with_progress(global, |progress| {
-        Model::load(&context, &architecture, &checkpoint, &options, progress)
-    })?;
+    let model = model(global, &context, source, args.ptuning.as_deref(), &options)?;
     Ok(Engine::new(&context, model, tokenizer)?)
+}
+
+/// The model of `source`, with the trained prefix in the folder `ptuning`, if one is given.
+pub(crate) fn model(
+    global: &Global,
+    context: &Context,
+    source: &ModelSource,
+    ptuning: Option<&Path>,
+    options: &Options,
+) -> Result<Model, Failure> {
+    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
+    let tuned = ptuning.map(Checkpoint::open).transpose()?;
+    let own = architecture.prefix.map(|_| &checkpoint);
+    let prefix = tuned.as_ref().or(own);
+    with_progress(global, |progress| {
+        Model::load_tuned(
+            context,
+            &architecture,
+            &checkpoint,
+            prefix,
+            options,
+            progress,
+        )
+    })
 }
 
 /// What the publisher recommends, changed by what `args` say.

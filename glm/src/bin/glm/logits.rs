@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use glm::model::{Chunk, Model, Options, Rows};
+use glm::model::{Chunk, Options, Rows};
 use hal::Error;
 use serde::Serialize;
 
@@ -35,7 +35,6 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
             .into());
     }
     let source = load::source(args.model.as_deref());
-    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
     // One step for all tokens: with a bidirectional prefix the first ones see later ones.
     let positions = args.positions.iter().flatten();
     let last = positions.max().map_or(0, |last| *last as usize);
@@ -47,9 +46,8 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
     };
     let options = load::with_dtype(global, options);
     let context = load::context(global)?;
-    let mut model = load::with_progress(global, |progress| {
-        Model::load(&context, &architecture, &checkpoint, &options, progress)
-    })?;
+    let mut model = load::model(global, &context, &source, args.ptuning.as_deref(), &options)?;
+    let vocab = model.architecture().vocab;
     let mut sequence = model.sequence();
     if let Some(visible) = args.context_visible {
         sequence.set_prefix(visible)?;
@@ -62,7 +60,7 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
     model.forward(&mut [chunk], Rows::Given(&rows))?;
     let logits = model.read_logits()?;
     if let Some(at) = logits.iter().position(|x| !x.is_finite()) {
-        let (row, id) = (rows[at / architecture.vocab], at % architecture.vocab);
+        let (row, id) = (rows[at / vocab], at % vocab);
         let why = format!("logit {id} of row {row} is {}", logits[at]);
         return Err(Error::new(hal::ErrorKind::Numeric, "compute logits", why)
             .next_step("try --dtype f32")
@@ -70,7 +68,7 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
     }
     let rows = rows
         .iter()
-        .zip(logits.chunks_exact(architecture.vocab))
+        .zip(logits.chunks_exact(vocab))
         .map(|(&row, logits)| Row {
             row,
             logits: logits.to_vec(),
