@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{golden, golden_config, golden_shapes, write_checkpoint};
+use common::{golden, golden_config, golden_shapes, torch, write_checkpoint};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -498,11 +498,48 @@ fn a_quantised_checkpoint_computes_what_quantising_on_load_does() {
 }
 
 #[test]
+fn a_converted_checkpoint_computes_the_same() {
+    let case = golden("chatglm3");
+    let (dir, out) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let config = golden_config(&case, "chatglm").to_string();
+    std::fs::write(dir.path().join("config.json"), config).unwrap();
+    let file = dir.path().join("pytorch_model.bin");
+    torch::write_bin(&file, &golden_shapes(&case));
+    let target = out.path().join("safetensors");
+    let output = glm(&["convert", text(dir.path()), text(&target), "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(report["copied"], case["shapes"].as_object().unwrap().len());
+    assert_eq!(report["matrices"], 0);
+    let logits = |path: &Path| {
+        let output = glm(&["logits", text(path), "--ids", "5,9,33", "--json"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).to_owned()
+    };
+    assert_eq!(logits(&target), logits(dir.path()));
+    fails(
+        &["convert", text(dir.path()), text(&target)],
+        4,
+        &["holds files"],
+    );
+    std::fs::write(&file, "PK").unwrap();
+    let target = out.path().join("damaged");
+    fails(
+        &["convert", text(dir.path()), text(&target)],
+        4,
+        &["pytorch_model.bin"],
+    );
+    assert!(!target.exists());
+}
+
+#[test]
 fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let output = glm(&["completions", shell]);
         assert!(output.status.success());
-        for command in ["chat", "logits", "inspect", "devices", "quantize"] {
+        for command in [
+            "chat", "logits", "inspect", "devices", "convert", "quantize",
+        ] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }
     }

@@ -18,6 +18,7 @@ use glm::source::ModelSource;
 use hal::{DType, ErrorKind, WeightFormat};
 use half::{bf16, f16};
 use ops::Context;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -457,6 +458,81 @@ fn parallel_shards_are_one_model() {
                 assert_eq!(checkpoint.total_bytes(), (bytes * dtype.bytes()) as u64);
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..Default::default() })]
+
+    /// Whatever the widths and the number of ranks: the parts of every rule make the whole.
+    #[test]
+    fn any_division_merges_to_the_whole(
+        parallel in 1usize..=8,
+        heads_per_rank in 1usize..=3,
+        head_dim in 1usize..=5,
+        inner_per_rank in 1usize..=7,
+        vocab_per_rank in 1usize..=9,
+        blocks in any::<bool>(),
+    ) {
+        let hidden = parallel * heads_per_rank * head_dim;
+        let inner = parallel * inner_per_rank;
+        let up = if blocks { inner } else { 2 * inner };
+        let mut shapes: Shapes = [
+            ("word_embeddings.weight", vec![parallel * vocab_per_rank, hidden]),
+            ("layers.0.input_layernorm.weight", vec![hidden]),
+            ("layers.0.attention.query_key_value.weight", vec![3 * hidden, hidden]),
+            ("layers.0.attention.query_key_value.bias", vec![3 * hidden]),
+            ("layers.0.attention.dense.weight", vec![hidden, hidden]),
+            ("layers.0.attention.dense.bias", vec![hidden]),
+            ("layers.0.mlp.dense_h_to_4h.weight", vec![up, hidden]),
+            ("layers.0.mlp.dense_h_to_4h.bias", vec![up]),
+            ("layers.0.mlp.dense_4h_to_h.weight", vec![hidden, inner]),
+            ("layers.0.mlp.dense_4h_to_h.bias", vec![hidden]),
+        ]
+        .map(|(name, shape)| (format!("transformer.{name}"), shape))
+        .into();
+        if blocks {
+            shapes.push(("transformer.position_embeddings.weight".to_owned(), vec![9, hidden]));
+        }
+        let family = if blocks { Family::Glm10b } else { Family::Glm130b };
+        let dir = TempDir::new().unwrap();
+        sat::write(dir.path(), &shapes, family, parallel, DType::F16);
+        assert_holds(&Checkpoint::open(dir.path()).unwrap(), &shapes, DType::F16);
+    }
+
+    /// Slices of a tensor with its dimensions in any order, against indexing.
+    #[test]
+    fn any_view_is_read_row_major(
+        dims in prop::array::uniform3(1usize..=5),
+        cuts in prop::array::uniform3((0usize..5, 0usize..5)),
+        order in Just([0usize, 1, 2]).prop_shuffle(),
+    ) {
+        let steps = [dims[1] * dims[2], dims[2], 1];
+        let count = dims.iter().product::<usize>();
+        let starts: [usize; 3] = std::array::from_fn(|d| cuts[d].0 % dims[d]);
+        let shape: [usize; 3] = std::array::from_fn(|d| {
+            let d = order[d];
+            1 + cuts[d].1 % (dims[d] - starts[d])
+        });
+        let offset: usize = (0..3).map(|d| starts[d] * steps[d]).sum();
+        let bytes = written::encode(&(0..count).map(|x| x as f32).collect::<Vec<_>>(), DType::F32).1;
+        let tensor = Tensor {
+            stride: Some(order.map(|d| steps[d]).into()),
+            offset,
+            ..Tensor::new(0, "w", "Float", &shape, bytes)
+        };
+        let checkpoint = Checkpoint::from_bytes(file(&[tensor])).unwrap();
+        let mut wanted = Vec::new();
+        for i in 0..shape[0] {
+            for j in 0..shape[1] {
+                for k in 0..shape[2] {
+                    let at = [i, j, k];
+                    let at: usize = (0..3).map(|d| at[d] * steps[order[d]]).sum();
+                    wanted.push((offset + at) as f32);
+                }
+            }
+        }
+        prop_assert_eq!(checkpoint.tensor("w").unwrap().to_f32().unwrap(), wanted);
     }
 }
 
