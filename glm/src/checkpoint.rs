@@ -185,7 +185,7 @@ impl fmt::Display for StoredType {
 }
 
 /// A tensor of a checkpoint: what the headers say of it, and the way to its elements.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoredTensor<'a> {
     /// Its name in the checkpoint.
     pub name: &'a str,
@@ -195,6 +195,12 @@ pub struct StoredTensor<'a> {
     pub shape: &'a [usize],
     place: &'a Place,
     checkpoint: &'a Checkpoint,
+}
+
+impl fmt::Debug for StoredTensor<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:?}", self.name, self.dtype, self.shape)
+    }
 }
 
 impl<'a> StoredTensor<'a> {
@@ -285,8 +291,9 @@ impl Checkpoint {
     /// Opens a folder or a file. Of a folder, the first of these that it has:
     /// 1. `model.safetensors`, or `model.safetensors.index.json` and its shards;
     /// 2. `pytorch_model.bin`, or `pytorch_model.bin.index.json` and its shards;
-    /// 3. `latest`, and `mp_rank_00_model_states.pt` to the last rank in the folder that it names;
-    ///    or these files themselves (GLM-130B, GLM-10B): the shards of one model are merged;
+    /// 3. `latest` (or `latest_checkpointed_iteration.txt`), and in the folder that it names
+    ///    `mp_rank_00_model_states.pt` to the last rank, or these files themselves (GLM-130B,
+    ///    GLM-10B): the shards of one model are merged;
     /// 4. one file `*.pt`, `*.pth` or `*.bin` (CodeGeeX).
     ///
     /// # Errors

@@ -692,7 +692,13 @@ fn shards_that_do_not_fit_are_refused() {
     error(dir.path(), NotFound, &["50000"]);
     std::fs::create_dir(dir.path().join("50000")).unwrap();
     error(dir.path(), NotFound, &["no mp_rank_00_model_states.pt"]);
-    std::fs::write(&latest, "49300").unwrap();
+    std::fs::remove_file(&latest).unwrap();
+    std::fs::write(
+        dir.path().join("latest_checkpointed_iteration.txt"),
+        "49300\n",
+    )
+    .unwrap();
+    Checkpoint::open(dir.path()).unwrap();
 
     // Of vectors that all ranks have, the first counts; matrices must be equal.
     let mut parts = part(1, 4);

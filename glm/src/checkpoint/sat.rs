@@ -1,7 +1,8 @@
 //! Folders of SwissArmyTransformer (GLM-130B, GLM-10B): one file of PyTorch per rank of tensor
 //! parallelism, merged into the tensors of one model.
 //!
-//! `latest` holds the name of a folder (`49300`), and that folder `mp_rank_00_model_states.pt` to
+//! `latest` holds the name of a folder (`49300`; GLM's own training writes
+//! `latest_checkpointed_iteration.txt` too), and that folder `mp_rank_00_model_states.pt` to
 //! the last rank. How a tensor is divided follows from its name:
 //!
 //! | tensor | merged |
@@ -25,8 +26,8 @@ use hal::{Error, ErrorKind, Result};
 use super::{Entry, Join, Part, Place, SCALE_SUFFIX};
 use crate::files;
 
-/// The file that names the folder of the shards.
-const LATEST: &str = "latest";
+/// Files that name the folder of the shards: DeepSpeed's, and Megatron's.
+const LATEST: [&str; 2] = ["latest", "latest_checkpointed_iteration.txt"];
 /// Far above the 16 of GLM-130B's finest division.
 const MAX_RANKS: usize = 1024;
 
@@ -45,10 +46,11 @@ fn rank_of(name: &str) -> Option<usize> {
 /// # Errors
 /// `NotFound` when a rank is missing; `Corrupt` when `latest` names no folder beside it; `Io`.
 pub(super) fn ranks(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let latest = folder.join(LATEST);
-    let shards = match latest.is_file() {
-        true => {
-            let text = files::read(&latest)?;
+    let latest = LATEST.map(|name| folder.join(name));
+    let latest = latest.iter().find(|file| file.is_file());
+    let shards = match latest {
+        Some(latest) => {
+            let text = files::read(latest)?;
             let name = str::from_utf8(&text).map(str::trim).unwrap_or_default();
             if !files::is_plain_name(name) {
                 return Err(Error::corrupt(
@@ -59,7 +61,7 @@ pub(super) fn ranks(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
             }
             folder.join(name)
         }
-        false => folder.to_path_buf(),
+        None => folder.to_path_buf(),
     };
     let doing = format!("list {}", shards.display());
     let failed = |e| files::io_error(&doing, e);
@@ -70,9 +72,9 @@ pub(super) fn ranks(folder: &Path) -> Result<Option<Vec<PathBuf>>> {
     }
     found.sort_unstable();
     let Some(&last) = found.last() else {
-        return match latest.is_file() {
-            false => Ok(None),
-            true => Err(
+        return match latest {
+            None => Ok(None),
+            Some(_) => Err(
                 Error::new(ErrorKind::NotFound, doing, format!("no {}", file_name(0)))
                     .next_step("unpack all parts of the checkpoint"),
             ),
