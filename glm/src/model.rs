@@ -220,7 +220,7 @@ struct Matrices {
     layers: Vec<[Matrix; 4]>,
     /// Table and query matrix of the top query layer.
     top_query: Option<[Matrix; 2]>,
-    /// `None`: the embedding, stored once for both.
+    /// `None`: the embedding.
     head: Option<Matrix>,
 }
 
@@ -274,9 +274,12 @@ impl Matrices {
         })
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of all; whether the embedding and a tied output layer share theirs.
+    fn bytes(&self, shared: bool) -> usize {
+        let head = self.head.as_ref();
+        let own = head.or((!shared).then_some(&self.embedding));
         std::iter::once(&self.embedding)
-            .chain(&self.head)
+            .chain(own)
             .chain(&self.positions)
             .chain(self.top_query.iter().flatten())
             .chain(self.layers.iter().flatten())
@@ -327,8 +330,13 @@ impl Model {
         let matrices = Matrices::new(a, checkpoint, options)?;
 
         let mut plans = Plans::new(context, a, &cache, &limits, dtype)?;
-        let table = &matrices.embedding;
-        let embedding_plan = plans.embedding(context, table.embedding(dtype, a.tied))?;
+        let head = matrices.head.as_ref().unwrap_or(&matrices.embedding);
+        let head_plan = plans.matmul(context, head.matmul(dtype, DType::F32))?;
+        let embedding_plan = match a.tied {
+            true => plans.tied_embedding(context, head, dtype, head_plan.how())?,
+            false => plans.embedding(context, matrices.embedding.embedding(dtype, false))?,
+        };
+        let shared = embedding_plan.op().tied;
         let mut lookup = |m: &Matrix| plans.embedding(context, m.embedding(dtype, false));
         let position_plans: Vec<_> = matrices
             .positions
@@ -342,8 +350,6 @@ impl Model {
             }
             None => None,
         };
-        let head = matrices.head.as_ref().unwrap_or(&matrices.embedding);
-        let head_plan = plans.matmul(context, head.matmul(dtype, DType::F32))?;
         let mut matmuls = Vec::with_capacity(a.layers);
         for layer in &matrices.layers {
             let mut plan = |m: &Matrix| plans.matmul(context, m.matmul(dtype, dtype));
@@ -367,7 +373,7 @@ impl Model {
         };
         let prefix_bytes = prefix.as_ref().map_or(0, |p| p.bytes(a, dtype));
         let footprint = Footprint {
-            weights: matrices.bytes() + norm_bytes(a),
+            weights: matrices.bytes(shared) + norm_bytes(a),
             cache: cache.bytes(),
             buffers: sizes.iter().sum::<usize>()
                 + tables_bytes
@@ -392,7 +398,7 @@ impl Model {
         };
         let names = &a.names;
         let head = loader.linear(head, head_plan)?;
-        let embedding = match a.tied {
+        let embedding = match shared {
             true => head.table(embedding_plan),
             false => loader.table(&matrices.embedding, embedding_plan)?,
         };

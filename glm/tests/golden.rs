@@ -18,7 +18,7 @@ use glm::inspect::inspect;
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::source::ModelSource;
 use hal::{Buffer, DType, Device, DeviceInfo, ErrorKind, MemoryInfo, Result, Stream, WeightFormat};
-use ops::{Accelerator, Context, HostWeight};
+use ops::{Accelerator, Context, Embedding, HostWeight, Ops, Planner};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -247,6 +247,57 @@ fn positions_and_prefix_of_a_blank_are_those_of_the_official_code() {
             let expected = &expected[i * 64..(i + 1) * 64];
             assert_near(&got, expected, 2e-4, &format!("{name}, token {i}"));
         }
+    }
+}
+
+/// Contexts in which a tied output layer and the embedding cannot share their memory.
+fn apart() -> [(&'static str, Context); 2] {
+    let cpu = || {
+        let options = backend_cpu::Options {
+            threads: Some(2),
+            level: None,
+        };
+        backend_cpu::open(&options).unwrap()
+    };
+    let whole = cpu().ops.embedding.unwrap();
+    let declines = move |op: &Embedding| match op.tied {
+        true => Ok(None),
+        false => whole.plan(op),
+    };
+    let with = |embedding: Option<Arc<dyn Planner<Embedding>>>| {
+        let cpu = cpu();
+        Accelerator {
+            ops: Ops {
+                embedding,
+                ..cpu.ops
+            },
+            device: cpu.device,
+        }
+    };
+    [
+        ("declined", Context::new(with(Some(Arc::new(declines))))),
+        (
+            "on the host",
+            Context::new(with(None)).with_host_fallback(cpu()),
+        ),
+    ]
+}
+
+#[test]
+fn a_device_that_cannot_share_the_table_gets_two() {
+    let (case, dir) = (golden(FIRST[3].0), files(FIRST[3].0, FIRST[3].1, false));
+    let blank = blank_of(FIRST[3].0, &case);
+    let shared = load(&cpu(), dir.path(), &options()).unwrap();
+    for (what, context) in apart() {
+        let mut model = load(&context, dir.path(), &options()).unwrap();
+        let table = 64 * 32 * 4;
+        let weights = shared.footprint().weights + table;
+        assert_eq!(model.footprint().weights, weights, "{what}");
+        let mut sequence = model.sequence();
+        sequence.set_prefix(visible(&case, blank)).unwrap();
+        let prompt = ids(&case["input_ids"]);
+        let got = run(&mut model, &mut sequence, &prompt, Some(blank)).unwrap();
+        assert_near(&got, &floats(&case["logits"]), 2e-4, what);
     }
 }
 

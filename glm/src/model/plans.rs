@@ -1,16 +1,16 @@
 //! The operations of one model, planned once: everything but the products with weights, which each
 //! weight brings.
 
-use hal::{DType, Error, Result, Stream, View, WeightFormat};
+use hal::{DType, Error, ErrorKind, Result, Stream, View, WeightFormat};
 use ops::{
     Activation, ActivationArgs, AddLayerNorm, AddRmsNorm, ArgList, Attention, Binary, Context,
-    Elementwise, ElementwiseArgs, Embedding, Glu, GluArgs, KvWrite, LayerNorm, Mask, Matmul, Plan,
-    RmsNorm, Rope, StridedCopy,
+    Elementwise, ElementwiseArgs, Embedding, Glu, GluArgs, How, KvWrite, LayerNorm, Mask, Matmul,
+    Plan, RmsNorm, Rope, StridedCopy,
 };
 
 use crate::architecture::{Architecture, Norm, Position, Residual};
 use crate::cache::CacheShape;
-use crate::weights::NormWeights;
+use crate::weights::{Matrix, NormWeights};
 
 /// Sizes that the buffers and workspaces of a model are made for.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +133,24 @@ impl Plans {
         Ok(plan)
     }
 
+    /// The lookup in the table of a tied output layer that is planned as `head`, where the device can read it as both;
+    /// else in a table of its own.
+    pub(super) fn tied_embedding(
+        &mut self,
+        context: &Context,
+        table: &Matrix,
+        dtype: DType,
+        head: How,
+    ) -> Result<Plan<Embedding>> {
+        match self.embedding(context, table.embedding(dtype, true)) {
+            // On another device the table would not be the same bytes.
+            Ok(plan) if plan.how() != head => {}
+            Err(e) if e.kind() == ErrorKind::Unsupported => {}
+            shared => return shared,
+        }
+        self.embedding(context, table.embedding(dtype, false))
+    }
+
     /// `x += y`, with learned positions.
     pub(super) fn add(
         &self,
@@ -183,7 +201,10 @@ impl Plans {
         });
         let embeddings = self.embeddings.iter().map(|plan| {
             let table = plan.op();
-            plan.workspace_bytes(&[&hidden, &[t], &[table.vocab, table.dim]])
+            let dense = [table.vocab, table.dim];
+            let packed = [table.vocab * table.table.row_bytes(table.dim)];
+            let shape = table.plain().map_or(&packed[..], |_| &dense);
+            plan.workspace_bytes(&[&hidden, &[t], shape])
         });
         let rope = self.rope.iter().map(|plan| {
             let op_of_rope = plan.op();
