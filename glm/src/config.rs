@@ -543,8 +543,9 @@ impl GenerationConfig {
         Self::from_configs(&config, generation.as_ref())
     }
 
-    /// The defaults of `generation_config.json`, and for what it does not say those of the official code (see
-    /// [`Published`]). The stop ids of both files count.
+    /// The defaults of `generation_config.json`, and for what it does not say those of the official
+    /// code: `chat` of the ChatGLMs samples, the Hugging Face classes take the likeliest token. The stop ids of both
+    /// files count.
     ///
     /// # Errors
     /// `Corrupt` for a value of the wrong type or out of its range.

@@ -121,14 +121,19 @@ pub enum FormName {
     /// The template in this file of the model folder.
     File(String),
     /// That of ChatGLM-6B's code.
+    #[serde(rename = "chatglm_6b")]
     ChatGlm6b,
     /// That of ChatGLM2-6B's code.
+    #[serde(rename = "chatglm2")]
     ChatGlm2,
     /// That of ChatGLM3-6B's code.
+    #[serde(rename = "chatglm3")]
     ChatGlm3,
     /// That of GLM-4-9B's code.
+    #[serde(rename = "glm4")]
     Glm4,
     /// That of CodeGeeX4's guides.
+    #[serde(rename = "codegeex4")]
     CodeGeeX4,
 }
 

@@ -497,6 +497,244 @@ fn a_quantised_checkpoint_computes_what_quantising_on_load_does() {
     );
 }
 
+/// A golden model with `vocab` tokens and a tokenizer of `vectors`.
+fn talker(case: &str, vocab: usize, more: &Value, tokenizer: [&str; 2]) -> TempDir {
+    let (dir, case) = (TempDir::new().unwrap(), golden(case));
+    let mut config = golden_config(&case, "chatglm");
+    for key in ["vocab_size", "padded_vocab_size"] {
+        if !config[key].is_null() {
+            config[key] = json!(vocab);
+        }
+    }
+    for (key, value) in more.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    let mut shapes = golden_shapes(&case);
+    for (name, shape) in &mut shapes {
+        if name.contains("word_embeddings") || name.contains("output_layer") {
+            shape[0] = vocab;
+        }
+    }
+    write_checkpoint(dir.path(), &shapes, &config, false);
+    let vectors = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors");
+    let [from, to] = tokenizer;
+    std::fs::copy(vectors.join(from), dir.path().join(to)).unwrap();
+    dir
+}
+
+fn chatglm(name: &str) -> TempDir {
+    let more = json!({"_name_or_path": name, "seq_length": 512, "eos_token_id": 2});
+    talker("chatglm3", 720, &more, ["bpe.model", "tokenizer.model"])
+}
+
+fn chatglm_6b() -> TempDir {
+    let more = json!({"position_encoding_2d": true, "max_sequence_length": 512});
+    talker(
+        "chatglm_v1_gmask",
+        130_528,
+        &more,
+        ["ice.model", "ice_text.model"],
+    )
+}
+
+fn document(args: &[&str]) -> Value {
+    let output = glm(args);
+    assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    serde_json::from_str(stdout(&output)).unwrap()
+}
+
+#[test]
+fn models_without_template_are_talked_to_as_their_code_does() {
+    let tokens = |dir: &TempDir, text: &str| -> usize {
+        let ids = document(&[
+            "inspect",
+            self::text(dir.path()),
+            "--tokens",
+            text,
+            "--json",
+        ]);
+        ids["ids"].as_array().unwrap().len()
+    };
+    let of = |dir: &TempDir, form: &str, parts: &[&str], special: usize| {
+        let path = text(dir.path());
+        let args = [
+            "chat",
+            path,
+            "-p",
+            "hello",
+            "-n",
+            "4",
+            "--temperature",
+            "0",
+            "--json",
+        ];
+        let answer = document(&args);
+        let parts: usize = parts.iter().map(|part| tokens(dir, part)).sum();
+        assert_eq!(answer["prompt_tokens"], json!(parts + special), "{answer}");
+        assert!(answer["completion_tokens"].as_u64().unwrap() <= 4 && answer["answer"].is_string());
+        assert_eq!(document(&["inspect", path, "--json"])["template"], form);
+        let output = glm(&["inspect", path, "--template"]);
+        assert!(stdout(&output).contains("[gMASK]"), "{}", stderr(&output));
+    };
+    of(&chatglm_6b(), "chatglm_6b", &["hello"], 2);
+    of(
+        &chatglm("chatglm2-6b"),
+        "chatglm2",
+        &["[Round 1]\n\n问：hello\n\n答："],
+        2,
+    );
+    of(&chatglm("chatglm3-6b"), "chatglm3", &["\n", "hello"], 4);
+    let base = chatglm("codegeex2-6b");
+    fails(&["chat", text(base.path()), "-p", "x"], 4, &["glm fill"]);
+}
+
+#[test]
+fn tools_are_offered_and_results_awaited() {
+    let (dir, files) = (chatglm("chatglm3-6b"), TempDir::new().unwrap());
+    let path = text(dir.path());
+    let file = files.path().join("tools.json");
+    let tools =
+        json!([{"name": "weather", "description": "of a city", "parameters": {"type": "object"}}]);
+    std::fs::write(&file, tools.to_string()).unwrap();
+    let ask = |more: &[&str]| {
+        let args = [
+            "chat",
+            path,
+            "-p",
+            "hello",
+            "-n",
+            "4",
+            "--temperature",
+            "0",
+            "--json",
+        ];
+        document(&[&args[..], more].concat())
+    };
+    let (with, without) = (ask(&["--tools", text(&file)]), ask(&[]));
+    assert!(with["prompt_tokens"].as_u64() > without["prompt_tokens"].as_u64());
+    assert_eq!(
+        (&with["tool_calls"], &without["tool_calls"]),
+        (&json!([]), &Value::Null)
+    );
+    // Nothing was called.
+    let output = glm_with(&["chat", path, "-n", "2"], &[], "/result 22\n");
+    assert!(output.status.success() && stderr(&output).contains("no tool was called"));
+
+    for (content, word) in [
+        ("{", "tools.json"),
+        ("[{}]", "no name"),
+        ("[{\"type\": \"x\"}]", "function"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        fails(
+            &["chat", path, "-p", "x", "--tools", text(&file)],
+            4,
+            &[word],
+        );
+    }
+    fails(
+        &["chat", path, "-p", "x", "--tools", "/no/such"],
+        4,
+        &["/no/such"],
+    );
+    std::fs::write(&file, tools.to_string()).unwrap();
+    let v2 = chatglm("chatglm2-6b");
+    fails(
+        &["chat", text(v2.path()), "-p", "x", "--tools", text(&file)],
+        4,
+        &["tools"],
+    );
+}
+
+#[test]
+fn texts_are_filled_and_completed() {
+    let dir = chatglm_6b();
+    let path = text(dir.path());
+    let args = [
+        "fill",
+        path,
+        "a[MASK]b[gMASK]",
+        "-n",
+        "3",
+        "--temperature",
+        "0",
+        "--json",
+    ];
+    let filled = document(&args);
+    assert_eq!(filled["schema"], "glm/fill/1");
+    let blanks = filled["blanks"].as_array().unwrap();
+    assert_eq!(blanks.len(), 2);
+    for blank in blanks {
+        assert!(blank["tokens"].as_u64().unwrap() <= 3 && blank["text"].is_string());
+        assert!(["stop", "length"].contains(&blank["finish"].as_str().unwrap()));
+    }
+    let whole = filled["text"].as_str().unwrap();
+    assert!(whole.starts_with('a') && whole.contains('b'), "{whole}");
+    let plain = glm(&args[..args.len() - 1]);
+    assert_eq!(stdout(&plain), format!("{whole}\n"));
+    assert_eq!(
+        document(&["fill", path, "no blank", "-n", "1", "--json"])["blanks"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    fails(&["fill", path, "x", "--language", "python"], 4, &["python"]);
+
+    let base = chatglm("codegeex2-6b");
+    let path = text(base.path());
+    let code = document(&[
+        "fill",
+        path,
+        "def f",
+        "--language",
+        "python",
+        "-n",
+        "3",
+        "--json",
+    ]);
+    let written = code["text"].as_str().unwrap();
+    assert!(
+        written.starts_with("# language: Python\ndef f"),
+        "{written}"
+    );
+    assert_eq!(code["blanks"].as_array().unwrap().len(), 1);
+    fails(
+        &["fill", path, "x", "--language", "klingon"],
+        4,
+        &["klingon", "python"],
+    );
+    fails(&["fill", path, ""], 4, &["empty"]);
+    fails(&["fill", path], 2, &["TEXT"]);
+}
+
+#[test]
+fn beams_search_one_text() {
+    let dir = chatglm("chatglm2-6b");
+    let path = text(dir.path());
+    let args = ["fill", path, "hello", "-n", "6", "--beams", "3", "--json"];
+    let (one, again) = (document(&args), document(&args));
+    assert_eq!(one["blanks"], again["blanks"]);
+    let more = ["--length-penalty", "-0.5", "--no-repeat-ngram", "1"];
+    let blank = document(&[&args[..], &more].concat());
+    assert!(blank["blanks"][0]["tokens"].as_u64().unwrap() <= 6);
+    let chat = document(&[
+        "chat", path, "-p", "hello", "-n", "4", "--beams", "2", "--json",
+    ]);
+    assert!(chat["completion_tokens"].as_u64().unwrap() <= 4);
+    fails(&["fill", path, "x", "--beams", "0"], 4, &["max_sequences"]);
+    fails(
+        &["fill", path, "x", "--length-penalty", "1"],
+        2,
+        &["--beams"],
+    );
+    fails(
+        &["fill", path, "x", "--beams", "2", "--top-k", "3"],
+        2,
+        &["--top-k"],
+    );
+}
+
 #[test]
 fn a_converted_checkpoint_computes_the_same() {
     let case = golden("chatglm3");
@@ -538,7 +776,7 @@ fn completions_name_every_command() {
         let output = glm(&["completions", shell]);
         assert!(output.status.success());
         for command in [
-            "chat", "logits", "inspect", "devices", "convert", "quantize",
+            "chat", "fill", "logits", "inspect", "devices", "convert", "quantize",
         ] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }

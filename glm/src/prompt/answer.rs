@@ -27,6 +27,8 @@ const WIDE: [(char, char); 5] = [
 ];
 /// The tool of ChatGLM3 that runs code.
 const INTERPRETER: &str = "interpreter";
+/// What begins and ends code.
+const FENCE: &str = "```";
 
 /// A call of a tool.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -211,9 +213,15 @@ impl AnswerReader {
         };
         let known = known || self.calls == Calls::Python && name == INTERPRETER;
         // ChatGLM3 begins each text with an empty line, so this is a call, if a strange one.
-        let fenced = self.metadata && body.trim_start().starts_with("```");
+        let begun = body.trim_start();
+        let fenced = self.metadata && begun.starts_with(FENCE);
         if !known && !fenced {
-            return Part::Text(part);
+            let may_be_fenced = self.metadata && !whole && FENCE.starts_with(begun);
+            return if may_be_fenced {
+                Part::Open
+            } else {
+                Part::Text(part)
+            };
         }
         if !whole {
             return Part::Open;
@@ -285,10 +293,10 @@ fn widened(text: &str) -> String {
 fn python(name: &str, body: &str) -> Result<Map<String, Value>, String> {
     let fenced = body
         .trim()
-        .strip_prefix("```")
+        .strip_prefix(FENCE)
         .and_then(|body| body.split_once('\n'));
     let (_, fenced) = fenced.ok_or("it has no fence")?;
-    let code = fenced.strip_suffix("```").ok_or("its fence does not end")?;
+    let code = fenced.strip_suffix(FENCE).ok_or("its fence does not end")?;
     let code = code.strip_suffix('\n').unwrap_or(code);
     match name {
         INTERPRETER => Ok(Map::from_iter([("code".to_owned(), json!(code))])),
@@ -379,6 +387,12 @@ mod tests {
         // Without a list, every name is a tool's.
         assert_eq!(read(reader(Calls::Python, None), weather).calls, [expected]);
 
+        let strange = read(
+            reader(Calls::Python, tools),
+            "sky\n```python\ntool_call()\n```",
+        );
+        assert_eq!(strange.calls, [call("sky", json!({}))]);
+
         let code = read(
             reader(Calls::Python, tools),
             "interpreter\n```python\nx = 1\nprint(x)\n```",
@@ -421,7 +435,7 @@ mod tests {
             (Calls::Python, "weather\n```python\ntool_call(x=1)", "fence"),
             (Calls::Python, "weather\nsunny", "fence"),
             (Calls::Python, "sky\n```python\nprint(1)\n```", "tool_call"),
-            (Calls::Json, "weather\n{\"city\": ", "EOF"),
+            (Calls::Json, "weather\n{\"city\":", "EOF"),
             (Calls::Json, "weather\n[1]", "map"),
         ] {
             let answer = read(reader(calls, tools), text);

@@ -86,9 +86,13 @@ impl Vocabulary for GlmChinese {
             .max(self.text.vocab_size())
     }
 
+    /// A piece of the same name as an added token is not meant by it.
     fn specials(&self) -> Vec<(&str, u32)> {
-        let mut specials = self.text.specials();
-        specials.extend(self.specials.iter().map(|(&id, name)| (name.as_str(), id)));
+        let added = self.specials.iter().map(|(&id, name)| (name.as_str(), id));
+        let mut specials: Vec<(&str, u32)> = added.collect();
+        let pieces = self.text.specials().into_iter();
+        let others = pieces.filter(|(piece, _)| self.specials.values().all(|name| name != piece));
+        specials.extend(others.collect::<Vec<_>>());
         specials
     }
 }
