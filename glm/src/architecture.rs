@@ -80,7 +80,7 @@ impl Architecture {
         if self.top_query && i + 1 == self.layers {
             return self.names.top_layer.to_owned() + name;
         }
-        self.names.layer.replace("{}", &i.to_string()) + name
+        self.names.of_layer(i, name)
     }
 
     /// The same architecture with the names that a checkpoint has, for models that were published under several.
@@ -264,6 +264,13 @@ pub struct Names {
     pub head: &'static str,
     /// Tensors that checkpoints carry and nobody needs: names that contain one of these.
     pub ignored: &'static [&'static str],
+}
+
+impl Names {
+    /// The full name of tensor `name` of layer `i`, an ordinary one.
+    pub fn of_layer(&self, i: usize, name: &str) -> String {
+        self.layer.replace("{}", &i.to_string()) + name
+    }
 }
 
 /// Where query, key and value matrices lie.

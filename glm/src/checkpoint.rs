@@ -15,11 +15,12 @@
 //!     "model.layers.0.self_attn.k_proj",
 //!     "model.layers.0.self_attn.v_proj",
 //! ];
-//! let qkv = checkpoint.linear_rows(&qkv, 4096)?;
+//! let qkv = checkpoint.linear_rows(&qkv, 4096, hal::WeightFormat::Int8Row)?;
 //! # Ok(())
 //! # }
 //! ```
 
+mod gguf;
 mod implied;
 mod index;
 mod linear;
@@ -42,6 +43,8 @@ use half::{bf16, f16};
 use crate::files;
 use map::Bytes;
 
+pub use gguf::Block;
+pub(crate) use gguf::{Metadata, model_file};
 pub(crate) use implied::is_known;
 pub use linear::{SCALE_SUFFIX, StoredMatrix};
 
@@ -70,6 +73,8 @@ pub struct Checkpoint {
     folder: Option<PathBuf>,
     files: Vec<(String, Bytes)>,
     tensors: BTreeMap<String, Place>,
+    /// Of a GGUF file, the first of several.
+    metadata: Option<Metadata>,
 }
 
 /// Where a tensor lies.
@@ -171,6 +176,8 @@ fn gather(bytes: &[u8], shape: &[usize], strides: &Strides) -> Vec<u8> {
 pub enum StoredType {
     /// A type that operations know.
     Known(DType),
+    /// Integers with scales, in blocks, of a GGUF file.
+    Blocks(Block),
     /// Another one, by its name in safetensors: `I64`, `F8_E4M3`, `BOOL`.
     Other(String),
 }
@@ -179,6 +186,7 @@ impl fmt::Display for StoredType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoredType::Known(dtype) => dtype.fmt(f),
+            StoredType::Blocks(block) => block.fmt(f),
             StoredType::Other(name) => f.write_str(name),
         }
     }
@@ -260,7 +268,7 @@ impl<'a> StoredTensor<'a> {
         }
     }
 
-    /// The elements of a float tensor in f32, exact for f16 and bf16.
+    /// The elements of a float tensor in f32, exact for f16 and bf16; the values of blocks.
     ///
     /// # Errors
     /// `Unsupported` for other types; as [`StoredTensor::data`].
@@ -278,6 +286,11 @@ impl<'a> StoredTensor<'a> {
             StoredType::Known(DType::BF16) => {
                 Ok(pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect())
             }
+            StoredType::Blocks(block) => {
+                let mut values = vec![0.0; self.shape.iter().product()];
+                block.decode(&data, &mut values);
+                Ok(values)
+            }
             other => Err(Error::unsupported(
                 format!("read tensor {}", self.name),
                 format!("{other} is not a float type that we compute with"),
@@ -294,7 +307,8 @@ impl Checkpoint {
     /// 3. `latest` (or `latest_checkpointed_iteration.txt`), and in the folder that it names
     ///    `mp_rank_00_model_states.pt` to the last rank, or these files themselves (GLM-130B,
     ///    GLM-10B): the shards of one model are merged;
-    /// 4. one file `*.pt`, `*.pth` or `*.bin` (CodeGeeX).
+    /// 4. one GGUF model: a file `*.gguf`, or all of `…-00001-of-00003.gguf`;
+    /// 5. one file `*.pt`, `*.pth` or `*.bin` (CodeGeeX).
     ///
     /// # Errors
     /// `NotFound` when there is no such path, checkpoint or shard; `Unsupported` for contents that
@@ -306,11 +320,14 @@ impl Checkpoint {
             folder: None,
             files: Vec::new(),
             tensors: BTreeMap::new(),
+            metadata: None,
         };
         if !path.is_dir() {
             checkpoint.folder = path.parent().map(Path::to_path_buf);
-            checkpoint.add_file(path)?;
-            return Ok(checkpoint);
+            for file in gguf::siblings(path) {
+                checkpoint.add_file(&file)?;
+            }
+            return checkpoint.complete_gguf();
         }
         checkpoint.folder = Some(path.to_path_buf());
         let has = |name: &str| path.join(name).is_file();
@@ -325,10 +342,14 @@ impl Checkpoint {
             checkpoint.add_shards(path, TORCH_INDEX_FILE, &[".bin"])?;
         } else if let Some(ranks) = sat::ranks(path)? {
             checkpoint.add_ranks(&ranks)?;
+        } else if let Some(first) = model_file(path)? {
+            for file in gguf::siblings(&first) {
+                checkpoint.add_file(&file)?;
+            }
         } else {
             checkpoint.add_file(&only_torch_file(path)?)?;
         }
-        Ok(checkpoint)
+        checkpoint.complete_gguf()
     }
 
     /// A checkpoint that is part of the executable: the bytes of one file.
@@ -353,9 +374,10 @@ impl Checkpoint {
             folder: None,
             files: Vec::new(),
             tensors: BTreeMap::new(),
+            metadata: None,
         };
         checkpoint.add(source.to_owned(), bytes)?;
-        Ok(checkpoint)
+        checkpoint.complete_gguf()
     }
 
     /// The names of all tensors, sorted.
@@ -408,7 +430,11 @@ impl Checkpoint {
     }
 
     fn add(&mut self, file: String, bytes: Bytes) -> Result<()> {
-        for (name, entry) in table(&file, &bytes)? {
+        let entries = match gguf::begins(&bytes) {
+            true => self.add_metadata(gguf::read(&file, &bytes)?)?,
+            false => table(&file, &bytes)?,
+        };
+        for (name, entry) in entries {
             let place = Place {
                 dtype: entry.dtype.clone(),
                 shape: entry.shape.clone(),
@@ -431,6 +457,58 @@ impl Checkpoint {
         }
         self.files.push((file, bytes));
         Ok(())
+    }
+
+    /// Keeps the metadata of a model's first GGUF file, and checks that the others follow in order.
+    fn add_metadata(
+        &mut self,
+        (metadata, entries): (Metadata, Vec<(String, Entry)>),
+    ) -> Result<Vec<(String, Entry)>> {
+        let place = self.files.len() as u64;
+        let number = metadata.number("split.no")?.unwrap_or(0);
+        if number != place {
+            return Err(
+                metadata.corrupt("split.no", format!("{number}, where {place} was expected"))
+            );
+        }
+        if place == 0 {
+            self.metadata = Some(metadata);
+        }
+        Ok(entries)
+    }
+
+    /// Checks that a GGUF model is whole, and gives its tensors the names of GLM's own checkpoints.
+    fn complete_gguf(mut self) -> Result<Self> {
+        let Some(metadata) = &self.metadata else {
+            return Ok(self);
+        };
+        for (key, found) in [
+            ("split.count", self.files.len()),
+            ("split.tensors.count", self.tensors.len()),
+        ] {
+            // A single file may say that it is one of none.
+            let wanted = metadata.number(key)?.filter(|n| *n > 0);
+            if wanted.is_some_and(|n| n != found as u64) {
+                return Err(metadata.corrupt(key, format!("{wanted:?}, found are {found}")));
+            }
+        }
+        self.tensors = gguf::rename(metadata, std::mem::take(&mut self.tensors))?;
+        Ok(self)
+    }
+
+    /// The configuration that is part of the weights' own file, as GGUF has it.
+    ///
+    /// # Errors
+    /// `Unsupported` for another architecture, or an option that the layers do not compute;
+    /// `Corrupt` for a key that is missing or of the wrong type.
+    pub fn config(&self) -> Result<Option<serde_json::Value>> {
+        let config = self.metadata.as_ref().map(|m| gguf::config(self, m));
+        config.transpose()
+    }
+
+    /// What a GGUF file says besides its tensors.
+    pub(crate) fn metadata(&self) -> Option<&Metadata> {
+        self.metadata.as_ref()
     }
 
     fn add_shards(&mut self, folder: &Path, index_file: &str, endings: &[&str]) -> Result<()> {

@@ -11,7 +11,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use hal::{DType, Error, ErrorKind, Result, WeightFormat};
-use ops::HostWeight;
 use safetensors::{Dtype, tensor::TensorInfo};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -83,15 +82,8 @@ pub fn convert_in_shards(
     claim(target)?;
 
     let mut written = Written::default();
-    let report = write_shards(
-        &checkpoint,
-        &plan,
-        format,
-        shard_bytes,
-        target,
-        &mut written,
-    )
-    .map_err(|e| in_context(&doing(), e))?;
+    let report = write_shards(&checkpoint, &plan, shard_bytes, target, &mut written)
+        .map_err(|e| in_context(&doing(), e))?;
     if source.is_dir() {
         for path in companions(source)? {
             let name = path.file_name().unwrap_or_default();
@@ -149,8 +141,8 @@ fn in_context(doing: &str, e: Error) -> Error {
 struct Unit {
     /// Its name in the source.
     source: String,
-    /// Whether it is a matrix that changes its format.
-    changes: bool,
+    /// The new format of a matrix that changes it.
+    format: Option<WeightFormat>,
     outputs: Vec<(String, TensorInfo)>,
 }
 
@@ -174,6 +166,15 @@ fn plan(
     };
     let units = checkpoint.names().map(|name| {
         let tensor = checkpoint.tensor(name)?;
+        // Safetensors has no blocks: what is not converted is written as it runs.
+        if let (StoredType::Blocks(block), &[rows, cols]) = (tensor.dtype, tensor.shape) {
+            let wanted = match format {
+                Some(dense @ WeightFormat::Dense(_)) => dense,
+                Some(format) if quantised.contains(name) => format,
+                _ => block.runs_as(),
+            };
+            return Ok(changed_unit(name, wanted, rows, cols));
+        }
         match (format, dense_matrix(&tensor)) {
             (Some(WeightFormat::Dense(wanted)), Some((dtype, rows, cols))) if dtype != wanted => {
                 Ok(changed_unit(name, WeightFormat::Dense(wanted), rows, cols))
@@ -210,7 +211,9 @@ fn matrices(
     for (key, [_, cols]) in layers {
         let weight = checkpoint.matrix(&key, cols)?;
         let StoredMatrix { cols, .. } = weight;
-        if !matches!(weight.format, WeightFormat::Dense(_)) {
+        let tensor = checkpoint.tensor(&format!("{key}.weight"))?;
+        let blocks = matches!(tensor.dtype, StoredType::Blocks(_));
+        if !blocks && !matches!(weight.format, WeightFormat::Dense(_)) {
             return Err(already(&key, weight.format));
         }
         if !cols.is_multiple_of(format.cols_multiple()) {
@@ -268,7 +271,7 @@ fn changed_unit(name: &str, format: WeightFormat, rows: usize, cols: usize) -> U
     }
     Unit {
         source: name.to_owned(),
-        changes: true,
+        format: Some(format),
         outputs,
     }
 }
@@ -283,7 +286,7 @@ fn copied_unit(tensor: &StoredTensor<'_>) -> Result<Unit> {
     let name = tensor.name.to_owned();
     Ok(Unit {
         source: name.clone(),
-        changes: false,
+        format: None,
         outputs: vec![(name, info(dtype, tensor.shape.to_vec(), tensor.bytes()))],
     })
 }
@@ -291,7 +294,6 @@ fn copied_unit(tensor: &StoredTensor<'_>) -> Result<Unit> {
 fn write_shards(
     checkpoint: &Checkpoint,
     plan: &[Unit],
-    format: Option<WeightFormat>,
     shard_bytes: u64,
     target: &Path,
     written: &mut Written,
@@ -314,18 +316,14 @@ fn write_shards(
         out.write_all(&header(units)).map_err(failed)?;
         for unit in *units {
             let tensor = checkpoint.tensor(&unit.source)?;
-            let data = tensor.data()?;
-            match (format.filter(|_| unit.changes), dense_matrix(&tensor)) {
-                (Some(format), Some((dtype, rows, cols))) => {
-                    let dense = WeightFormat::Dense(dtype);
-                    let weight = HostWeight::new(dense, rows, cols, data, Vec::new())?;
-                    let weight = weight
-                        .convert(format)
-                        .map_err(|e| in_context(&unit.source, e))?;
+            match unit.format {
+                Some(format) => {
+                    let weight = tensor.matrix_in(format);
+                    let weight = weight.map_err(|e| in_context(&unit.source, e))?;
                     out.write_all(&weight.data).map_err(failed)?;
                     out.write_all(&weight.scales).map_err(failed)?;
                 }
-                _ => out.write_all(&data).map_err(failed)?,
+                None => out.write_all(&tensor.data()?).map_err(failed)?,
             }
             checkpoint.release(&unit.source);
         }
@@ -338,7 +336,7 @@ fn write_shards(
         let text = serde_json::to_string_pretty(&index).unwrap_or_default();
         written.file(&target.join(INDEX_FILE), text.as_bytes())?;
     }
-    let matrices = plan.iter().filter(|unit| unit.changes).count();
+    let matrices = plan.iter().filter(|unit| unit.format.is_some()).count();
     Ok(Converted {
         matrices,
         copied: plan.len() - matrices,

@@ -6,7 +6,7 @@ use hal::{DType, Result, WeightFormat};
 use serde::Serialize;
 
 use crate::architecture::{Architecture, Norm, Position};
-use crate::checkpoint::{Checkpoint, SCALE_SUFFIX};
+use crate::checkpoint::{Checkpoint, SCALE_SUFFIX, StoredType};
 use crate::config::GenerationConfig;
 use crate::model::PREFIX_ENCODER;
 use crate::prompt::FormName;
@@ -83,6 +83,8 @@ pub struct TensorFacts {
     pub name: String,
     /// Its stored type.
     pub dtype: String,
+    /// The format in which it runs unless another is asked for, where that is not how it is stored.
+    pub runs_as: Option<String>,
     /// Its stored shape.
     pub shape: Vec<usize>,
     /// Its size.
@@ -154,7 +156,11 @@ fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<In
     for i in 0..architecture.layers {
         for (key, shape) in architecture.matrices(i) {
             if let Some(format) = found.matrix(checkpoint, &key, shape) {
-                formats.insert(format.to_string());
+                let tensor = checkpoint.tensor(&format!("{key}.weight"))?;
+                formats.insert(match tensor.dtype {
+                    StoredType::Blocks(block) => format!("{block} as {format}"),
+                    _ => format.to_string(),
+                });
             }
         }
     }
@@ -176,6 +182,10 @@ fn of_weights(architecture: &Architecture, checkpoint: &Checkpoint) -> Result<In
         tensors.push(TensorFacts {
             name: name.to_owned(),
             dtype: tensor.dtype.to_string(),
+            runs_as: match tensor.dtype {
+                StoredType::Blocks(block) => Some(block.runs_as().to_string()),
+                _ => None,
+            },
             shape: tensor.shape.to_vec(),
             bytes: tensor.bytes() as u64,
         });

@@ -1,6 +1,6 @@
 //! Where the files of a model lie: in a folder, or in the executable.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hal::{Error, ErrorKind, Result};
 use ops::Context;
@@ -28,8 +28,8 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// The configuration: `config.json`, or what the tensors imply where a model is published
-    /// without it.
+    /// The configuration: `config.json`, what a GGUF file has in its place, or what the tensors
+    /// imply where a model is published without it.
     ///
     /// # Errors
     /// `NotFound` when neither says it; `Corrupt` when they contradict each other; those of
@@ -47,7 +47,11 @@ impl ModelSource {
                 false => Ok(config),
             };
         }
-        Checkpoint::open(path)?.implied_config().ok_or_else(|| {
+        let checkpoint = Checkpoint::open(path)?;
+        if let Some(config) = checkpoint.config()? {
+            return Ok(config);
+        }
+        checkpoint.implied_config().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
                 format!("read {}", file.display()),
@@ -99,7 +103,13 @@ impl ModelSource {
     /// As [`Tokenizer::load`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match self {
-            Self::Folder(folder) => Tokenizer::load(folder),
+            Self::Folder(path) => {
+                let gguf = gguf(path)?;
+                match gguf.as_ref().and_then(Checkpoint::metadata) {
+                    Some(metadata) => Tokenizer::from_metadata(metadata),
+                    None => Tokenizer::load(path),
+                }
+            }
             Self::Embedded(files) => Tokenizer::from_bytes(file(files, "tokenizer.json")?),
         }
     }
@@ -110,8 +120,13 @@ impl ModelSource {
     /// As [`ChatTemplate::load`] and [`ChatForm::choose`].
     pub fn chat_form(&self, tokenizer: &Tokenizer) -> Result<ChatForm> {
         match self {
-            Self::Folder(folder) => {
-                ChatForm::choose(ChatTemplate::load(folder)?, &self.config()?, tokenizer)
+            Self::Folder(path) => {
+                let gguf = gguf(path)?;
+                let template = match gguf.as_ref().and_then(Checkpoint::metadata) {
+                    Some(metadata) => ChatTemplate::from_metadata(metadata)?,
+                    None => ChatTemplate::load(path)?,
+                };
+                ChatForm::choose(template, &self.config()?, tokenizer)
             }
             Self::Embedded(files) => {
                 let name = "tokenizer_config.json";
@@ -142,6 +157,16 @@ impl ModelSource {
         )?;
         Engine::new(context, model, tokenizer)
     }
+}
+
+/// The checkpoint at `path` when it is a GGUF model, whose tokenizer and template are in it too.
+fn gguf(path: &Path) -> Result<Option<Checkpoint>> {
+    // Several models in a folder are an error only where one of them is opened.
+    let Ok(Some(_)) = checkpoint::model_file(path) else {
+        return Ok(None);
+    };
+    let checkpoint = Checkpoint::open(path)?;
+    Ok(checkpoint.metadata().is_some().then_some(checkpoint))
 }
 
 fn file(files: &[(&'static str, &'static [u8])], name: &str) -> Result<&'static [u8]> {

@@ -5,6 +5,7 @@
 
 pub mod chatglm;
 mod folder;
+mod gguf;
 pub mod glm_chinese;
 pub mod gpt2;
 mod merge;
@@ -21,6 +22,7 @@ use hal::{Error, ErrorKind, Result};
 use serde::de::IgnoredAny;
 
 pub use self::vocabulary::Vocabulary;
+use crate::checkpoint::Metadata;
 use crate::files;
 
 const FILE: &str = "tokenizer.json";
@@ -58,6 +60,14 @@ impl Tokenizer {
             return Ok(vocabulary.into());
         }
         Self::from_bytes(&files::read(&path)?)
+    }
+
+    /// The tokenizer of a GGUF file.
+    ///
+    /// # Errors
+    /// `Corrupt`; `Unsupported` for one that no GLM has.
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Self> {
+        Ok(gguf::vocabulary(metadata)?.into())
     }
 
     /// Parses a `tokenizer.json`.

@@ -57,7 +57,10 @@ impl Matrix {
                 ));
             }
             check_convertible(checkpoint, key, weight, format)?;
-            stored = Some(weight.format);
+            stored = Some(match stored {
+                Some(before) => joint_format(checkpoint, key, before, weight.format, format)?,
+                None => weight.format,
+            });
         }
         let (Some((first, _)), Some(stored)) = (parts.first(), stored) else {
             return Err(Error::invalid("describe a weight", "it has no parts"));
@@ -149,10 +152,10 @@ impl Matrix {
         }
     }
 
-    /// The whole weight as stored, rows in the order that the layers want.
+    /// The whole weight, rows in the order that the layers want.
     fn read<'c>(&self, checkpoint: &'c Checkpoint) -> Result<HostWeight<'c>> {
         let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
-        let weight = checkpoint.linear_rows(&keys, self.cols)?;
+        let weight = checkpoint.linear_rows(&keys, self.cols, self.format)?;
         match self.per_head {
             Some(head_dim) => gather_rows(&weight, &blocks_from_heads(self.rows, head_dim)),
             None => Ok(weight),
@@ -313,7 +316,7 @@ fn converted(
     pack: impl FnOnce(&HostWeight<'_>) -> Result<Buffer>,
 ) -> Result<Buffer> {
     let weight = matrix.read(checkpoint)?;
-    let packed = weight.convert(matrix.format).and_then(|w| pack(&w));
+    let packed = pack(&weight);
     drop(weight);
     // Packed it is in memory once; the file's pages would be a second time.
     for key in &matrix.keys {
@@ -350,6 +353,31 @@ fn check_vector(checkpoint: &Checkpoint, name: &str, len: usize) -> Result<()> {
     Ok(())
 }
 
+/// The format of two parts of one matrix. Quantisers of GGUF give the parts of an attention layer
+/// different blocks, whose groups have the same columns: 8 bits hold them all.
+fn joint_format(
+    checkpoint: &Checkpoint,
+    key: &str,
+    before: WeightFormat,
+    this: WeightFormat,
+    wanted: Option<WeightFormat>,
+) -> Result<WeightFormat> {
+    match (before, this) {
+        _ if before == this || wanted.is_some() => Ok(before),
+        (WeightFormat::Int8Group(a), WeightFormat::Int4Group(b))
+        | (WeightFormat::Int4Group(b), WeightFormat::Int8Group(a))
+            if a == b =>
+        {
+            Ok(WeightFormat::Int8Group(a))
+        }
+        _ => Err(Error::corrupt(
+            doing(checkpoint, &weight_name(key)),
+            format!("it is {this}, what it is joined with {before}"),
+        )
+        .next_step("quantise the original again, all parts alike, or name a --dtype")),
+    }
+}
+
 fn check_convertible(
     checkpoint: &Checkpoint,
     key: &str,
@@ -360,11 +388,6 @@ fn check_convertible(
         return Ok(());
     };
     let doing = || doing(checkpoint, &weight_name(key));
-    if !matches!(weight.format, WeightFormat::Dense(_)) {
-        let detail = format!("it is {} already; {format} was asked for", weight.format);
-        return Err(Error::unsupported(doing(), detail)
-            .next_step("load it as stored, or start from the unquantised checkpoint"));
-    }
     let multiple = format.cols_multiple();
     if !weight.cols.is_multiple_of(multiple) {
         let detail = format!(

@@ -27,6 +27,8 @@ fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
     file
 }
 
+const F32: WeightFormat = WeightFormat::Dense(DType::F32);
+
 fn open_error(path: &Path, kind: ErrorKind) -> String {
     let e = Checkpoint::open(path).unwrap_err();
     assert_eq!(e.kind(), kind, "{e}");
@@ -69,7 +71,7 @@ fn matrices_join_row_under_row() {
     let checkpoint = Checkpoint::open(&dir.path().join("model.safetensors")).unwrap();
     let keys = ["q", "k", "v"].map(|p| format!("model.layers.0.self_attn.{p}_proj"));
     let joined = checkpoint
-        .linear_rows(&keys.each_ref().map(String::as_str), 32)
+        .linear_rows(&keys.each_ref().map(String::as_str), 32, F32)
         .unwrap();
     assert_eq!((joined.rows, joined.cols), (64, 32));
     assert_eq!(joined.format, WeightFormat::Dense(DType::F32));
@@ -80,14 +82,14 @@ fn matrices_join_row_under_row() {
     });
     assert_eq!(joined.data, parts.concat());
 
-    let e = checkpoint.linear_rows(&[&keys[0], "model.layers.0.mlp.down_proj"], 32);
+    let e = checkpoint.linear_rows(&[&keys[0], "model.layers.0.mlp.down_proj"], 32, F32);
     assert_eq!(e.unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(
         checkpoint.linear("model.norm", 32).unwrap_err().kind(),
         ErrorKind::Corrupt
     );
     assert_eq!(
-        checkpoint.linear_rows(&[], 32).unwrap_err().kind(),
+        checkpoint.linear_rows(&[], 32, F32).unwrap_err().kind(),
         ErrorKind::InvalidArgument
     );
 }
@@ -305,7 +307,11 @@ fn quantised_checkpoints_read_back_as_they_were_computed() {
             }
             let qkv = ["q", "k", "v"].map(|p| format!("model.layers.{i}.self_attn.{p}_proj"));
             let joined = read
-                .linear_rows(&qkv.each_ref().map(String::as_str), architecture.hidden)
+                .linear_rows(
+                    &qkv.each_ref().map(String::as_str),
+                    architecture.hidden,
+                    format,
+                )
                 .unwrap();
             assert_eq!(
                 (joined.format, joined.rows),

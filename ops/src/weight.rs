@@ -4,7 +4,8 @@
 //! clamped to `[-qmax, qmax]`, with qmax 127 (int8) or 7 (int4). For f16 weights both divisions round to f16, which
 //! is what GLM-130B's and ChatGLM-6B's own quantisers compute, bit for bit.
 //!
-//! A quantised weight becomes another format by way of the values that it stands for, in f32.
+//! A quantised weight becomes another format by way of the values that it stands for, in f32; in more bits with the
+//! same groups it keeps its integers and scales.
 
 use std::borrow::Cow;
 
@@ -156,6 +157,14 @@ impl<'a> HostWeight<'a> {
                 scales: Cow::Borrowed(&self.scales),
                 ..*self
             });
+        }
+        if let (WeightFormat::Int4Group(from), WeightFormat::Int8Group(to)) = (self.format, format)
+            && from == to
+        {
+            let widened = self.data.iter();
+            let widened = widened.flat_map(|b| [nibble(*b, 0) as u8, nibble(*b, 1) as u8]);
+            let (data, scales): (Vec<u8>, _) = (widened.collect(), &*self.scales);
+            return HostWeight::new(format, self.rows, self.cols, data, scales);
         }
         if !self.cols.is_multiple_of(format.cols_multiple()) {
             return Err(Error::invalid(
@@ -383,6 +392,11 @@ mod tests {
             let exact = dense(3, 256, |i| values.data[i] as f32);
             for to in WeightFormat::ALL.into_iter().filter(|to| *to != from) {
                 let got = first.convert(to).unwrap();
+                if (from, to) == (WeightFormat::Int4Group(32), WeightFormat::Int8Group(32)) {
+                    assert_eq!(got.dequantise().data, values.data, "{from} to {to}");
+                    assert_eq!(got.scales, first.scales);
+                    continue;
+                }
                 // An f16 source rounds its quotients: there the values alone do not decide.
                 if from == WeightFormat::Dense(DType::F16) {
                     continue;

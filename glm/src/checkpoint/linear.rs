@@ -9,6 +9,8 @@
 //! | int4 | u8 `[rows, cols / 2]` | f32 `[rows]` |
 //! | int4, groups of g | u8 `[rows, cols / 2]` | f16 `[rows, cols / g]` |
 //!
+//! Blocks of a GGUF file are one tensor without scales beside it.
+//!
 //! The official checkpoints (ChatGLM, GLM-130B) store both int8 and int4 as i8: the columns that the
 //! model wants tell them apart. Row scales in f16 or bf16, as the official quantisers write them, are
 //! widened to f32: that is exact.
@@ -26,7 +28,7 @@ pub const SCALE_SUFFIX: &str = "_scale";
 /// What the headers say of a weight matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredMatrix {
-    /// Encoding of the rows.
+    /// Encoding of the rows; of blocks, the one in which they run.
     pub format: WeightFormat,
     /// Output features.
     pub rows: usize,
@@ -57,6 +59,11 @@ impl Checkpoint {
             return match *weight.dtype {
                 StoredType::Known(dtype) if dtype.is_float() => Ok(StoredMatrix {
                     format: WeightFormat::Dense(dtype),
+                    rows,
+                    cols: stored_cols,
+                }),
+                StoredType::Blocks(block) => Ok(StoredMatrix {
+                    format: block.runs_as(),
                     rows,
                     cols: stored_cols,
                 }),
@@ -103,7 +110,11 @@ impl Checkpoint {
     pub fn linear(&self, key: &str, cols: usize) -> Result<HostWeight<'_>> {
         let StoredMatrix { format, rows, cols } = self.matrix(key, cols)?;
         let name = format!("{key}.weight");
-        let data = self.tensor(&name)?.data()?;
+        let tensor = self.tensor(&name)?;
+        if let StoredType::Blocks(_) = tensor.dtype {
+            return self.linear_in(key, cols, format);
+        }
+        let data = tensor.data()?;
         let scales: Cow<'_, [u8]> = match format {
             WeightFormat::Dense(_) => Cow::Borrowed(&[]),
             _ => {
@@ -124,28 +135,55 @@ impl Checkpoint {
         })
     }
 
-    /// Several matrices of equal width as one, row under row: separate query, key and value become
-    /// one weight.
+    /// As [`Checkpoint::linear`], in `format`: as stored, or rounded from the stored values.
     ///
     /// # Errors
-    /// As [`Checkpoint::linear`]; `Corrupt` when formats or widths differ, `InvalidArgument` when
-    /// `keys` is empty.
-    pub fn linear_rows(&self, keys: &[&str], cols: usize) -> Result<HostWeight<'_>> {
+    /// As [`Checkpoint::linear`] and [`HostWeight::convert`].
+    pub fn linear_in(
+        &self,
+        key: &str,
+        cols: usize,
+        format: WeightFormat,
+    ) -> Result<HostWeight<'_>> {
+        let named = |e: Error| {
+            let doing = format!("read weight {key} of {}", self.source);
+            let outer = Error::new(e.kind(), doing, format!("{}: {}", e.doing(), e.detail()));
+            match e.next().map(str::to_owned) {
+                Some(next) => outer.next_step(next).with_source(e),
+                None => outer.with_source(e),
+            }
+        };
+        let tensor = self.tensor(&format!("{key}.weight"))?;
+        if let StoredType::Blocks(_) = tensor.dtype {
+            return tensor.matrix_in(format).map_err(named);
+        }
+        in_format(self.linear(key, cols)?, format).map_err(named)
+    }
+
+    /// Several matrices of equal width as one in `format`, row under row: separate query, key and
+    /// value become one weight.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::linear_in`]; `Corrupt` when widths differ, `InvalidArgument` when `keys` is
+    /// empty.
+    pub fn linear_rows(
+        &self,
+        keys: &[&str],
+        cols: usize,
+        format: WeightFormat,
+    ) -> Result<HostWeight<'_>> {
         let Some((first, rest)) = keys.split_first() else {
             return Err(Error::invalid("join weights", "no names were given"));
         };
-        let mut joined = self.linear(first, cols)?;
+        let mut joined = self.linear_in(first, cols, format)?;
         for key in rest {
-            let next = self.linear(key, cols)?;
-            if (next.format, next.cols) != (joined.format, joined.cols) {
+            let next = self.linear_in(key, cols, format)?;
+            if next.cols != joined.cols {
                 return Err(Error::corrupt(
                     format!("join {first} and {key} of {}", self.source),
-                    format!(
-                        "{} with {} columns and {} with {}",
-                        joined.format, joined.cols, next.format, next.cols
-                    ),
+                    format!("{} columns and {}", joined.cols, next.cols),
                 )
-                .next_step("quantise the original again, all parts alike"));
+                .next_step("compare `glm inspect` with the model's configuration"));
             }
             joined.rows += next.rows;
             joined.data.to_mut().extend_from_slice(&next.data);
@@ -160,6 +198,42 @@ impl Checkpoint {
         self.release(&name);
         self.release(&(name + SCALE_SUFFIX));
     }
+}
+
+impl<'a> StoredTensor<'a> {
+    /// A matrix of floats or of blocks in `format`.
+    ///
+    /// # Errors
+    /// `Unsupported` for other tensors; as [`StoredTensor::data`] and [`HostWeight::convert`].
+    pub(crate) fn matrix_in(&self, format: WeightFormat) -> Result<HostWeight<'a>> {
+        match (self.dtype, self.shape) {
+            (StoredType::Blocks(block), &[rows, cols]) => {
+                block.weight(rows, cols, &self.data()?, format)
+            }
+            (StoredType::Known(dtype), &[rows, cols]) if dtype.is_float() => {
+                let dense = WeightFormat::Dense(*dtype);
+                in_format(
+                    HostWeight::new(dense, rows, cols, self.data()?, &[][..])?,
+                    format,
+                )
+            }
+            (dtype, shape) => Err(Error::unsupported(
+                format!("read tensor {}", self.name),
+                format!("{dtype} {shape:?} is no matrix of numbers"),
+            )
+            .next_step("compare `glm inspect` with the model's configuration")),
+        }
+    }
+}
+
+/// The weight in `format`; the weight itself when it is.
+fn in_format(weight: HostWeight<'_>, format: WeightFormat) -> Result<HostWeight<'_>> {
+    if weight.format == format {
+        return Ok(weight);
+    }
+    let converted = weight.convert(format)?;
+    let (data, scales) = (converted.data.into_owned(), converted.scales.into_owned());
+    HostWeight::new(format, weight.rows, weight.cols, data, scales)
 }
 
 /// Format and columns that a weight and its scales stand for; `None` when there is no such format.

@@ -15,6 +15,7 @@ use minijinja::{AutoEscape, Environment};
 use serde_json::{Map, Value, json};
 
 use super::{ChatOptions, Message, check, python_json};
+use crate::checkpoint::Metadata;
 use crate::files;
 use crate::tokenizer::{Part, Tokenizer};
 
@@ -25,7 +26,7 @@ const FUEL: u64 = 10_000_000;
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    /// The file of the model folder that it came from.
+    /// The file of the model folder that it came from, or the key of a GGUF file.
     file: String,
     /// `bos_token` and the like of `tokenizer_config.json`.
     tokens: Map<String, Value>,
@@ -61,6 +62,25 @@ impl ChatTemplate {
             }
         }
         Ok(None)
+    }
+
+    /// The template of a GGUF file; `None` when it has none.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::load`].
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
+        const KEY: &str = "tokenizer.chat_template";
+        let Some(template) = metadata.text(KEY)? else {
+            return Ok(None);
+        };
+        let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let mut config = Map::new();
+        for name in ["bos", "eos", "unk"] {
+            let id = metadata.number(&format!("tokenizer.ggml.{name}_token_id"))?;
+            let text = id.and_then(|id| tokens.get(usize::try_from(id).ok()?));
+            config.extend(text.map(|text| (format!("{name}_token"), json!(text))));
+        }
+        Self::new(&json!(template), KEY, &Value::Object(config)).map(Some)
     }
 
     /// Compiles `templates` of `file`, a text or a list of `{name, template}`, with the token names of a
@@ -126,7 +146,7 @@ impl ChatTemplate {
         })
     }
 
-    /// The file of the model folder that it came from.
+    /// The file of the model folder that it came from, or the key of a GGUF file.
     pub fn file(&self) -> &str {
         &self.file
     }

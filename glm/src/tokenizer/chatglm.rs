@@ -41,6 +41,19 @@ impl ChatGlm {
         Ok(Self { text, specials })
     }
 
+    /// From the pieces of a model, without the special tokens that follow them.
+    ///
+    /// # Errors
+    /// As [`SentencePiece::from_bytes`].
+    pub(super) fn from_pieces(
+        file: &str,
+        pieces: Vec<Piece>,
+        specials: &'static [&'static str],
+    ) -> Result<Self> {
+        let text = SentencePiece::new(file, Model::bpe(pieces))?;
+        Ok(Self { text, specials })
+    }
+
     fn name(&self, id: u32) -> Option<&'static str> {
         let at = (id as usize).checked_sub(self.text.vocab_size())?;
         self.specials.get(at).copied()

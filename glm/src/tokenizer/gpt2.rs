@@ -1,4 +1,5 @@
-//! GPT-2's byte-level BPE, `vocab.json` and `merges.txt`: GLM-10B, CodeGeeX.
+//! GPT-2's byte-level BPE, `vocab.json` and `merges.txt`: GLM-10B, CodeGeeX; with GLM-4's words, the vocabulary of its
+//! GGUF files.
 //!
 //! The files write each byte as a visible character. Text is cut into words, and in each word the neighbours that the
 //! earliest rule names are joined until no rule fits. Source: <https://github.com/openai/gpt-2>, `src/encoder.py`.
@@ -26,6 +27,30 @@ pub struct Gpt2 {
     longest: usize,
     /// The tokens of 2, 3, … spaces; empty: spaces are text.
     blanks: Vec<u32>,
+    /// Tokens that text yields as a whole, longest first.
+    whole: Vec<(String, u32)>,
+    words: Words,
+}
+
+/// How text is cut into words.
+#[derive(Clone, Copy, Debug)]
+enum Words {
+    Gpt2,
+    Glm4,
+}
+
+/// A vocabulary whose tokens are marked for what they are.
+pub(super) struct Marked<'a> {
+    /// What its list of tokens and its rules are called in errors.
+    pub(super) names: [&'a str; 2],
+    /// Tokens of text, in the byte alphabet.
+    pub(super) text: Vec<(&'a str, u32)>,
+    /// Rules: two tokens with a space between, in order.
+    pub(super) merges: Vec<&'a str>,
+    /// Tokens that text never yields.
+    pub(super) specials: Vec<(&'a str, u32)>,
+    /// Tokens that text yields as a whole.
+    pub(super) whole: Vec<(&'a str, u32)>,
 }
 
 #[derive(Debug)]
@@ -42,40 +67,92 @@ impl Gpt2 {
     /// `Corrupt`, naming the file: not JSON, an id that was there before, a character that stands for no byte, a rule
     /// that is not two tokens or makes none, a byte without token.
     pub fn from_bytes(vocab: &[u8], merges: &[u8], added: &[u8]) -> Result<Self> {
+        let names = ["vocab.json", "merges.txt"];
+        let UniqueMap(vocab) = files::parse_json::<UniqueMap<u32>>(names[0], vocab)?;
+        let merges = std::str::from_utf8(merges)
+            .map_err(|e| corrupt(names[1], e.to_string()).with_source(e))?;
+        let text = vocab.iter().map(|(text, id)| (text.as_str(), *id));
+        let mut bpe = Self::new(names, text, merges.lines(), Words::Gpt2)?;
+
+        // What is longer than a byte and made by no rule is never text.
+        let is_made = |id: &u32| {
+            let token = &bpe.tokens[&bpe.spellings[id]];
+            bpe.spellings[id].len() == 1 || !token.rules.is_empty()
+        };
+        bpe.specials = vocab
+            .iter()
+            .filter(|(_, id)| !is_made(id))
+            .cloned()
+            .collect();
+        let UniqueMap(added) = files::parse_json::<UniqueMap<u32>>("added_tokens.json", added)?;
+        for (name, id) in added {
+            bpe.add("added_tokens.json", &name, id)?;
+            bpe.specials.insert(name, id);
+        }
+        Ok(bpe)
+    }
+
+    /// A vocabulary with GLM-4's words.
+    ///
+    /// # Errors
+    /// As [`Gpt2::from_bytes`].
+    pub(super) fn glm4(marked: Marked<'_>) -> Result<Self> {
+        let Marked {
+            names,
+            text,
+            merges,
+            specials,
+            mut whole,
+        } = marked;
+        let mut bpe = Self::new(names, text.into_iter(), merges.into_iter(), Words::Glm4)?;
+        for (name, id) in specials {
+            bpe.add(names[0], name, id)?;
+            bpe.specials.insert(name.to_owned(), id);
+        }
+        whole.retain(|(name, _)| !name.is_empty());
+        whole.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
+        for (name, id) in whole {
+            bpe.add(names[0], name, id)?;
+            bpe.whole.push((name.to_owned(), id));
+        }
+        Ok(bpe)
+    }
+
+    fn new<'a>(
+        names: [&str; 2],
+        vocab: impl Iterator<Item = (&'a str, u32)>,
+        merges: impl Iterator<Item = &'a str>,
+        words: Words,
+    ) -> Result<Self> {
         let mut tokens = HashMap::new();
         let mut spellings = HashMap::new();
-        let mut names = HashMap::new();
         let bytes = byte_alphabet();
         let unspell = |text: &str| {
             let spelt: Option<Vec<u8>> = text.chars().map(|c| bytes.get(&c).copied()).collect();
             spelt.map(Vec::into_boxed_slice)
         };
-
-        let UniqueMap(vocab) = files::parse_json::<UniqueMap<u32>>("vocab.json", vocab)?;
         for (text, id) in vocab {
-            let spelling = unspell(&text).ok_or_else(|| {
+            let spelling = unspell(text).ok_or_else(|| {
                 corrupt(
-                    "vocab.json",
+                    names[0],
                     format!("`{text}` has characters that stand for no byte"),
                 )
             })?;
             let rules = Vec::new();
-            tokens.insert(spelling.clone(), Token { id, rules });
-            names.insert(id, text);
+            if tokens
+                .insert(spelling.clone(), Token { id, rules })
+                .is_some()
+            {
+                return Err(corrupt(names[0], format!("`{text}` is there twice")));
+            }
             if spellings.insert(id, spelling).is_some() {
-                return Err(corrupt("vocab.json", format!("id {id} is there twice")));
+                return Err(corrupt(names[0], format!("id {id} is there twice")));
             }
         }
         if let Some(byte) = (0..=255).find(|byte| !tokens.contains_key(&[*byte][..])) {
-            return Err(corrupt(
-                "vocab.json",
-                format!("byte {byte:#04X} has no token"),
-            ));
+            return Err(corrupt(names[0], format!("byte {byte:#04X} has no token")));
         }
-
-        let merges = std::str::from_utf8(merges)
-            .map_err(|e| corrupt("merges.txt", e.to_string()).with_source(e))?;
-        for (rank, line) in (0..).zip(merges.lines()) {
+        for (rank, line) in (0..).zip(merges) {
             if line.is_empty() || line.starts_with("#version") {
                 continue;
             }
@@ -88,7 +165,7 @@ impl Gpt2 {
                 })
                 .ok_or_else(|| {
                     corrupt(
-                        "merges.txt",
+                        names[1],
                         format!(
                             "line {}, `{line}`, does not join two tokens to one",
                             rank + 1
@@ -97,30 +174,23 @@ impl Gpt2 {
                 })?;
             token.rules.push((left, rank));
         }
-
-        // What is longer than a byte and made by no rule is never text.
-        let mut specials: HashMap<String, u32> = tokens
-            .iter()
-            .filter(|(spelling, token)| spelling.len() > 1 && token.rules.is_empty())
-            .filter_map(|(_, token)| Some((names.remove(&token.id)?, token.id)))
-            .collect();
-        let UniqueMap(added) = files::parse_json::<UniqueMap<u32>>("added_tokens.json", added)?;
-        for (name, id) in added {
-            if spellings.insert(id, name.as_bytes().into()).is_some() {
-                return Err(corrupt(
-                    "added_tokens.json",
-                    format!("id {id} is there twice"),
-                ));
-            }
-            specials.insert(name, id);
-        }
         Ok(Self {
             longest: tokens.keys().map(|token| token.len()).max().unwrap_or(0),
             tokens,
             spellings,
-            specials,
+            specials: HashMap::new(),
             blanks: Vec::new(),
+            whole: Vec::new(),
+            words,
         })
+    }
+
+    /// Adds a token that spells its name.
+    fn add(&mut self, file: &str, name: &str, id: u32) -> Result<()> {
+        match self.spellings.insert(id, name.as_bytes().into()) {
+            None => Ok(()),
+            Some(_) => Err(corrupt(file, format!("id {id} is there twice"))),
+        }
     }
 
     /// CodeGeeX's use of added tokens: `<|extratoken_10|>` is two spaces, and so on to ten.
@@ -147,7 +217,7 @@ impl Gpt2 {
 
     fn encode_words(&self, text: &str, ids: &mut Vec<u32>) {
         let mut symbols = Symbols::default();
-        for word in split::gpt2(text) {
+        let mut encode = |word: &str| {
             let word = word.as_bytes();
             symbols.clear();
             (1..=word.len()).for_each(|end| symbols.push(end, false));
@@ -161,7 +231,20 @@ impl Gpt2 {
             });
             // Every byte is a token, and so is what a rule makes.
             ids.extend(symbols.ranges().map(|range| self.tokens[&word[range]].id));
+        };
+        match self.words {
+            Words::Gpt2 => split::gpt2(text).for_each(&mut encode),
+            Words::Glm4 => split::glm4(text).for_each(&mut encode),
         }
+    }
+
+    /// Where the next whole token of `text` begins, its length and id.
+    fn next_whole(&self, text: &str) -> Option<(usize, usize, u32)> {
+        let found = self.whole.iter().filter_map(|(name, id)| {
+            let at = text.find(name.as_str())?;
+            Some((at, std::cmp::Reverse(name.len()), *id))
+        });
+        found.min().map(|(at, length, id)| (at, length.0, id))
     }
 }
 
@@ -170,6 +253,12 @@ impl Vocabulary for Gpt2 {
     fn encode(&self, text: &str) -> Vec<u32> {
         let mut ids = Vec::with_capacity(text.len() / 3);
         if self.blanks.is_empty() {
+            let mut text = text;
+            while let Some((at, length, id)) = self.next_whole(text) {
+                self.encode_words(&text[..at], &mut ids);
+                ids.push(id);
+                text = &text[at + length..];
+            }
             self.encode_words(text, &mut ids);
             return ids;
         }

@@ -137,9 +137,13 @@ fn print(facts: &Inspection, tensors: bool) -> io::Result<()> {
     }
     if tensors {
         for tensor in &facts.tensors {
+            let runs_as = match &tensor.runs_as {
+                Some(format) => format!(", runs as {format}"),
+                None => String::new(),
+            };
             writeln!(
                 out,
-                "{:<8}{:<24}{}",
+                "{:<8}{:<24}{}{runs_as}",
                 tensor.dtype,
                 format!("{:?}", tensor.shape),
                 tensor.name

@@ -58,6 +58,9 @@ pub(super) const UNIGRAM: u64 = 1;
 /// `model_type` of a BPE model.
 pub(super) const BPE: u64 = 2;
 
+/// What the unknown piece spells unless a model says otherwise.
+const UNKNOWN_SURFACE: &str = " \u{2047} ";
+
 /// A parsed model file.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::tokenizer) struct Model {
@@ -71,6 +74,23 @@ pub(in crate::tokenizer) struct Model {
 }
 
 impl Model {
+    /// A BPE model of these pieces with ChatGLM's rules of white space: a space before the text, and
+    /// all others kept.
+    pub(in crate::tokenizer) fn bpe(pieces: Vec<Piece>) -> Self {
+        Self {
+            byte_fallback: pieces.iter().any(|piece| piece.kind == Kind::Byte),
+            pieces,
+            model_type: BPE,
+            whitespace_as_suffix: false,
+            unk_surface: UNKNOWN_SURFACE.to_string(),
+            normalizer: NormalizerSpec {
+                remove_extra_whitespaces: false,
+                ..NormalizerSpec::default()
+            },
+            denormalizer: NormalizerSpec::default(),
+        }
+    }
+
     /// Parses the bytes of a `.model` file; `file` names it in errors.
     ///
     /// # Errors
@@ -81,7 +101,7 @@ impl Model {
             byte_fallback: false,
             model_type: UNIGRAM,
             whitespace_as_suffix: false,
-            unk_surface: " \u{2047} ".to_string(),
+            unk_surface: UNKNOWN_SURFACE.to_string(),
             normalizer: NormalizerSpec::default(),
             denormalizer: NormalizerSpec::default(),
         };
