@@ -710,7 +710,8 @@ fn damaged_files_are_errors_that_say_where() {
 fn configurations_that_no_model_has_are_refused() {
     let case = golden("glm4");
     let config = golden_config(&case, "glm4");
-    let error = |change: &dyn Fn(&mut Vec<(String, Meta)>)| {
+    type Change<'a> = &'a dyn Fn(&mut Vec<(String, Meta)>);
+    let error = |change: Change<'_>| {
         let mut metadata = metadata("glm4", &config);
         change(&mut metadata);
         let file = File::new(&metadata, &golden_tensors(&case, F32));
