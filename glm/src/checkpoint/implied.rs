@@ -5,6 +5,7 @@
 //! |---|---|---|---|
 //! | `glm130b` | the names of SwissArmyTransformer, a gated MLP | hidden / 128 | 2048 |
 //! | `glm10b` | the same, with tables of positions and block positions | hidden / 64 | rows of the table (1025, 513) |
+//! | `glm` | the same with `word_embeddings` outside of `transformer` (GLM's own training) | hidden / 64 | rows, less one |
 //! | `codegeex` | `language_model.` | hidden / 128 | rows of the table (2048) |
 //!
 //! Sources: `configs/model_glm_130b.sh` of GLM-130B, `config_tasks/model_blocklm_*.sh` of GLM,
@@ -68,11 +69,8 @@ impl Checkpoint {
     }
 
     fn implied_glm(&self) -> Option<Value> {
-        let words = ["transformer.word_embeddings", "word_embeddings"];
-        let &[vocab, hidden] = words
-            .iter()
-            .find_map(|key| self.shape(&format!("{key}.weight")))?
-        else {
+        let sat = self.shape("transformer.word_embeddings.weight");
+        let &[vocab, hidden] = sat.or_else(|| self.shape("word_embeddings.weight"))? else {
             return None;
         };
         let layers = self.layers("transformer.layers.{}.attention.query_key_value.weight");
@@ -93,9 +91,15 @@ impl Checkpoint {
             "inner_hidden_size": inner,
         });
         if let Some(&[rows, _]) = self.shape("transformer.position_embeddings.weight") {
-            config["model_type"] = json!("glm10b");
+            // The published table of 1025 rows is counted whole by SwissArmyTransformer, and without
+            // the row for padding by GLM's own code.
+            let (model_type, positions) = match sat {
+                Some(_) => ("glm10b", rows),
+                None => ("glm", rows.saturating_sub(1)),
+            };
+            config["model_type"] = json!(model_type);
             config["num_attention_heads"] = json!(hidden / 64);
-            config["max_sequence_length"] = json!(rows);
+            config["max_sequence_length"] = json!(positions);
         } else if inner.checked_mul(2) == Some(up) {
             config["model_type"] = json!("glm130b");
             config["num_attention_heads"] = json!(hidden / 128);
