@@ -529,20 +529,6 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// Reads `config.json` and, if there is one, `generation_config.json` of a model folder.
-    ///
-    /// # Errors
-    /// `NotFound`, `Io`, `Corrupt`.
-    pub fn load(folder: &Path) -> Result<Self> {
-        let config = files::read_json(&folder.join("config.json"))?;
-        let path = folder.join("generation_config.json");
-        let generation = path
-            .is_file()
-            .then(|| files::read_json(&path))
-            .transpose()?;
-        Self::from_configs(&config, generation.as_ref())
-    }
-
     /// The defaults of `generation_config.json`, and for what it does not say those of the official
     /// code: `chat` of the ChatGLMs samples, the Hugging Face classes take the likeliest token. The stop ids of both
     /// files count.
