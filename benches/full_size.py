@@ -246,7 +246,8 @@ def measure(args):
     ids = ",".join(str(5 + i % 1000) for i in range(args.tokens))
     command = [args.glm, "logits", args.folder, "--dtype", args.dtype, "--ids", ids, "--json"]
     start = time.monotonic()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    if subprocess.run(command, stdout=subprocess.DEVNULL).returncode != 0:
+        sys.exit("it failed")
     seconds = time.monotonic() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(f"{os.path.basename(args.folder)} {args.dtype}, {args.tokens} tokens: "

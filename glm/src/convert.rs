@@ -17,10 +17,13 @@ use serde_json::{Map, Value, json};
 
 use crate::architecture::Architecture;
 use crate::checkpoint::{
-    Checkpoint, INDEX_FILE, SCALE_SUFFIX, SINGLE_FILE, StoredMatrix, StoredTensor, StoredType,
+    Checkpoint, INDEX_FILE, Metadata, SCALE_SUFFIX, SINGLE_FILE, StoredMatrix, StoredTensor,
+    StoredType,
 };
 use crate::files::io_error;
+use crate::prompt::ChatTemplate;
 use crate::source::ModelSource;
+use crate::tokenizer;
 
 /// The size of a shard that no second tensor may exceed.
 const SHARD_BYTES: u64 = 2 << 30;
@@ -40,12 +43,14 @@ pub struct Converted {
     pub source_bytes: u64,
     /// Bytes of all tensors now.
     pub bytes: u64,
+    /// Whether what the source has of a tokenizer is in the target; a GGUF file may hold one that is not written.
+    pub tokenizer: bool,
 }
 
 /// Writes the model of `source`, a folder or one file of weights, to the new or empty folder
 /// `target` as safetensors: tensors as they are, or the matrices in `format`. What belongs to the
-/// model in its folder (tokenizer, templates) is copied, and `config.json` written, also where it
-/// only follows from the tensors. Weights are written under temporary names and appear,
+/// model in its folder (tokenizer, templates) is copied, or written from a GGUF file, and so is
+/// `config.json`, also where it only follows from the tensors. Weights are written under temporary names and appear,
 /// `config.json` last, when all is written; on failure the files that were begun are removed, and
 /// nothing else.
 ///
@@ -82,13 +87,16 @@ pub fn convert_in_shards(
     claim(target)?;
 
     let mut written = Written::default();
-    let report = write_shards(&checkpoint, &plan, shard_bytes, target, &mut written)
+    let mut report = write_shards(&checkpoint, &plan, shard_bytes, target, &mut written)
         .map_err(|e| in_context(&doing(), e))?;
     if source.is_dir() {
         for path in companions(source)? {
             let name = path.file_name().unwrap_or_default();
             written.copy(&path, &target.join(name))?;
         }
+    }
+    if let Some(metadata) = checkpoint.metadata() {
+        report.tokenizer = write_metadata(metadata, target, &mut written)?;
     }
     if let Some(config) = &mut config {
         describe(config, format);
@@ -97,6 +105,21 @@ pub fn convert_in_shards(
     }
     written.publish()?;
     Ok(report)
+}
+
+/// Tokenizer and template of a GGUF file, as the files that other checkpoints have; whether there is a tokenizer.
+fn write_metadata(metadata: &Metadata, target: &Path, written: &mut Written) -> Result<bool> {
+    let mut write = |name: &str, value: &Value| {
+        let text = serde_json::to_string(value).unwrap_or_default();
+        written.file(&target.join(name), text.as_bytes())
+    };
+    let Some(tokenizer) = tokenizer::gguf::tokenizer_json(metadata)? else {
+        return Ok(false);
+    };
+    write("tokenizer.json", &tokenizer)?;
+    let template = ChatTemplate::config_from_metadata(metadata)?;
+    write("tokenizer_config.json", &Value::Object(template))?;
+    Ok(true)
 }
 
 /// Notes the new format in the configuration.
@@ -343,6 +366,7 @@ fn write_shards(
         shards: total,
         source_bytes: checkpoint.total_bytes(),
         bytes,
+        tokenizer: true,
     })
 }
 

@@ -5,7 +5,7 @@
 
 pub mod chatglm;
 mod folder;
-mod gguf;
+pub(crate) mod gguf;
 pub mod glm_chinese;
 pub mod gpt2;
 mod merge;

@@ -150,8 +150,11 @@ fn a_trained_prefix_comes_from_its_own_folder() {
 
 #[test]
 fn logits_of_chosen_rows_and_positions() {
-    let dir = checkpoint("glm", "glm");
-    let run = |more: &[&str]| -> Value {
+    let (dir, two) = (
+        checkpoint("glm", "glm"),
+        checkpoint("chatglm_v1_gmask", "chatglm"),
+    );
+    let run_in = |dir: &TempDir, more: &[&str]| -> Value {
         let mut args = vec![
             "logits",
             text(dir.path()),
@@ -166,12 +169,16 @@ fn logits_of_chosen_rows_and_positions() {
         assert!(output.status.success(), "{}", stderr(&output));
         serde_json::from_str(stdout(&output)).unwrap()
     };
+    let run = |more: &[&str]| run_in(&dir, more);
     let all = run(&["--rows", "all"]);
     let some = run(&["--rows", "3,1"]);
     assert_eq!(some["rows"], json!([all["rows"][3], all["rows"][1]]));
     assert_eq!(run(&[])["rows"], json!([all["rows"][3]]));
     assert_eq!(run(&["--rows", "all", "--positions", "0,1,2,3"]), all);
     assert_ne!(run(&["--rows", "all", "--positions", "0,2,4,6"]), all);
+    let given = run_in(&two, &["--positions", "0,1,2,3,0,0,0,0"]);
+    assert_eq!(run_in(&two, &[]), given);
+    assert_ne!(run_in(&two, &["--positions", "0,1,2,3,0,0,0,1"]), given);
 }
 
 #[test]

@@ -784,8 +784,8 @@ fn base64(text: &str) -> Vec<u8> {
     out
 }
 
-/// The GGUF file of a rank vocabulary: rules recovered by merging each token below its own rank.
-fn gguf_of_ranks(ranks: &str) -> File {
+/// The metadata of a rank vocabulary: rules recovered by merging each token below its own rank.
+fn metadata_of_ranks(ranks: &str) -> Vec<(String, Meta)> {
     let mut tokens: Vec<(usize, Vec<u8>)> = ranks
         .lines()
         .filter_map(|line| line.split_once(' '))
@@ -815,28 +815,25 @@ fn gguf_of_ranks(ranks: &str) -> File {
     types.resize(texts.len(), 3);
     texts.extend(["<think>".to_owned(), "[PAD999]".to_owned()]);
     types.extend([4, 5]);
-    File::new(
-        &[
-            meta("tokenizer.ggml.model", "gpt2"),
-            meta("tokenizer.ggml.pre", "glm4"),
-            ("tokenizer.ggml.tokens".to_owned(), Meta::Texts(texts)),
-            ("tokenizer.ggml.token_type".to_owned(), Meta::I32s(types)),
-            ("tokenizer.ggml.merges".to_owned(), Meta::Texts(merges)),
-            meta(
-                "tokenizer.chat_template",
-                "{{ eos_token }}{{ messages[0].content }}",
-            ),
-            meta("tokenizer.ggml.eos_token_id", tokens.len() as u32),
-        ],
-        &[],
-    )
+    vec![
+        meta("tokenizer.ggml.model", "gpt2"),
+        meta("tokenizer.ggml.pre", "glm4"),
+        ("tokenizer.ggml.tokens".to_owned(), Meta::Texts(texts)),
+        ("tokenizer.ggml.token_type".to_owned(), Meta::I32s(types)),
+        ("tokenizer.ggml.merges".to_owned(), Meta::Texts(merges)),
+        meta(
+            "tokenizer.chat_template",
+            "{{ eos_token }}{{ messages[0].content }}",
+        ),
+        meta("tokenizer.ggml.eos_token_id", tokens.len() as u32),
+    ]
 }
 
 #[test]
 fn a_vocabulary_of_rules_gives_the_ids_of_its_ranks() {
     let text = String::from_utf8(vector("ranks.txt")).unwrap();
     let ranks = RankBpe::from_bytes("ranks.txt", text.as_bytes(), GLM4_SPECIALS).unwrap();
-    let file = gguf_of_ranks(&text);
+    let file = File::new(&metadata_of_ranks(&text), &[]);
     let tokenizer = file.source().tokenizer().unwrap();
     for name in GLM4_SPECIALS {
         assert_eq!(tokenizer.special(name), ranks.special(name), "{name}");
@@ -867,6 +864,59 @@ fn a_vocabulary_of_rules_gives_the_ids_of_its_ranks() {
     let message = glm::prompt::Message::new("user", "hi");
     let rendered = template.render(&[message], &options).unwrap();
     assert_eq!(rendered, "<|endoftext|>hi");
+}
+
+#[test]
+fn a_converted_file_keeps_tokenizer_and_template() {
+    let text = String::from_utf8(vector("ranks.txt")).unwrap();
+    let case = golden("chatglm3");
+    let of_model = metadata("chatglm", &golden_config(&case, "chatglm"));
+    let tensors = golden_tensors(&case, F32);
+    let file = File::new(
+        &[of_model.clone(), metadata_of_ranks(&text)].concat(),
+        &tensors,
+    );
+    let ModelSource::Folder(path) = file.source() else {
+        unreachable!()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("converted");
+    assert!(
+        glm::convert::convert(&path, &target, None)
+            .unwrap()
+            .tokenizer
+    );
+
+    let (source, converted) = (file.source(), ModelSource::Folder(target));
+    let (from, to) = (source.tokenizer().unwrap(), converted.tokenizer().unwrap());
+    let by_id = |t: &glm::tokenizer::Tokenizer| {
+        let mut all: Vec<_> = t.specials().map(|(n, id)| (id, n.to_owned())).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(by_id(&from), by_id(&to));
+    let config = ProptestConfig::with_cases(300);
+    proptest!(config, |(text in "([a-e ]|the|it's|你好|[0-9]|<think>|\\PC|\n|\t){0,60}")| {
+        let ids = from.encode(&text).unwrap();
+        prop_assert_eq!(&to.encode(&text).unwrap(), &ids);
+        prop_assert_eq!(to.decode(&ids, false).unwrap(), from.decode(&ids, false).unwrap());
+    });
+    let rendered = |source: &ModelSource, tokenizer| match source.chat_form(tokenizer).unwrap() {
+        ChatForm::Template(template) => {
+            let message = glm::prompt::Message::new("user", "hi");
+            template.render(&[message], &glm::prompt::ChatOptions::default())
+        }
+        other => panic!("{other:?}"),
+    };
+    let (wanted, got) = (rendered(&source, &from), rendered(&converted, &to));
+    assert_eq!(got.unwrap(), wanted.unwrap());
+
+    let bare = File::new(&of_model, &tensors);
+    let ModelSource::Folder(path) = bare.source() else {
+        unreachable!()
+    };
+    let report = glm::convert::convert(&path, &dir.path().join("bare"), None).unwrap();
+    assert!(!report.tokenizer);
 }
 
 /// Text, score and type of each piece of a SentencePiece model: field 1 of its message.

@@ -22,6 +22,9 @@ use crate::tokenizer::{Part, Tokenizer};
 /// Instructions of a template; real ones need some hundred per message.
 const FUEL: u64 = 10_000_000;
 
+/// The template of a GGUF file.
+const METADATA_KEY: &str = "tokenizer.chat_template";
+
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
@@ -69,10 +72,18 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::load`].
     pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Option<Self>> {
-        const KEY: &str = "tokenizer.chat_template";
-        let Some(template) = metadata.text(KEY)? else {
+        let config = Self::config_from_metadata(metadata)?;
+        let Some(template) = config.get("chat_template") else {
             return Ok(None);
         };
+        Self::new(template, METADATA_KEY, &Value::Object(config.clone())).map(Some)
+    }
+
+    /// What the `tokenizer_config.json` of a GGUF file's model would say to a template.
+    ///
+    /// # Errors
+    /// `Corrupt` for a value of another type.
+    pub(crate) fn config_from_metadata(metadata: &Metadata) -> Result<Map<String, Value>> {
         let tokens = metadata.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
         let mut config = Map::new();
         for name in ["bos", "eos", "unk"] {
@@ -80,7 +91,9 @@ impl ChatTemplate {
             let text = id.and_then(|id| tokens.get(usize::try_from(id).ok()?));
             config.extend(text.map(|text| (format!("{name}_token"), json!(text))));
         }
-        Self::new(&json!(template), KEY, &Value::Object(config)).map(Some)
+        let template = metadata.text(METADATA_KEY)?;
+        config.extend(template.map(|text| ("chat_template".to_owned(), json!(text))));
+        Ok(config)
     }
 
     /// Compiles `templates` of `file`, a text or a list of `{name, template}`, with the token names of a

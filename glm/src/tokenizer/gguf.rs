@@ -8,7 +8,8 @@
 //! Source: `conversion/{chatglm,glm}.py` and `src/llama-vocab.cpp` of
 //! <https://github.com/ggml-org/llama.cpp>.
 
-use hal::{Error, Result};
+use hal::{Error, ErrorKind, Result};
+use serde_json::{Map, Value, json};
 
 use super::chatglm::{CHATGLM2_SPECIALS, CHATGLM3_SPECIALS, ChatGlm};
 use super::gpt2::{Gpt2, Marked};
@@ -39,6 +40,54 @@ pub(super) fn vocabulary(metadata: &Metadata) -> Result<Box<dyn Vocabulary>> {
         )
         .next_step("use a file of a GLM whose tokenizer is `gpt2` with `chatglm-bpe` or `glm4`")),
     }
+}
+
+/// The rule of GLM-4's words, as `tokenizer.json` of its `-hf` repositories has it.
+const GLM4_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The vocabulary as a `tokenizer.json`, the format of HF tokenizers; `None` when the file has none that we read, and
+/// for pieces of SentencePiece, whose `tokenizer.model` it does not hold.
+///
+/// # Errors
+/// `Corrupt`, as [`vocabulary`].
+pub(crate) fn tokenizer_json(metadata: &Metadata) -> Result<Option<Value>> {
+    if metadata.text(MODEL)? != Some("gpt2") {
+        return Ok(None);
+    }
+    match vocabulary(metadata) {
+        Err(e) if e.kind() == ErrorKind::Unsupported => return Ok(None),
+        checked => drop(checked?),
+    }
+    let (mut text, mut added) = (Map::new(), Vec::new());
+    for (id, (token, kind)) in tokens(metadata)?.into_iter().enumerate() {
+        match kind {
+            Kind::Normal => drop(text.insert(token.to_owned(), json!(id))),
+            Kind::Unused => {}
+            _ => added.push(json!({
+                "id": id, "content": token, "special": kind != Kind::UserDefined, "normalized": false,
+                "single_word": false, "lstrip": false, "rstrip": false,
+            })),
+        }
+    }
+    let byte_level = |splits: bool| {
+        json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": splits,
+        })
+    };
+    let words = json!({
+        "type": "Split", "pattern": {"Regex": GLM4_WORDS}, "behavior": "Isolated", "invert": false,
+    });
+    Ok(Some(json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": added,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [words, byte_level(false)]},
+        "decoder": byte_level(true),
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": text, "merges": metadata.texts(MERGES)?,
+        },
+    })))
 }
 
 /// Tokens with their kinds; their places are their ids.

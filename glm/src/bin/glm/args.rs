@@ -242,6 +242,7 @@ pub(crate) struct Logits {
     pub(crate) ids: Vec<u32>,
 
     /// Position of each token [default: 0, 1, 2, …]; a second one for each after all the first, where models have two
+    /// [default: 0]
     #[arg(long, value_delimiter = ',', value_name = "P,P,…")]
     pub(crate) positions: Option<Vec<u32>>,
 

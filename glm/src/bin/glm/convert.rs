@@ -40,6 +40,9 @@ fn write(global: &Global, args: &Convert, format: Option<WeightFormat>) -> Resul
             output::bytes(done.source_bytes),
             output::bytes(done.bytes)
         );
+        if !done.tokenizer {
+            eprintln!("no tokenizer was written; copy the publisher's to chat");
+        }
     }
     Ok(())
 }

@@ -52,10 +52,16 @@ pub(crate) fn run(global: &Global, args: &Logits) -> Result<(), Failure> {
     if let Some(visible) = args.context_visible {
         sequence.set_prefix(visible)?;
     }
+    let rule = model.architecture().blank;
+    let counted = |stream| (0..tokens).map(move |i| rule.of(None, i)[stream] as u32);
+    let positions = match &args.positions {
+        Some(positions) => positions.clone(),
+        None => (0..rule.streams()).flat_map(counted).collect(),
+    };
     let chunk = Chunk {
         sequence: &mut sequence,
         ids: &args.ids,
-        positions: args.positions.as_deref(),
+        positions: Some(&positions),
     };
     model.forward(&mut [chunk], Rows::Given(&rows))?;
     let logits = model.read_logits()?;
