@@ -26,8 +26,13 @@
 mod bound;
 mod case;
 mod cases;
+mod check;
 mod generate;
+mod json;
+mod level;
+mod memory;
 pub mod number;
+mod outcome;
 mod picks;
 pub mod reference_device;
 mod rng;
@@ -36,10 +41,13 @@ mod suite;
 pub use bound::{Bound, Expected, Model};
 pub use case::{Case, Layout, Operand};
 pub use cases::Conformance;
+pub use check::{Catalogue, Check, Depth, Fault, Selection};
 pub use generate::Generator;
+pub use level::{Level, Levels};
+pub use outcome::{Metrics, Outcome, Report, Speed, Status, Worst};
 pub use picks::Picks;
 pub use rng::Rng;
-pub use suite::{Outcome, Report, Status, Suite, Worst};
+pub use suite::Suite;
 
 /// Calls a macro with the name and the type of every operation: `$mac! { name Type, ... }`.
 #[macro_export]

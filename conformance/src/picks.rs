@@ -19,7 +19,7 @@ enum Answers {
     /// The first choice each time, to count questions.
     First,
     /// These choices.
-    Rows(Vec<usize>),
+    Row(Vec<usize>),
     /// These fractions of 2¹⁶, of whatever range is asked for.
     Free(Vec<u16>),
 }
@@ -34,11 +34,19 @@ impl Picks {
         }
     }
 
+    /// These choices, by their places.
+    pub(crate) fn row(row: Vec<usize>) -> Self {
+        Self {
+            answers: Answers::Row(row),
+            asked: Vec::new(),
+        }
+    }
+
     /// One of `choices`.
     pub fn one<T: Copy>(&mut self, choices: &[T]) -> T {
         let at = match &self.answers {
             Answers::First => 0,
-            Answers::Rows(row) => row[self.asked.len()],
+            Answers::Row(row) => row[self.asked.len()],
             Answers::Free(_) => self.fraction(choices.len()),
         };
         self.asked.push(choices.len());
@@ -69,26 +77,21 @@ impl Picks {
         (usize::from(number) * n) >> 16
     }
 
-    /// What `build` makes of combinations in which every pair of answers occurs.
-    pub(crate) fn pairwise<T>(mut build: impl FnMut(&mut Picks) -> T) -> Vec<T> {
-        let mut with = |answers| {
-            let mut picks = Picks {
-                answers,
-                asked: Vec::new(),
-            };
-            let built = build(&mut picks);
-            (built, picks.asked)
+    /// How many choices each question of `build` has.
+    pub(crate) fn questions<T>(build: impl FnOnce(&mut Picks) -> T) -> Vec<usize> {
+        let mut picks = Picks {
+            answers: Answers::First,
+            asked: Vec::new(),
         };
-        let (_, questions) = with(Answers::First);
-        let rows = covering(&questions).into_iter();
-        rows.map(|row| with(Answers::Rows(row)).0).collect()
+        build(&mut picks);
+        picks.asked
     }
 }
 
 /// Rows of choices, one per factor, such that every pair of choices of two factors is in some row.
 ///
 /// Source: the greedy construction of Cohen et al., "The AETG System", IEEE TSE 23 (1997), without its random restarts.
-fn covering(factors: &[usize]) -> Vec<Vec<usize>> {
+pub(crate) fn covering(factors: &[usize]) -> Vec<Vec<usize>> {
     let n = factors.len();
     // open[a][b][i * factors[b] + j]: the pair (a = i, b = j), a < b, is not covered yet.
     let mut open: Vec<Vec<Vec<bool>>> = (0..n)

@@ -2,6 +2,19 @@
 
 use ops::philox;
 
+/// Where FNV-1a starts.
+pub(crate) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// One byte more in an FNV-1a hash.
+pub(crate) fn fnv_step(hash: u64, byte: u8) -> u64 {
+    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+}
+
+/// FNV-1a of a text.
+pub(crate) fn fnv(text: &str) -> u64 {
+    text.bytes().fold(FNV_OFFSET, fnv_step)
+}
+
 /// A stream of random numbers, a function of its label alone.
 #[derive(Clone, Debug)]
 pub struct Rng {
@@ -14,9 +27,7 @@ pub struct Rng {
 impl Rng {
     /// The stream of `label`: its FNV-1a hash is the Philox key.
     pub fn of(label: &str) -> Self {
-        let seed = label.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let seed = fnv(label);
         Self {
             seed,
             counter: 0,

@@ -1,14 +1,15 @@
 //! Runs cases on an accelerator and judges the results.
 
-use std::fmt;
+use std::time::Instant;
 
 use hal::{Buffer, DType, Error, ErrorKind, Result, View};
 use ops::reference::Tensor;
-use ops::{Accelerator, ArgList, Context, How, Op, Ops, Plan, Role};
+use ops::{Accelerator, ArgList, Context, How, Op, Plan, Role};
 
 use crate::case::{Case, Fill, Layout};
 use crate::cases::Conformance;
-use crate::number::{decode, encode};
+use crate::number::{decode, encode, spacing};
+use crate::outcome::{Metrics, Outcome, Report, Status, Worst};
 
 /// Bytes before and after every argument and workspace that no kernel may touch. A multiple of every device's
 /// alignment, so that guarded buffers are as aligned as plain ones.
@@ -22,72 +23,29 @@ const POISON: [u8; 2] = [0xff, 0x7f];
 #[derive(Debug)]
 pub struct Suite {
     context: Context,
-    claimed: Ops,
-}
-
-/// What became of a case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
-    /// Every element within the probable bound.
-    Pass,
-    /// Every element within the certain bound, one beyond the probable bound: look at it.
-    PassWeak,
-    /// The device has no planner for this operation, and no other way was found.
-    Unsupported,
-    /// The device has a planner for this operation that declines this specification. Counts as a failure.
-    ClaimedButUnsupported,
-    /// Wrong.
-    Fail,
-}
-
-/// The element that uses most of its bound.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Worst {
-    /// The output's name.
-    pub arg: &'static str,
-    /// Where in it.
-    pub index: Vec<usize>,
-    /// The device's result.
-    pub got: f64,
-    /// The reference.
-    pub want: f64,
-    /// The allowed distance, by the probable model.
-    pub bound: f64,
-    /// Distance over bound.
-    pub utilisation: f64,
-}
-
-/// The result of one case.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Name of the operation.
-    pub op: &'static str,
-    /// Id of the case.
-    pub case: String,
-    /// What became of it.
-    pub status: Status,
-    /// How it was carried out, when it was planned.
-    pub how: Option<How>,
-    /// The worst element, when there are any.
-    pub worst: Option<Worst>,
-    /// What is wrong.
-    pub why: String,
-}
-
-/// The results of many cases.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// One per case, in the order they ran.
-    pub outcomes: Vec<Outcome>,
+    accelerator: Accelerator,
+    /// Whether the user allowed operations on the host.
+    host_asked: bool,
 }
 
 impl Suite {
     /// The suite on `accelerator` alone.
     pub fn new(accelerator: Accelerator) -> Self {
         Self {
-            claimed: accelerator.ops.clone(),
-            context: Context::new(accelerator),
+            context: Context::new(accelerator.clone()),
+            accelerator,
+            host_asked: false,
         }
+    }
+
+    /// What is tried.
+    pub fn accelerator(&self) -> &Accelerator {
+        &self.accelerator
+    }
+
+    /// Where operations are planned.
+    pub fn context(&self) -> &Context {
+        &self.context
     }
 
     /// The same with operations that the accelerator lacks run on `host`.
@@ -95,6 +53,7 @@ impl Suite {
     pub fn with_host_fallback(self, host: Accelerator) -> Self {
         Self {
             context: self.context.with_host_fallback(host),
+            host_asked: true,
             ..self
         }
     }
@@ -114,23 +73,24 @@ impl Suite {
 
     /// Runs one case.
     pub fn run_case<O: Conformance>(&self, case: &Case<O>) -> Outcome {
-        let mut outcome = Outcome {
-            op: O::NAME,
-            case: case.id(),
-            status: Status::Pass,
-            how: None,
-            worst: None,
-            why: String::new(),
-        };
+        let start = Instant::now();
+        let mut outcome = Outcome::new(O::NAME, case.id());
         if let Err(wrong) = self.try_case(case, &mut outcome) {
             (outcome.status, outcome.why) = match wrong {
-                Wrong::Unsupported(e) if O::planner(&self.claimed).is_some() => {
+                Wrong::Unsupported(e) if O::planner(&self.accelerator.ops).is_some() => {
                     (Status::ClaimedButUnsupported, e.to_string())
                 }
                 Wrong::Unsupported(e) => (Status::Unsupported, e.to_string()),
+                Wrong::Lost(e) => (Status::DeviceLost, e.to_string()),
+                Wrong::TooLarge(e) => (Status::NotRun, e.to_string()),
                 Wrong::Failed(why) => (Status::Fail, why),
             };
         }
+        if outcome.how == Some(How::Host) && !self.host_asked {
+            outcome.status = outcome.status.max(Status::Host);
+            outcome.why = format!("ran on the host, which nobody asked for. {}", outcome.why);
+        }
+        outcome.seconds = start.elapsed().as_secs_f64();
         outcome
     }
 
@@ -143,7 +103,10 @@ impl Suite {
                 _ => e.into(),
             })?;
         outcome.how = Some(plan.how());
-        let bench = Bench::new(&self.context, &plan, case)?;
+        let bench = Bench::new(&self.context, &plan, case).map_err(|e| match e.kind() {
+            ErrorKind::OutOfMemory => Wrong::TooLarge(e),
+            _ => e.into(),
+        })?;
         let first = bench.run(&plan, POISON[0])?;
         let second = bench.run(&plan, POISON[1])?;
         let signature = case.op.signature();
@@ -153,6 +116,7 @@ impl Suite {
             .filter(|(arg, _)| matches!(arg.role, Role::Out | Role::InOut));
         let expected = case.op.expect(&bench.shapes(), &bench.inputs);
         let outputs = first.into_iter().zip(second).zip(expected);
+        let mut metrics = Metrics::default();
         for ((arg, operand), ((got, again), expected)) in written.zip(outputs) {
             if got.len() != expected.len() {
                 let lengths = (got.len(), expected.len());
@@ -164,6 +128,11 @@ impl Suite {
             for (i, (&got, again)) in got.iter().zip(again).enumerate() {
                 let c = expected.compare(arg.dtype, i, got);
                 let index = || index_of(&operand.shape, i);
+                let ulp = match arg.dtype.is_float() {
+                    true => spacing(arg.dtype, c.want),
+                    false => 1.0,
+                };
+                metrics.add(got, c.want, ulp, c.utilisation);
                 if c.wrong {
                     outcome.status = Status::Fail;
                 } else if c.utilisation > 1.0 {
@@ -181,7 +150,7 @@ impl Suite {
                 let worse = |worst: &Worst| c.utilisation > worst.utilisation;
                 if outcome.worst.as_ref().is_none_or(worse) {
                     outcome.worst = Some(Worst {
-                        arg: arg.name,
+                        arg: arg.name.into(),
                         index: index(),
                         got,
                         want: c.want,
@@ -191,6 +160,7 @@ impl Suite {
                 }
             }
         }
+        outcome.metrics = Some(metrics.finish());
         Ok(())
     }
 }
@@ -198,12 +168,19 @@ impl Suite {
 /// Why a case has no result to compare.
 enum Wrong {
     Unsupported(Error),
+    /// The device is gone.
+    Lost(Error),
+    /// The arguments do not fit in the device's memory.
+    TooLarge(Error),
     Failed(String),
 }
 
 impl From<Error> for Wrong {
     fn from(e: Error) -> Self {
-        Wrong::Failed(format!("{e:?}"))
+        match e.kind() {
+            ErrorKind::DeviceLost => Wrong::Lost(e),
+            _ => Wrong::Failed(format!("{e:?}")),
+        }
     }
 }
 
@@ -477,75 +454,6 @@ fn index_of(shape: &[usize], mut i: usize) -> Vec<usize> {
         (*at, i) = (i % n, i / n);
     }
     index
-}
-
-impl Report {
-    /// How many cases ended with `status`.
-    pub fn count(&self, status: Status) -> usize {
-        self.outcomes.iter().filter(|o| o.status == status).count()
-    }
-
-    /// The largest share of a bound that any case used, and the case.
-    pub fn worst(&self) -> Option<(&Outcome, &Worst)> {
-        self.outcomes
-            .iter()
-            .filter_map(|o| Some((o, o.worst.as_ref()?)))
-            .max_by(|a, b| a.1.utilisation.total_cmp(&b.1.utilisation))
-    }
-
-    /// `Ok` when at least one case ran and every case passed.
-    ///
-    /// # Errors
-    /// What did not pass, in words: the number of cases of each status, then the first ones that did not pass.
-    pub fn require_pass(&self) -> Result<(), String> {
-        let passed = self.count(Status::Pass) + self.count(Status::PassWeak);
-        if passed > 0 && passed == self.outcomes.len() {
-            return Ok(());
-        }
-        let bad = self.outcomes.iter().filter(|o| o.status > Status::PassWeak);
-        let lines: Vec<String> = bad.take(5).map(ToString::to_string).collect();
-        Err(format!("{self}\n{}", lines.join("\n")))
-    }
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let op = self.outcomes.first().map_or("nothing", |o| o.op);
-        write!(f, "{op}: {} cases", self.outcomes.len())?;
-        for (status, name) in [
-            (Status::Pass, "passed"),
-            (Status::PassWeak, "passed weakly"),
-            (Status::Unsupported, "unsupported"),
-            (Status::ClaimedButUnsupported, "claimed but unsupported"),
-            (Status::Fail, "failed"),
-        ] {
-            match self.count(status) {
-                0 => {}
-                n => write!(f, ", {n} {name}")?,
-            }
-        }
-        match self.worst() {
-            Some((_, worst)) => write!(f, "; at most {:.3} of a bound used", worst.utilisation),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {}", self.status, self.case)?;
-        if !self.why.is_empty() {
-            write!(f, "\n    {}", self.why)?;
-        }
-        match &self.worst {
-            Some(w) => write!(
-                f,
-                "\n    worst {}{:?}: got {:e}, want {:e}, bound {:.2e}, utilisation {:.3}",
-                w.arg, w.index, w.got, w.want, w.bound, w.utilisation
-            ),
-            None => Ok(()),
-        }
-    }
 }
 
 /// For every standard case of `O`: the reference's outputs, and what the suite expects.
