@@ -12,7 +12,7 @@ use wildmatch::WildMatch;
 use crate::cases::Conformance;
 use crate::picks::{Picks, covering};
 use crate::rng::fnv;
-use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory};
+use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, speed};
 
 /// How many cases are tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -271,6 +271,7 @@ impl Catalogue {
     /// `NotFound` when a pattern of `selection` names nothing at all.
     pub fn new(selection: &Selection, more: Vec<Check>) -> Result<Self> {
         let mut checks = memory::checks();
+        checks.extend(speed::checks());
         checks.extend(more);
         let mut groups: BTreeSet<String> = checks.iter().map(|c| c.group.clone()).collect();
         // Making the cases of one operation takes a while: only of those wanted.
@@ -314,6 +315,13 @@ impl Catalogue {
     /// The checks in order.
     pub fn checks(&self) -> &[Check] {
         &self.checks
+    }
+
+    /// Those that `keep` keeps.
+    #[must_use]
+    pub fn only(mut self, keep: impl Fn(&Check) -> bool) -> Self {
+        self.checks.retain(|check| keep(check));
+        self
     }
 
     /// The check of this name.

@@ -35,8 +35,14 @@ pub mod number;
 mod outcome;
 mod picks;
 pub mod reference_device;
+pub mod report;
 mod rng;
+mod run;
+pub mod runner;
+pub mod shapes;
+mod speed;
 mod suite;
+pub mod waivers;
 
 pub use bound::{Bound, Expected, Model};
 pub use case::{Case, Layout, Operand};
@@ -47,6 +53,8 @@ pub use level::{Level, Levels};
 pub use outcome::{Metrics, Outcome, Report, Speed, Status, Worst};
 pub use picks::Picks;
 pub use rng::Rng;
+pub use run::run;
+pub use runner::{Asked, DeviceFacts, Record};
 pub use suite::Suite;
 
 /// Calls a macro with the name and the type of every operation: `$mac! { name Type, ... }`.

@@ -214,16 +214,16 @@ fn far(suite: &Suite) -> Found {
 }
 
 fn strided(suite: &Suite) -> Found {
-    // Rows of 1000 floats, 4099 apart: 16 MiB between the first and the last.
+    // Rows of 1000 numbers, 4099 apart: 16 MiB between the first and the last.
     let (rows, cols, stride) = (1024, 1000, 4099);
-    let plan = suite.context().plan(StridedCopy { dtype: DType::F32 })?;
+    let plan = suite.context().plan(StridedCopy { dtype: DType::I32 })?;
     let mut stream = device(suite).stream()?;
     let spread = device(suite).alloc(rows * stride * 4)?;
     let dense = device(suite).alloc(rows * cols * 4)?;
     let sent = pattern("strided", rows * stride * 4);
     stream.upload(&View::new(&spread, DType::U8, &[sent.len()])?, &sent)?;
-    let x = View::strided(&spread, 0, DType::F32, &[rows, cols], &[stride, 1])?;
-    let out = View::new(&dense, DType::F32, &[rows, cols])?;
+    let x = View::strided(&spread, 0, DType::I32, &[rows, cols], &[stride, 1])?;
+    let out = View::new(&dense, DType::I32, &[rows, cols])?;
     let nothing = device(suite).alloc(plan.workspace_bytes(&[out.shape(), x.shape()]))?;
     plan.run(&mut *stream, CopyArgs { out, x }, &View::of_bytes(&nothing))?;
     let seen = read(&mut *stream, &out)?;

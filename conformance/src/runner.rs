@@ -245,10 +245,8 @@ impl ProcessWorker {
         };
         match worker.replies.recv_timeout(START_TIMEOUT) {
             Ok(Reply::Ready(facts)) => Ok((worker, facts)),
-            Ok(Reply::Refused(why)) => {
-                Err(Error::new(ErrorKind::NotFound, "open the device", why)
-                    .next_step("`glm devices` lists what can be opened"))
-            }
+            Ok(Reply::Refused(why)) => Err(Error::new(ErrorKind::NotFound, "open the device", why)
+                .next_step("`glm devices` lists what can be opened")),
             Ok(reply) => {
                 let why = format!("it began with {reply:?}");
                 Err(Error::new(ErrorKind::Unexpected, DOING, why))
@@ -405,8 +403,9 @@ impl Driver<'_> {
         let open = |check: &&Check| !results.contains_key(&check.name);
         let mut order: Vec<&Check> = self.catalogue.checks().iter().filter(open).collect();
         Rng::of(&format!("order {}", self.order_seed)).shuffle(&mut order);
-        let (last, first): (Vec<&Check>, Vec<&Check>) =
-            order.into_iter().partition(|check| check.level == Level::Speed);
+        let (last, first): (Vec<&Check>, Vec<&Check>) = order
+            .into_iter()
+            .partition(|check| check.level == Level::Speed);
         let vanished = Mutex::new(None);
         for (checks, jobs) in [(first, self.jobs), (last, 1)] {
             let queue = Mutex::new(VecDeque::from(checks));
@@ -420,7 +419,10 @@ impl Driver<'_> {
             results.extend(found.into_iter().map(|r: Record| (r.name.clone(), r)));
         }
         self.run_again(&mut results, &vanished);
-        let why = match vanished.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let why = match vanished
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+        {
             Some(why) => format!("the device vanished: {why}"),
             None => "the run was interrupted".to_owned(),
         };
@@ -430,7 +432,11 @@ impl Driver<'_> {
         };
         let checks = self.catalogue.checks().iter();
         checks
-            .map(|check| results.remove(&check.name).unwrap_or_else(|| not_run(check)))
+            .map(|check| {
+                results
+                    .remove(&check.name)
+                    .unwrap_or_else(|| not_run(check))
+            })
             .collect()
     }
 
@@ -442,12 +448,20 @@ impl Driver<'_> {
     ) {
         let mut worker = None;
         loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let next = queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
             let Some(check) = next else { break };
-            let Some(outcome) = self.one(&mut worker, check, vanished) else { break };
+            let Some(outcome) = self.one(&mut worker, check, vanished) else {
+                break;
+            };
             let record = Record::new(check, outcome);
             (self.on_result)(&record);
-            found.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+            found
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(record);
         }
     }
 
@@ -478,6 +492,11 @@ impl Driver<'_> {
         let mut outcome = match answer {
             Answer::Done(outcome) if outcome.status == Status::DeviceLost => *outcome,
             Answer::Done(outcome) => return Some(*outcome),
+            // Ctrl-C reaches workers too.
+            Answer::Died(_) if self.stop.load(Ordering::Relaxed) => {
+                *worker = None;
+                return None;
+            }
             Answer::Died(why) => outcome.ended(Status::Crash, why),
             Answer::TimedOut => {
                 let why = format!("no answer in {} s", self.timeout.as_secs_f64());
@@ -498,7 +517,9 @@ impl Driver<'_> {
         let mut worker = None;
         let [mut all, mut costly] = RERUNS;
         for check in self.catalogue.checks() {
-            let Some(first) = results.get(&check.name) else { continue };
+            let Some(first) = results.get(&check.name) else {
+                continue;
+            };
             let status = first.outcome.status;
             if !status.is_failure() || status == Status::Flaky {
                 continue;
@@ -515,7 +536,9 @@ impl Driver<'_> {
                 0 => break,
                 _ => all -= 1,
             }
-            let Some(mut again) = self.one(&mut worker, check, vanished) else { break };
+            let Some(mut again) = self.one(&mut worker, check, vanished) else {
+                break;
+            };
             if again.status.is_pass() {
                 let why = &first.outcome.why;
                 again.why = format!("first {status}, then right when it ran again. {why}");

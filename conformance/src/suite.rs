@@ -1,5 +1,6 @@
 //! Runs cases on an accelerator and judges the results.
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use hal::{Buffer, DType, Error, ErrorKind, Result, View};
@@ -26,6 +27,7 @@ pub struct Suite {
     accelerator: Accelerator,
     /// Whether the user allowed operations on the host.
     host_asked: bool,
+    ceilings: OnceLock<[f64; 2]>,
 }
 
 impl Suite {
@@ -35,6 +37,7 @@ impl Suite {
             context: Context::new(accelerator.clone()),
             accelerator,
             host_asked: false,
+            ceilings: OnceLock::new(),
         }
     }
 
@@ -92,6 +95,25 @@ impl Suite {
         }
         outcome.seconds = start.elapsed().as_secs_f64();
         outcome
+    }
+
+    /// How `case` is carried out, the median time of one launch in seconds, and the bytes of all its arguments.
+    pub(crate) fn time<O: Conformance>(&self, case: &Case<O>) -> Result<(How, f64, f64)> {
+        let plan = self.context.plan(case.op.clone())?;
+        let bench = Bench::new(&self.context, &plan, case)?;
+        let (seconds, bytes) = bench.time(&plan)?;
+        Ok((plan.how(), seconds, bytes))
+    }
+
+    /// What the device reaches by itself: bytes per second and operations per second, measured once.
+    pub(crate) fn ceilings(&self) -> Result<[f64; 2]> {
+        match self.ceilings.get() {
+            Some(ceilings) => Ok(*ceilings),
+            None => {
+                let measured = crate::speed::ceilings(self)?;
+                Ok(*self.ceilings.get_or_init(|| measured))
+            }
+        }
     }
 
     fn try_case<O: Conformance>(&self, case: &Case<O>, outcome: &mut Outcome) -> Result<(), Wrong> {
@@ -357,6 +379,46 @@ impl<'a> Bench<'a> {
 
     fn shapes(&self) -> Vec<&[usize]> {
         self.shapes.iter().map(Vec::as_slice).collect()
+    }
+
+    /// Median seconds of one launch, by the device's own clock, and the bytes of all arguments.
+    fn time<O: Op>(&self, plan: &Plan<O>) -> Result<(f64, f64)> {
+        const ROUNDS: usize = 11;
+        /// Launches that together take less than this are too short for a clock.
+        const LEAST: f64 = 2e-3;
+        let device = self.context.device();
+        let mut stream = device.stream()?;
+        let workspace = device.alloc(plan.workspace_bytes(&self.shapes()))?;
+        let mut bytes = 0;
+        for placed in &self.placed {
+            if !placed.is_packed() {
+                stream.upload(&View::of_bytes(&placed.buffer), &placed.image(0))?;
+            }
+            bytes += placed.view()?.bytes();
+        }
+        let mut args = ArgList::new();
+        for &at in &self.of_arg {
+            args.push(self.placed[at].view()?);
+        }
+        let workspace = View::of_bytes(&workspace);
+        let mut launches = |n: usize| -> Result<f64> {
+            let start = stream.record()?;
+            for _ in 0..n {
+                plan.run_list(&mut *stream, &args, &workspace)?;
+            }
+            let end = stream.record()?;
+            stream.synchronize()?;
+            Ok(end.since(&start)?.as_secs_f64())
+        };
+        // The first ones also warm caches up.
+        let mut n = 1;
+        while launches(n)? < LEAST && n < 1 << 20 {
+            n *= 2;
+        }
+        let rounds: Result<Vec<f64>> = (0..ROUNDS).map(|_| launches(n)).collect();
+        let mut rounds = rounds?;
+        rounds.sort_by(f64::total_cmp);
+        Ok((rounds[ROUNDS / 2] / n as f64, bytes as f64))
     }
 
     /// Runs the plan over memory filled with `poison`; the outputs' elements.

@@ -98,6 +98,10 @@ impl Conformance for Attention {
         Case::new(op, operands)
     }
 
+    fn model_cases() -> Vec<Case<Self>> {
+        crate::shapes::attention()
+    }
+
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let [

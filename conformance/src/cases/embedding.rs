@@ -50,6 +50,10 @@ impl Conformance for Embedding {
         self.plain().is_none().then_some([self.vocab, self.dim])
     }
 
+    fn model_cases() -> Vec<Case<Self>> {
+        crate::shapes::embedding()
+    }
+
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         if let WeightFormat::Dense(_) = self.table {

@@ -34,6 +34,10 @@ impl Conformance for Glu {
         )
     }
 
+    fn model_cases() -> Vec<Case<Self>> {
+        crate::shapes::glu()
+    }
+
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let [gate, up] = self.halves();

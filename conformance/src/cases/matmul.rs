@@ -76,6 +76,10 @@ impl Conformance for Matmul {
         Some([self.n, self.k])
     }
 
+    fn model_cases() -> Vec<Case<Self>> {
+        crate::shapes::matmul()
+    }
+
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
         let mut want = self.reference(shapes, inputs).swap_remove(0);
         let bias = self.bias.then(|| &inputs[2]);

@@ -29,6 +29,10 @@ impl Conformance for RmsNorm {
         )
     }
 
+    fn model_cases() -> Vec<Case<Self>> {
+        crate::shapes::rms_norm()
+    }
+
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let moved = vec![0.0; self.dim];

@@ -61,6 +61,10 @@ impl Conformance for Rope {
         )
     }
 
+    fn model_cases() -> Vec<Case<Self>> {
+        crate::shapes::rope()
+    }
+
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let [x, positions, cos, sin] = inputs else {
