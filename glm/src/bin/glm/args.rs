@@ -1,9 +1,11 @@
 //! The command line.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use conformance::Levels;
 use hal::{DType, WeightFormat};
 
 /// Run any GLM on any chip.
@@ -18,7 +20,7 @@ pub(crate) struct Args {
 
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 device or back end \
 unavailable, 4 bad input (file, model, prompt), 5 does not fit in memory, 6 NaN or infinity, \
-70 internal error, 130 interrupted.";
+7 nothing was tested, 8 only time-outs, 70 internal error, 130 interrupted.";
 
 /// Flags of every command.
 #[derive(Clone, Debug, clap::Args)]
@@ -127,6 +129,8 @@ pub(crate) enum Command {
     Convert(Convert),
     /// Write a checkpoint with quantised weights
     Quantize(Convert),
+    /// Prove that a device computes right: run the conformance suite, write a report
+    Conform(Conform),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -314,4 +318,94 @@ pub(crate) struct Convert {
 
     /// Folder to write; must not exist or be empty. `--dtype` names the format of the matrices
     pub(crate) destination: PathBuf,
+}
+
+/// `glm conform`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Conform {
+    /// Levels: 0 memory, 1 exact, 2 elementwise, 3 matmul, 4 attention and norms, 5 small models, 6 robustness, 7 speed
+    #[arg(long, default_value = "0..5", value_name = "A..B")]
+    pub(crate) level: Levels,
+
+    /// Only these operations or checks, with * and ?: `matmul`, `*norm`, `matmul/f16*`
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN,…")]
+    pub(crate) ops: Vec<String>,
+
+    /// A fixed small part of the cases, for a first look; certifies nothing
+    #[arg(long, conflicts_with = "full")]
+    pub(crate) quick: bool,
+
+    /// Three times the cases, and the sizes of every GLM model
+    #[arg(long)]
+    pub(crate) full: bool,
+
+    /// Folder for report.html, report.json, junit.xml and summary.md
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Go on with the run that was interrupted in the folder of --report
+    #[arg(long, requires = "report")]
+    pub(crate) resume: bool,
+
+    /// Known failures (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) waivers: Option<PathBuf>,
+
+    /// Worker processes at once
+    #[arg(long, short, default_value = "1", value_name = "N")]
+    pub(crate) jobs: NonZeroUsize,
+
+    /// Seconds that one check may take
+    #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
+    pub(crate) timeout: f64,
+
+    /// Order of the checks, or choice of the sample [default: from the clock]
+    #[arg(long, value_name = "N")]
+    pub(crate) order_seed: Option<u64>,
+
+    /// Sign the report with this Ed25519 key: a file of 64 hexadecimal digits
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sign_key: Option<PathBuf>,
+
+    /// List the checks and run none
+    #[arg(long)]
+    pub(crate) list: bool,
+
+    /// Check digest and signature of this report, and run a sample of it again
+    #[arg(long, value_name = "REPORT", conflicts_with_all = ["report", "waivers", "sign_key", "list"])]
+    pub(crate) verify: Option<PathBuf>,
+
+    /// Share of the results that --verify runs again
+    #[arg(long, default_value = "1%", value_name = "SHARE", requires = "verify")]
+    pub(crate) sample: Share,
+
+    /// Take checks from stdin: how a run starts its workers
+    #[arg(long, hide = true)]
+    pub(crate) worker: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.001..=1e6).contains(&seconds) => Ok(seconds),
+        _ => Err("must be a number of seconds, at least 0.001".into()),
+    }
+}
+
+/// A part of a whole: `1%`, `0.01`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Share(pub(crate) f64);
+
+impl std::str::FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, whole) = match text.strip_suffix('%') {
+            Some(number) => (number, 100.0),
+            None => (text, 1.0),
+        };
+        match number.trim().parse::<f64>().map(|n| n / whole) {
+            Ok(share) if (0.0..=1.0).contains(&share) => Ok(Share(share)),
+            _ => Err("must be a share: 1%, 0.01".into()),
+        }
+    }
 }

@@ -9,6 +9,8 @@
 //! | 4 | bad input: file, unknown architecture, template, prompt |
 //! | 5 | does not fit in memory |
 //! | 6 | NaN or infinity where numbers must be |
+//! | 7 | nothing was tested, which must not look like a pass |
+//! | 8 | checks ran, and time-outs are the only failures |
 //! | 70 | internal error |
 //! | 130 | interrupted |
 
@@ -20,6 +22,8 @@ use hal::{Error, ErrorKind};
 pub(crate) enum Failure {
     /// An error, and the code it gives.
     Error(Error, u8),
+    /// The result was printed, and this code tells what it was.
+    Checked(u8),
     /// The user pressed Ctrl-C.
     Interrupted,
     /// Whoever read our output stopped reading: nothing is wrong.
@@ -39,6 +43,7 @@ impl Failure {
                 print_error(&error);
                 ExitCode::from(code)
             }
+            Failure::Checked(code) => ExitCode::from(code),
             Failure::Interrupted => ExitCode::from(130),
             Failure::PipeClosed => ExitCode::SUCCESS,
         }

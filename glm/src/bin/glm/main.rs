@@ -5,6 +5,7 @@
 
 mod args;
 mod chat;
+mod conform;
 mod convert;
 mod devices;
 mod failure;
@@ -38,6 +39,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Logits(logits) => logits::run(global, logits),
         Command::Inspect(inspect) => inspect::run(global, inspect),
         Command::Devices => devices::run(global),
+        Command::Conform(conform) => conform::run(global, conform),
         Command::Convert(args) => convert::run(global, args),
         Command::Quantize(args) => convert::quantize(global, args),
         Command::Completions { shell } => {
