@@ -13,10 +13,11 @@ const SIZES: [usize; 16] = [
 const MIB: usize = 1 << 20;
 
 type Found = Result<String, Fault>;
+type Try = fn(&Suite) -> Found;
 
 /// The checks of this level.
 pub(crate) fn checks() -> Vec<Check> {
-    let list: [(&str, &str, fn(&Suite) -> Found); 13] = [
+    let list: [(&str, &str, Try); 13] = [
         (
             "facts",
             "the device tells its name, parallelism and memory",
@@ -59,7 +60,7 @@ pub(crate) fn checks() -> Vec<Check> {
         ),
         ("threads", "threads share one device", threads),
     ];
-    let check = |(name, about, run): (&str, &str, fn(&Suite) -> Found)| {
+    let check = |(name, about, run): (&str, &str, Try)| {
         Check::new(Level::Memory, "memory", name, about, run)
     };
     list.into_iter().map(check).collect()

@@ -138,7 +138,7 @@ fn bad_input_ends_in_an_error_that_tells_the_class() {
     fails(&["--level", "4..2"], 2, &["4..2"]);
     fails(&["--quick", "--full"], 2, &["--full"]);
     fails(&["--jobs", "0"], 2, &["--jobs"]);
-    fails(&["--timeout", "-1"], 2, &["--timeout"]);
+    fails(&["--timeout", "0"], 2, &["--timeout"]);
     fails(&["--resume"], 2, &["--report"]);
     fails(&["--verify", "x", "--sample", "200%"], 2, &["share"]);
     fails(

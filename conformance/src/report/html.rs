@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use ops::How;
 
 use super::{Document, Group, Verdict};
-use crate::{Metrics, Record, Speed, Status};
+use crate::{Depth, Metrics, Record, Speed, Status};
 
 /// Cases listed as the worst.
 const WORST: usize = 20;
@@ -206,7 +206,11 @@ fn one(document: &Document, record: &Record) -> Markup {
                     " on average, NMSE " (format!("{:.1e}", m.nmse))
                 }
             }
-            pre { "glm conform --device " (document.asked.device.spec) " --ops '" (record.name) "'" }
+            pre {
+                "glm conform --device " (document.asked.device.spec) " --level " (record.level.number())
+                " --ops '" (record.name) "'"
+                @if document.asked.selection.depth == Depth::Full { " --full" }
+            }
         }
     }
 }

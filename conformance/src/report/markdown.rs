@@ -104,5 +104,6 @@ pub(super) fn text(document: &Document) -> String {
 
 /// Text that breaks no table and forms no markup.
 fn cell(text: &str) -> String {
-    text.replace('\n', " ").replace(['|', '<', '>', '`'], "·")
+    let text = text.replace('\n', " ").replace(['|', '<', '>', '`'], "·");
+    text.chars().filter(|c| !c.is_control()).collect()
 }

@@ -49,7 +49,11 @@ pub(super) fn checks() -> Vec<Check> {
             "logits of a tiny model, at once and token by token, against the official code",
             move |suite| official(suite, case, model_type),
         ));
-        for (name, dtype, weights) in FORMATS {
+        // GLM-4-0414 is refused in f16 whatever the device: its activations overflow.
+        let formats = FORMATS.into_iter();
+        for (name, dtype, weights) in
+            formats.filter(|(_, dtype, _)| *dtype != DType::F16 || case != "glm4")
+        {
             checks.push(Check::new(
                 Level::Models,
                 "model",
@@ -116,7 +120,7 @@ fn rounded(
     // Activations that overflow, a wrong scale or a wrong row are off by the size of the logits.
     let bound = match dtype {
         DType::F32 => F32_BOUND,
-        dtype => 16.0 * dtype.unit_roundoff() * layers.sqrt() * rms,
+        dtype => 24.0 * dtype.unit_roundoff() * layers.sqrt() * rms,
     };
     let worst = near("logits", &got, &want, bound)?;
     Ok(format!("off by {worst:.1e} of {bound:.1e}"))
