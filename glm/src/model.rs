@@ -39,7 +39,7 @@ pub struct Options {
     /// Encoding of embedding and output layer; `None`: as stored. They suffer most from
     /// quantisation.
     pub tables: Option<WeightFormat>,
-    /// Type of the KV cache; `None`: that of the activations.
+    /// Type of the KV cache; `None`: that of the activations where they were named, else the checkpoint's own.
     pub kv: Option<DType>,
     /// The most tokens of a sequence; `None`: 8192, or what the model was made for if that is less.
     pub context: Option<usize>,
@@ -786,8 +786,7 @@ fn activation_type(
     device: &hal::DeviceInfo,
     wanted: Option<DType>,
 ) -> Result<DType> {
-    // Its activations reach 71,000; f16 ends at 65,504.
-    let overflows = |dtype| architecture.model_type == "glm4" && dtype == DType::F16;
+    let overflows = |dtype| overflows(architecture, dtype);
     let dtype = wanted.unwrap_or_else(|| {
         let own = architecture.dtype;
         let good = device.native_floats.contains(&own) && !overflows(own);
@@ -805,6 +804,22 @@ fn activation_type(
         );
     }
     Ok(dtype)
+}
+
+/// Whether a model is known to overflow a type.
+fn overflows(architecture: &Architecture, dtype: DType) -> bool {
+    // Its activations reach 71,000; f16 ends at 65,504.
+    architecture.model_type == "glm4" && dtype == DType::F16
+}
+
+/// The type of the KV cache. A device that computes in f32 for want of the checkpoint's own type still stores that one:
+/// its publisher kept no more, and it takes half the memory.
+fn cache_type(architecture: &Architecture, options: &Options, activations: DType) -> DType {
+    let own = architecture.dtype;
+    options.kv.unwrap_or(match options.dtype {
+        None if own.is_float() && !overflows(architecture, own) => own,
+        _ => activations,
+    })
 }
 
 /// Context, limits of a step, and the cache.
@@ -844,7 +859,7 @@ fn sizes(
         let detail = format!("{name} = {n}");
         return Err(fail(detail).next_step("choose a positive number below 2^28"));
     }
-    let kv = options.kv.unwrap_or(dtype);
+    let kv = cache_type(a, options, dtype);
     let pages_per_sequence = (context + base).div_ceil(options.page_size);
     let pages = match options.cache_tokens {
         Some(tokens) => tokens
