@@ -10,12 +10,21 @@
 use std::borrow::Cow;
 
 use hal::{DType, Error, Result, WeightFormat};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::reference::Tensor;
 
 /// Elements below which a weight is converted without further threads.
 const CONVERT_ALONE: usize = 1 << 18;
+
+/// Elements that are converted at a time; a multiple of every group.
+const PIECE: usize = 256;
+
+/// The largest integer of the 8-bit formats.
+const INT8_MAX: f32 = 127.0;
+/// The largest integer of the 4-bit formats.
+const INT4_MAX: f32 = 7.0;
 
 /// A weight matrix `[rows, cols]` in host memory, in its format's canonical layout (see [`WeightFormat`]).
 #[derive(Clone, Debug)]
@@ -230,7 +239,14 @@ impl<'a> HostWeight<'a> {
         }
         match self.format {
             WeightFormat::Dense(DType::F16) => {
-                each(self.row(r), out, |x| f16::from_le_bytes(x).to_f32());
+                let mut piece = [f16::ZERO; PIECE];
+                for (bytes, out) in self.row(r).chunks(2 * PIECE).zip(out.chunks_mut(PIECE)) {
+                    let (elements, _) = bytes.as_chunks();
+                    for (x, bytes) in piece.iter_mut().zip(elements) {
+                        *x = f16::from_le_bytes(*bytes);
+                    }
+                    piece[..out.len()].convert_to_f32_slice(out);
+                }
             }
             WeightFormat::Dense(DType::BF16) => {
                 each(self.row(r), out, |x| bf16::from_le_bytes(x).to_f32());
@@ -276,8 +292,8 @@ fn encode_row(
             }
             return Ok(());
         }
-        WeightFormat::Int8Row | WeightFormat::Int8Group(_) => 127.0,
-        WeightFormat::Int4Row | WeightFormat::Int4Group(_) => 7.0,
+        WeightFormat::Int8Row | WeightFormat::Int8Group(_) => INT8_MAX,
+        WeightFormat::Int4Row | WeightFormat::Int4Group(_) => INT4_MAX,
         _ => unreachable!("every format is listed above"),
     };
     if let Some(c) = row.iter().position(|x| !x.is_finite()) {
@@ -299,27 +315,48 @@ fn encode_row(
             Some(_) => scales.extend(f16::from_f32(scale).to_le_bytes()),
             None => scales.extend(scale.to_le_bytes()),
         }
-        let quantise = |x: f32| {
-            // A zero scale means a block of zeros (or of values that round to nothing).
-            let q = if scale == 0.0 {
-                0.0
-            } else {
-                round(x / scale, f16_source)
-            };
-            q.round_ties_even().clamp(-qmax, qmax) as i8
-        };
-        match format {
-            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => {
-                data.extend(block.iter().map(|&x| quantise(x) as u8));
-            }
-            _ => {
-                data.extend(block.chunks_exact(2).map(|pair| {
-                    (quantise(pair[0]) as u8 & 15) << 4 | (quantise(pair[1]) as u8 & 15)
-                }))
+        for piece in block.chunks(PIECE) {
+            let mut integers = [0i8; PIECE];
+            let integers = &mut integers[..piece.len()];
+            quantise(piece, scale, qmax, f16_source, integers);
+            match qmax == INT8_MAX {
+                true => data.extend(integers.iter().map(|&q| q as u8)),
+                false => data.extend(
+                    integers
+                        .chunks_exact(2)
+                        .map(|pair| (pair[0] as u8 & 15) << 4 | (pair[1] as u8 & 15)),
+                ),
             }
         }
     }
     Ok(())
+}
+
+/// The integers of at most [`PIECE`] elements: `x / scale`, rounded to f16 when `to_f16`, then half to even.
+///
+/// Whole slices at a time, so that the compiler and `half` use vector instructions: as many passes as there are
+/// roundings.
+fn quantise(x: &[f32], scale: f32, qmax: f32, to_f16: bool, out: &mut [i8]) {
+    /// Sums with it are multiples of 1, for numbers far below 2²²: the sum rounds half to even.
+    const INTEGERS: f32 = 1.5 * (1 << 23) as f32;
+    // A zero scale means a block of zeros (or of values that round to nothing).
+    if scale == 0.0 {
+        return out.fill(0);
+    }
+    let mut quotients = [0.0; PIECE];
+    let quotients = &mut quotients[..x.len()];
+    for (q, x) in quotients.iter_mut().zip(x) {
+        *q = x / scale;
+    }
+    if to_f16 {
+        let mut rounded = [f16::ZERO; PIECE];
+        let rounded = &mut rounded[..x.len()];
+        rounded.convert_from_f32_slice(quotients);
+        rounded.convert_to_f32_slice(quotients);
+    }
+    for (out, q) in out.iter_mut().zip(quotients) {
+        *out = ((q.clamp(-qmax, qmax) + INTEGERS) - INTEGERS) as i8;
+    }
 }
 
 /// The int4 value of column `col` in `byte`: even columns in the high nibble, two's complement.
@@ -378,6 +415,32 @@ mod tests {
                         (a.at(&[r, c]) - b.at(&[r, c])).abs() <= scale * (0.5 + 0.004),
                         "{format}"
                     );
+                }
+            }
+        }
+    }
+
+    /// The formula as the official quantisers write it, one element at a time.
+    fn one_by_one(x: f32, scale: f32, qmax: f32, to_f16: bool) -> i8 {
+        let q = if scale == 0.0 { 0.0 } else { x / scale };
+        let q = match to_f16 {
+            true => f16::from_f32(q).to_f32(),
+            false => q,
+        };
+        q.round_ties_even().clamp(-qmax, qmax) as i8
+    }
+
+    #[test]
+    fn slices_are_quantised_as_their_elements() {
+        let all = (0..=u16::MAX).map(f16::from_bits).filter(|x| x.is_finite());
+        let all: Vec<f32> = all.map(f16::to_f32).collect();
+        for scale in [0.0, 6e-8, 0.0079, 0.0694580078125, 0.5, 1.0, 515.0] {
+            for (qmax, to_f16) in [(127.0, true), (7.0, true), (127.0, false), (7.0, false)] {
+                for piece in all.chunks(PIECE) {
+                    let mut got = vec![0; piece.len()];
+                    quantise(piece, scale, qmax, to_f16, &mut got);
+                    let wanted = piece.iter().map(|&x| one_by_one(x, scale, qmax, to_f16));
+                    assert!(got.into_iter().eq(wanted), "{scale} {qmax} {to_f16}");
                 }
             }
         }
