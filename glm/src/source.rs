@@ -126,7 +126,12 @@ impl ModelSource {
                     Some(metadata) => ChatTemplate::from_metadata(metadata)?,
                     None => ChatTemplate::load(path)?,
                 };
-                ChatForm::choose(template, &self.config()?, tokenizer)
+                // A template says everything.
+                let config = match template {
+                    Some(_) => Value::Null,
+                    None => self.config()?,
+                };
+                ChatForm::choose(template, &config, tokenizer)
             }
             Self::Embedded(files) => {
                 let name = "tokenizer_config.json";
