@@ -162,6 +162,17 @@ impl<O: ops::Op> Case<O> {
         Self { op, operands }
     }
 
+    /// The same with normal random numbers in place of every generator's.
+    #[must_use]
+    pub fn normal(mut self) -> Self {
+        for operand in &mut self.operands {
+            if let Fill::Random(generator) = &mut operand.fill {
+                *generator = Generator::Normal;
+            }
+        }
+        self
+    }
+
     /// Names the case within one version of the suite, and seeds its data.
     pub fn id(&self) -> String {
         format!("{:?} {:?}", self.op, self.operands)

@@ -6,7 +6,7 @@ use hal::{DType, Error, Result, WeightFormat};
 use ops::HostWeight;
 
 use crate::Rng;
-use crate::number::{encode, power_of_two, spacing};
+use crate::number::{encode, overflow, power_of_two, spacing};
 
 /// How the elements of a float argument are chosen. Rows are those of the last dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,12 @@ pub enum Generator {
     Shifted,
     /// Log-uniform magnitudes from 2⁻³⁰ to 2³⁰, beyond the range of f16.
     Wide,
+    /// From half the largest finite number of the type to the largest itself.
+    NearMax,
+    /// Up to 60000 whatever the type: sums of them are beyond f16.
+    Large,
+    /// Numbers around the smallest normal one of f16, whatever the type.
+    HalfSubnormals,
 }
 
 impl fmt::Display for Generator {
@@ -81,6 +87,20 @@ impl Generator {
                         let exponent = rng.below(60) as i32 - 30;
                         (1.0 + rng.uniform().abs()).copysign(rng.uniform()) * power_of_two(exponent)
                     }
+                    Generator::NearMax => {
+                        let largest = if dtype.is_float() {
+                            overflow(dtype)
+                        } else {
+                            2147483648.0
+                        };
+                        // Below the threshold of overflow by more than a rounding.
+                        (0.5 + 0.499 * rng.uniform().abs()) * largest.copysign(rng.uniform())
+                    }
+                    Generator::Large => 60000.0 * rng.uniform(),
+                    Generator::HalfSubnormals => {
+                        let exponent = rng.below(14) as i32 - 25;
+                        (1.0 + rng.uniform().abs()).copysign(rng.uniform()) * power_of_two(exponent)
+                    }
                     _ => rng.normal(),
                 };
                 previous = x;
@@ -102,15 +122,25 @@ impl Generator {
         if self == Generator::Integers && !matches!(format, WeightFormat::Dense(_)) {
             return raw_weight(format, [rows, cols], rng);
         }
-        let mut data = Vec::new();
-        for x in self.fill(DType::F32, rows * cols, cols, rng) {
-            encode(DType::F32, x, &mut data);
-        }
-        let dense = WeightFormat::Dense(DType::F32);
-        let weight = HostWeight::new(dense, rows, cols, data, Vec::new())?;
-        let HostWeight { data, scales, .. } = weight.convert(format)?;
-        HostWeight::new(format, rows, cols, data.into_owned(), scales.into_owned())
+        let values = self.fill(DType::F32, rows * cols, cols, rng);
+        weight(format, [rows, cols], &values)
     }
+}
+
+/// The weight `[rows, cols]` of these values, converted from f32 to `format`.
+pub(crate) fn weight(
+    format: WeightFormat,
+    [rows, cols]: [usize; 2],
+    values: &[f64],
+) -> Result<HostWeight<'static>> {
+    let mut data = Vec::new();
+    for &x in values {
+        encode(DType::F32, x, &mut data);
+    }
+    let dense = WeightFormat::Dense(DType::F32);
+    let weight = HostWeight::new(dense, rows, cols, data, Vec::new())?;
+    let HostWeight { data, scales, .. } = weight.convert(format)?;
+    HostWeight::new(format, rows, cols, data.into_owned(), scales.into_owned())
 }
 
 /// Every integer of a quantised format, and scales that are powers of two: products stay exact.
@@ -176,6 +206,9 @@ mod tests {
         assert!(count(Generator::Subnormals, |x| *x != 0.0) > 4000);
         assert!(count(Generator::NegInf, |x| x.is_infinite()) > 900);
         assert_eq!(count(Generator::Nan, |x| x.is_nan()), 1);
+        let near_max = |x: &f64| x.is_finite() && x.abs() > 32000.0;
+        assert_eq!(count(Generator::NearMax, near_max), 4096);
+        assert!(count(Generator::HalfSubnormals, |x| x.abs() < 6.2e-5 && *x != 0.0) > 2500);
         let pairs = fill(Generator::Cancelling, DType::F32);
         assert!(
             pairs

@@ -9,6 +9,8 @@
 //! - Every argument lies between guard zones, every output and workspace starts as poison, every case runs twice:
 //!   what is written outside, left unwritten, or not repeatable is found whatever the numbers are.
 //! - A claimed operation that declines a specification is a failure, and zero cases are no pass.
+//! - What needs no reference is checked too: [`metamorphic`] properties, [`discipline`] of streams and batches, and
+//!   [`probe`]s of the arithmetic, which are held against the device's card.
 //! - Depends on no backend: a backend, in or out of this tree, calls it.
 //!
 //! Who validates what: the suite checks results, not arguments; `ops` checks those.
@@ -27,13 +29,17 @@ mod bound;
 mod case;
 mod cases;
 mod check;
+pub mod discipline;
 mod generate;
 mod json;
+mod lab;
 mod level;
 mod memory;
+pub mod metamorphic;
 pub mod number;
 mod outcome;
 mod picks;
+pub mod probe;
 pub mod reference_device;
 pub mod report;
 mod rng;
@@ -55,7 +61,7 @@ pub use picks::Picks;
 pub use rng::Rng;
 pub use run::run;
 pub use runner::{Asked, DeviceFacts, Record};
-pub use suite::Suite;
+pub use suite::{Suite, Truth};
 
 /// Calls a macro with the name and the type of every operation: `$mac! { name Type, ... }`.
 #[macro_export]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hal::{
     Buffer, DType, Device, DeviceId, DeviceInfo, Error, ErrorKind, Event, EventState, Memory,
-    MemoryInfo, Result, Stream, View, check_transfer,
+    MemoryInfo, Numerics, Result, Stream, View, check_transfer,
 };
 use ops::reference::Tensor;
 use ops::{Accelerator, HostWeight, Launch, Ops, Planner, Role, SafeLaunch};
@@ -35,6 +35,7 @@ pub fn open() -> Accelerator {
                 detail: "scalar, one rounding per result".into(),
                 parallelism: 1,
                 native_floats: vec![DType::F32, DType::F16, DType::BF16],
+                numerics: Numerics::exact(),
             },
         }),
         ops: crate::for_each_op!(all),

@@ -1,14 +1,16 @@
 //! Runs cases on an accelerator and judges the results.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hal::{Buffer, DType, Error, ErrorKind, Result, View};
+use hal::{Buffer, DType, Device, Error, ErrorKind, Result, View, WeightFormat};
 use ops::reference::Tensor;
-use ops::{Accelerator, ArgList, Context, How, Op, Plan, Role};
+use ops::{Accelerator, Arg, ArgList, Context, How, Op, Plan, Role};
 
+use crate::bound::Expected;
 use crate::case::{Case, Fill, Layout};
 use crate::cases::Conformance;
+use crate::generate;
 use crate::number::{decode, encode, spacing};
 use crate::outcome::{Metrics, Outcome, Report, Status, Worst};
 
@@ -76,13 +78,18 @@ impl Suite {
 
     /// Runs one case.
     pub fn run_case<O: Conformance>(&self, case: &Case<O>) -> Outcome {
+        self.judge(case, &Truth::default())
+    }
+
+    /// Runs one case and judges it by `truth`, which is of this case and is filled in when it is empty: what a case
+    /// must give does not depend on the device, so many devices can share it.
+    pub fn judge<O: Conformance>(&self, case: &Case<O>, truth: &Truth) -> Outcome {
         let start = Instant::now();
         let mut outcome = Outcome::new(O::NAME, case.id());
-        if let Err(wrong) = self.try_case(case, &mut outcome) {
+        if let Err(wrong) = self.try_case(case, truth, &mut outcome) {
+            let claims = O::planner(&self.accelerator.ops).is_some() && !self.lacks_type(&case.op);
             (outcome.status, outcome.why) = match wrong {
-                Wrong::Unsupported(e) if O::planner(&self.accelerator.ops).is_some() => {
-                    (Status::ClaimedButUnsupported, e.to_string())
-                }
+                Wrong::Unsupported(e) if claims => (Status::ClaimedButUnsupported, e.to_string()),
                 Wrong::Unsupported(e) => (Status::Unsupported, e.to_string()),
                 Wrong::Lost(e) => (Status::DeviceLost, e.to_string()),
                 Wrong::TooLarge(e) => (Status::NotRun, e.to_string()),
@@ -116,7 +123,61 @@ impl Suite {
         }
     }
 
-    fn try_case<O: Conformance>(&self, case: &Case<O>, outcome: &mut Outcome) -> Result<(), Wrong> {
+    /// Whether `op` has an argument of a float type that the device's card leaves out.
+    fn lacks_type<O: Op>(&self, op: &O) -> bool {
+        let floats = &self.context.device().info().numerics.floats;
+        let type_of = |arg: &Arg| match arg.role {
+            Role::Weight(WeightFormat::Dense(dtype)) => dtype,
+            _ => arg.dtype,
+        };
+        let mut types = op.signature().into_iter().map(|arg| type_of(&arg));
+        types.any(|dtype| dtype.is_float() && !floats.contains(&dtype))
+    }
+
+    /// The outputs of one case, row-major, without a judgement: for properties that need no reference.
+    ///
+    /// # Errors
+    /// `Unsupported` when the device has no way to do it, `Unexpected` for what the guards found, and what the
+    /// device reports.
+    pub fn outputs<O: Conformance>(&self, case: &Case<O>) -> Result<Vec<Tensor>> {
+        self.run_once(case, true)
+    }
+
+    /// The outputs of one case whatever the guards found: what a comparison of numbers alone would see.
+    ///
+    /// # Errors
+    /// `Unsupported` when the device has no way to do it, and what the device reports.
+    pub fn unguarded_outputs<O: Conformance>(&self, case: &Case<O>) -> Result<Vec<Tensor>> {
+        self.run_once(case, false)
+    }
+
+    /// The device under test.
+    pub(crate) fn device(&self) -> &Arc<dyn Device> {
+        self.context.device()
+    }
+
+    fn run_once<O: Conformance>(&self, case: &Case<O>, guarded: bool) -> Result<Vec<Tensor>> {
+        let plan = self.context.plan(case.op.clone())?;
+        let bench = Bench::new(&self.context, &plan, case)?;
+        let (outputs, disturbed) = bench.run(&plan, POISON[0])?;
+        if let Some(why) = disturbed.filter(|_| guarded) {
+            let doing = format!("run {}", O::NAME);
+            return Err(Error::new(ErrorKind::Unexpected, doing, why));
+        }
+        let shape = |&i: &usize| &case.operands[i].shape;
+        let shapes = bench.outputs.iter().map(shape);
+        Ok(shapes
+            .zip(outputs)
+            .map(|(shape, data)| Tensor::new(shape, data))
+            .collect())
+    }
+
+    fn try_case<O: Conformance>(
+        &self,
+        case: &Case<O>,
+        truth: &Truth,
+        outcome: &mut Outcome,
+    ) -> Result<(), Wrong> {
         let plan = self
             .context
             .plan(case.op.clone())
@@ -129,14 +190,20 @@ impl Suite {
             ErrorKind::OutOfMemory => Wrong::TooLarge(e),
             _ => e.into(),
         })?;
-        let first = bench.run(&plan, POISON[0])?;
-        let second = bench.run(&plan, POISON[1])?;
+        let [first, second] = POISON.map(|poison| match bench.run(&plan, poison) {
+            Ok((outputs, None)) => Ok(outputs),
+            Ok((_, Some(disturbed))) => Err(Wrong::Failed(disturbed)),
+            Err(e) => Err(Wrong::from(e)),
+        });
+        let (first, second) = (first?, second?);
         let signature = case.op.signature();
         let written = signature
             .iter()
             .zip(&case.operands)
             .filter(|(arg, _)| matches!(arg.role, Role::Out | Role::InOut));
-        let expected = case.op.expect(&bench.shapes(), &bench.inputs);
+        let expected = truth
+            .0
+            .get_or_init(|| case.op.expect(&bench.shapes(), &bench.inputs));
         let outputs = first.into_iter().zip(second).zip(expected);
         let mut metrics = Metrics::default();
         for ((arg, operand), ((got, again), expected)) in written.zip(outputs) {
@@ -184,6 +251,17 @@ impl Suite {
         }
         outcome.metrics = Some(metrics.finish());
         Ok(())
+    }
+}
+
+/// What the outputs of one case must be, computed when first asked for.
+#[derive(Debug, Default)]
+pub struct Truth(OnceLock<Vec<Expected>>);
+
+impl Truth {
+    /// The expectations, one per output, once a case has been judged by it.
+    pub fn expected(&self) -> Option<&[Expected]> {
+        self.0.get().map(Vec::as_slice)
     }
 }
 
@@ -307,11 +385,25 @@ impl<'a> Bench<'a> {
                 continue;
             }
             let mut rng = case.rng(i);
-            if let (Role::Weight(format), Fill::Random(generator)) = (arg.role, &operand.fill) {
+            if let Role::Weight(format) = arg.role {
                 let [rows, cols] = case.op.weight_shape().unwrap_or_default();
-                let weight = generator.weight(format, [rows, cols], &mut rng)?;
+                let weight = match &operand.fill {
+                    Fill::Random(generator) => generator.weight(format, [rows, cols], &mut rng)?,
+                    Fill::Values(values) => generate::weight(format, [rows, cols], values)?,
+                    Fill::None => {
+                        return Err(Error::invalid("make a case", "a weight has no data"));
+                    }
+                };
                 bench.inputs.push(weight.dequantise());
                 let buffer = plan.pack(&weight)?;
+                // The one place where work that silently went elsewhere leaves a trace.
+                if plan.how() != How::Host && buffer.device() != context.device().info().id {
+                    return Err(Error::new(
+                        ErrorKind::Unexpected,
+                        format!("run {}", O::NAME),
+                        format!("a {} plan packed its weight on another device", plan.how()),
+                    ));
+                }
                 bench.placed.push(Placed {
                     dtype: DType::U8,
                     shape: vec![buffer.bytes()],
@@ -421,8 +513,8 @@ impl<'a> Bench<'a> {
         Ok((rounds[ROUNDS / 2] / n as f64, bytes as f64))
     }
 
-    /// Runs the plan over memory filled with `poison`; the outputs' elements.
-    fn run<O: Op>(&self, plan: &Plan<O>, poison: u8) -> Result<Vec<Vec<f64>>, Wrong> {
+    /// Runs the plan over memory filled with `poison`; the outputs' elements, and what was touched that must not be.
+    fn run<O: Op>(&self, plan: &Plan<O>, poison: u8) -> Result<(Vec<Vec<f64>>, Option<String>)> {
         let device = self.context.device();
         let mut stream = device.stream()?;
         let workspace_bytes = plan.workspace_bytes(&self.shapes());
@@ -464,6 +556,7 @@ impl<'a> Bench<'a> {
             }
             after.push(image);
         }
+        let mut disturbed = None;
         for (i, &at) in self.of_arg.iter().enumerate() {
             let placed = &self.placed[at];
             if let Some(byte) = placed.disturbed(&before[at], &after[at]) {
@@ -474,26 +567,24 @@ impl<'a> Bench<'a> {
                     (true, true) => "a gap between rows was written",
                     (false, _) => "memory outside was written",
                 };
-                return Err(Wrong::Failed(format!(
-                    "{}: {what}, at byte {} of {elements:?}",
-                    self.names[i], byte
-                )));
+                let name = self.names[i];
+                disturbed.get_or_insert(format!("{name}: {what}, at byte {byte} of {elements:?}"));
             }
         }
         let mut image = vec![0; workspace.bytes()];
         stream.download(&mut image, &View::of_bytes(&workspace))?;
         image[GUARD_BYTES..GUARD_BYTES + workspace_bytes].fill(poison);
         if let Some(byte) = image.iter().position(|&b| b != poison) {
-            return Err(Wrong::Failed(format!(
+            disturbed.get_or_insert(format!(
                 "memory outside the workspace of {workspace_bytes} B was written, at byte {}",
                 byte as isize - GUARD_BYTES as isize
-            )));
+            ));
         }
         let outputs = self.outputs.iter().map(|&i| {
             let at = self.of_arg[i];
             self.placed[at].elements(&after[at])
         });
-        Ok(outputs.collect())
+        Ok((outputs.collect(), disturbed))
     }
 }
 

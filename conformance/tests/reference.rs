@@ -43,7 +43,7 @@ fn declining_a_claimed_operation_is_not_the_same_as_not_having_it() {
     assert!(claimed.require_pass().is_err() && absent.require_pass().is_err());
     let text = claimed.require_pass().unwrap_err();
     assert!(
-        text.contains(&format!("{all} claimed but unsupported")),
+        text.contains(&format!("{all} CLAIMED-BUT-UNSUPPORTED")),
         "{text}"
     );
     assert!(text.contains("plan cast on reference"), "{text}");

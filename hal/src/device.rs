@@ -19,6 +19,33 @@ pub struct DeviceInfo {
     pub parallelism: usize,
     /// Float types the device computes with natively (others are converted in registers).
     pub native_floats: Vec<DType>,
+    /// How it computes products and sums.
+    pub numerics: Numerics,
+}
+
+/// How a device computes products and sums: what it declares, and the conformance suite's probes check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numerics {
+    /// The type that products are added up in.
+    pub accumulator: DType,
+    /// Bits of the significand that f32 operands of products keep: 24, or 11 (TF32), or 8 (bf16).
+    pub operand_bits: u32,
+    /// Operand types whose products treat numbers below 2⁻¹²⁶ as zero.
+    pub flushes: Vec<DType>,
+    /// Float types that kernels take. A specification with another type may be declined.
+    pub floats: Vec<DType>,
+}
+
+impl Numerics {
+    /// f32 sums of unrounded operands, nothing flushed, every float type.
+    pub fn exact() -> Self {
+        Self {
+            accumulator: DType::F32,
+            operand_bits: 24,
+            flushes: Vec::new(),
+            floats: vec![DType::F32, DType::F16, DType::BF16],
+        }
+    }
 }
 
 /// Memory of a device in bytes, now.

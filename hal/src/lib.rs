@@ -35,7 +35,7 @@ mod stream;
 mod view;
 
 pub use buffer::{Buffer, DeviceId, Memory};
-pub use device::{Device, DeviceInfo, MemoryInfo};
+pub use device::{Device, DeviceInfo, MemoryInfo, Numerics};
 pub use dtype::{DType, WeightFormat};
 pub use error::{Error, ErrorKind, Result};
 pub use stream::{Event, EventState, Stream, check_transfer};

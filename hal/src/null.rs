@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::{
-    Buffer, Device, DeviceId, DeviceInfo, Event, EventState, Memory, MemoryInfo, Result, Stream,
-    View, check_transfer,
+    Buffer, Device, DeviceId, DeviceInfo, Event, EventState, Memory, MemoryInfo, Numerics, Result,
+    Stream, View, check_transfer,
 };
 
 /// The null device.
@@ -28,6 +28,7 @@ impl NullDevice {
                 detail: "computes nothing".into(),
                 parallelism: 1,
                 native_floats: Vec::new(),
+                numerics: Numerics::exact(),
             },
         }
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hal::{
-    Buffer, DType, Device, DeviceId, DeviceInfo, Error, Event, EventState, MemoryInfo, Result,
-    Stream, View, check_transfer,
+    Buffer, DType, Device, DeviceId, DeviceInfo, Error, Event, EventState, MemoryInfo, Numerics,
+    Result, Stream, View, check_transfer,
 };
 
 use crate::isa::Isa;
@@ -28,8 +28,11 @@ pub(crate) struct CpuDevice {
 impl CpuDevice {
     pub(crate) fn new(cpu: &Cpu) -> Self {
         let mut native_floats = vec![DType::F32];
+        let mut numerics = Numerics::exact();
         if cpu.isa.has_bf16() {
             native_floats.push(DType::BF16);
+            // The instruction for bf16 products (vdpbf16ps) treats numbers below the normal range as zero.
+            numerics.flushes.push(DType::BF16);
         }
         Self {
             info: DeviceInfo {
@@ -39,6 +42,7 @@ impl CpuDevice {
                 detail: cpu.isa.to_string(),
                 parallelism: cpu.pool.threads(),
                 native_floats,
+                numerics,
             },
         }
     }

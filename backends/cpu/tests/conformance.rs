@@ -1,16 +1,66 @@
 //! The conformance suite on the CPU: every operation natively, composed, and as another device's host fallback.
 
-#[expect(dead_code, reason = "nothing is changed here")]
-mod wrapped;
-
 use backend_cpu::{Level, Options};
+use conformance::discipline::{discipline, streams};
+use conformance::metamorphic::properties;
+use conformance::probe::probe;
 use conformance::{Case, Conformance, Picks, Status, Suite};
 use ops::{Accelerator, Context, How, Ops};
 use proptest::prelude::*;
 
-use wrapped::{cpu, primitive};
+fn cpu() -> Accelerator {
+    backend_cpu::open(&Options::default()).unwrap()
+}
+
+/// The CPU without kernels for operations that can be composed.
+fn primitive() -> Accelerator {
+    let Accelerator { device, ops } = cpu();
+    let ops = Ops {
+        attention: None,
+        glu: None,
+        add_rms_norm: None,
+        add_layer_norm: None,
+        ..ops
+    };
+    Accelerator { device, ops }
+}
 
 conformance::tests!(cpu);
+
+#[test]
+fn every_instruction_set_is_what_its_card_says() {
+    for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+        let accelerator = backend_cpu::open(&Options {
+            level: Some(level),
+            ..Options::default()
+        });
+        let accelerator = accelerator.unwrap();
+        let findings = probe(&accelerator).unwrap();
+        println!("{level}\n{findings}");
+        let wrong = findings.contradictions(&accelerator.device.info().numerics);
+        assert!(wrong.is_empty(), "{level}: {wrong:?}");
+    }
+}
+
+#[test]
+fn every_property_holds() {
+    for accelerator in [cpu(), primitive()] {
+        for property in properties(&accelerator) {
+            assert!(property.is_fine(), "{property}");
+        }
+    }
+}
+
+#[test]
+fn results_depend_on_nothing_else() {
+    for found in discipline(&cpu()).unwrap() {
+        println!("{found}");
+        assert_eq!(found.deterministic, Some(true), "{found}");
+    }
+    for (promise, kept) in streams(&cpu()) {
+        assert_eq!(kept, Ok(()), "{promise}");
+    }
+}
 
 /// Every instruction set that this CPU has, not only the best: a tenth of the cases each.
 macro_rules! every_level {

@@ -1,17 +1,31 @@
 //! Running a plan allocates nothing, on any thread, for any operation.
 
-#[expect(dead_code, reason = "edits of arguments are for mutants")]
-mod wrapped;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use backend_cpu::Options;
+use backend_emulator::mutants::{Change, with};
 use conformance::Suite;
-use ops::Ops;
+use ops::{Accelerator, Ops};
 
-use wrapped::{Change, cpu, primitive, with};
+fn cpu() -> Accelerator {
+    backend_cpu::open(&Options::default()).unwrap()
+}
+
+/// The CPU without kernels for operations that can be composed.
+fn primitive() -> Accelerator {
+    let Accelerator { device, ops } = cpu();
+    let ops = Ops {
+        attention: None,
+        glu: None,
+        add_rms_norm: None,
+        add_layer_norm: None,
+        ..ops
+    };
+    Accelerator { device, ops }
+}
 
 /// Counts every allocation of the process.
 struct Counting;
@@ -45,23 +59,17 @@ fn launches_allocate_nothing() {
         ($($name:ident $op:ident),*) => {
             for open in [cpu, primitive] {
                 $({
-                    let counted = Change::<ops::$op> {
-                        run: |kernel, stream, args, workspace| {
-                            let before = ALLOCATIONS.load(Ordering::SeqCst);
-                            let result = kernel.launch(stream, args, workspace);
-                            let allocated = ALLOCATIONS.load(Ordering::SeqCst) - before;
-                            DURING_LAUNCH.fetch_add(allocated, Ordering::SeqCst);
-                            LAUNCHES.fetch_add(1, Ordering::SeqCst);
-                            result
-                        },
-                        ..Change::none(stringify!($name))
-                    };
+                    let counted = Change::<ops::$op>::run(stringify!($name), |at| {
+                        let before = ALLOCATIONS.load(Ordering::SeqCst);
+                        let result = at.launch();
+                        let allocated = ALLOCATIONS.load(Ordering::SeqCst) - before;
+                        DURING_LAUNCH.fetch_add(allocated, Ordering::SeqCst);
+                        LAUNCHES.fetch_add(1, Ordering::SeqCst);
+                        result
+                    });
                     DURING_LAUNCH.store(0, Ordering::SeqCst);
                     LAUNCHES.store(0, Ordering::SeqCst);
-                    let suite = Suite::new(with(open(), counted, |planner| Ops {
-                        $name: Some(planner),
-                        ..Ops::none()
-                    }));
+                    let suite = Suite::new(with(&open(), counted));
                     // The pool's threads allocate as they start.
                     std::thread::sleep(Duration::from_millis(20));
                     let report = suite.run_where::<ops::$op>(|case| {

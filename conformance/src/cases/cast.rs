@@ -10,7 +10,9 @@ use crate::{Case, Expected, Layout, Operand, Picks, Rng};
 impl Conformance for Cast {
     fn case(picks: &mut Picks) -> Case<Self> {
         let shape = strided_shape(picks);
-        let (from, to) = (picks.one(&FLOATS), picks.one(&FLOATS));
+        // One question, so that every change of type meets every shape and generator.
+        let pairs = FLOATS.map(|from| FLOATS.map(|to| (from, to)));
+        let (from, to) = picks.one(pairs.as_flattened());
         let generator = picks.one(&EXACT_GENERATORS);
         // Every eighth value of f16 and bf16, their midpoints and the numbers beside them.
         let borders = picks.one(&[false, true]);

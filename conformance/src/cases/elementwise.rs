@@ -10,9 +10,12 @@ use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 impl Conformance for Elementwise {
     fn case(picks: &mut Picks) -> Case<Self> {
         let shape = strided_shape(picks);
+        // One question, so that every function of every type meets every factor, shape and layout.
+        let pairs = Binary::ALL.map(|kind| FLOATS.map(|dtype| (kind, dtype)));
+        let (kind, dtype) = picks.one(pairs.as_flattened());
         let op = Elementwise {
-            kind: picks.one(&Binary::ALL),
-            dtype: picks.one(&FLOATS),
+            kind,
+            dtype,
             alpha: picks.one(&[1.0, 0.5, -3.3, 11.832_159]),
         };
         let generator = picks.one(&[

@@ -13,7 +13,13 @@ impl Conformance for Embedding {
     fn case(picks: &mut Picks) -> Case<Self> {
         let table = picks.one(&WeightFormat::ALL);
         let (rows, dim) = (picks.size(65), picks.size(1025));
-        let vocab = picks.one(&[151, 1, 2, 1000]);
+        let vocab = picks.one(&[151, 1, 2, 1000, 66_000]);
+        // Ids beyond 16 bits, of short rows.
+        let (vocab, dim) = match (vocab, table) {
+            (66_000, WeightFormat::Int4Group(_)) => (1000, dim),
+            (66_000, _) => (vocab, dim.min(8)),
+            _ => (vocab, dim),
+        };
         let op = Embedding {
             vocab,
             dim: dim.next_multiple_of(table.cols_multiple()),
@@ -26,6 +32,7 @@ impl Conformance for Embedding {
             Generator::Integers,
             Generator::SignedZeros,
             Generator::Subnormals,
+            Generator::HalfSubnormals,
         ]);
         let out = picks.one(&Layout::ROWS);
         let mut rng = Rng::of(&format!("{op:?} {rows}"));
@@ -33,6 +40,7 @@ impl Conformance for Embedding {
             1 => -1.0,
             2 => vocab as f64,
             3 => f64::from(i32::MAX),
+            4 => vocab as f64 - 1.0,
             _ => rng.below(vocab) as f64,
         });
         let ids = ids.collect();

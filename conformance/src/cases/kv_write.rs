@@ -23,6 +23,8 @@ impl Conformance for KvWrite {
             Generator::Subnormals,
             Generator::SignedZeros,
             Generator::Nan,
+            Generator::NearMax,
+            Generator::HalfSubnormals,
         ]);
         let (k, v) = (picks.one(&Layout::ROWS), picks.one(&Layout::ROWS));
         let mut rng = Rng::of(&format!("{op:?} {tokens}"));

@@ -40,6 +40,8 @@ impl Conformance for Matmul {
             (Generator::Constant, Generator::Constant),
             (Generator::Subnormals, Generator::Normal),
             (Generator::Nan, Generator::Uniform),
+            // Results beyond f16.
+            (Generator::Large, Generator::Normal),
         ]);
         let (x_layout, out) = (picks.one(&Layout::ROWS), picks.one(&Layout::ROWS));
         let in_place = picks.one(&[false, true]);

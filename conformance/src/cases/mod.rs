@@ -62,7 +62,7 @@ pub trait Conformance: Op {
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// What bit-exact operations are tried on.
-const EXACT_GENERATORS: [Generator; 7] = [
+const EXACT_GENERATORS: [Generator; 9] = [
     Generator::Normal,
     Generator::Integers,
     Generator::Wide,
@@ -70,6 +70,8 @@ const EXACT_GENERATORS: [Generator; 7] = [
     Generator::SignedZeros,
     Generator::NegInf,
     Generator::Nan,
+    Generator::NearMax,
+    Generator::HalfSubnormals,
 ];
 
 /// What normalisations are tried on.
@@ -84,7 +86,7 @@ const NORM_GENERATORS: [Generator; 7] = [
 ];
 
 /// What operations that rank elements are tried on.
-const RANK_GENERATORS: [Generator; 7] = [
+const RANK_GENERATORS: [Generator; 8] = [
     Generator::Normal,
     Generator::Ties,
     Generator::Constant,
@@ -92,6 +94,7 @@ const RANK_GENERATORS: [Generator; 7] = [
     Generator::NegInf,
     Generator::Rising,
     Generator::Nan,
+    Generator::NearMax,
 ];
 
 /// A shape of up to four dimensions, for operations that take any.

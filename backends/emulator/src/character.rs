@@ -1,0 +1,215 @@
+//! What an emulated device is like, and what it does wrong.
+
+use hal::{DType, Error, Numerics, Result};
+
+/// What a chip may be like and still compute right. The default is a plain device: 32 lanes, f32 sums.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Character {
+    /// Lanes that add up a sum: lane i takes every `wave`-th term, then the lanes are added pairwise.
+    pub wave: usize,
+    /// Whether kernels take bf16. If not, such specifications are declined, and the card says so.
+    pub bf16: bool,
+    /// The type that products and attention add up in.
+    pub accumulator: DType,
+    /// Bits of the significand that f32 operands of products keep.
+    pub operand_bits: u32,
+    /// Whether f32 numbers below 2⁻¹²⁶ become zero, as operands and as results.
+    pub flush: bool,
+    /// All memory; an allocation beyond it is `OutOfMemory`.
+    pub memory_bytes: Option<usize>,
+    /// Launches with arguments at addresses that are no multiple of this are refused.
+    pub align_bytes: usize,
+    /// Whether work waits in its stream until somebody needs the result.
+    pub asynchronous: bool,
+    /// Whether the card claims exact numerics whatever the above says.
+    pub lies: bool,
+}
+
+impl Default for Character {
+    fn default() -> Self {
+        Self {
+            wave: 32,
+            bf16: true,
+            accumulator: DType::F32,
+            operand_bits: 24,
+            flush: false,
+            memory_bytes: None,
+            align_bytes: 1,
+            asynchronous: false,
+            lies: false,
+        }
+    }
+}
+
+impl Character {
+    /// The words of a spec that describe a character.
+    pub(crate) const WORDS: &str =
+        "waveN, nobf16, f16acc, tf32, bf16ops, ftz, memN[k|m|g], alignN, async, lies";
+
+    /// Applies one word; whether it is one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when its number is not one, or out of range.
+    pub(crate) fn set(&mut self, word: &str) -> Result<bool> {
+        match word {
+            "nobf16" => self.bf16 = false,
+            "f16acc" => self.accumulator = DType::F16,
+            "tf32" => self.operand_bits = 11,
+            "bf16ops" => self.operand_bits = 8,
+            "ftz" => self.flush = true,
+            "async" => self.asynchronous = true,
+            "lies" => self.lies = true,
+            _ => {
+                if let Some(n) = word.strip_prefix("wave") {
+                    self.wave = number(word, n, 1..=1024)?;
+                } else if let Some(n) = word.strip_prefix("align") {
+                    self.align_bytes = number(word, n, 1..=4096)?;
+                } else if let Some(n) = word.strip_prefix("mem") {
+                    self.memory_bytes = Some(bytes(word, n)?);
+                } else {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the card says.
+    pub(crate) fn card(&self) -> Numerics {
+        if self.lies {
+            return Numerics::exact();
+        }
+        let mut card = Numerics {
+            accumulator: self.accumulator,
+            operand_bits: self.operand_bits,
+            ..Numerics::exact()
+        };
+        if !self.bf16 {
+            card.floats.retain(|&dtype| dtype != DType::BF16);
+        }
+        if self.flush {
+            card.flushes = card.floats.clone();
+        }
+        card
+    }
+}
+
+/// What no device may do. Counted over the whole device, from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// The allocation that fails with `OutOfMemory`, once.
+    pub out_of_memory_at: Option<u64>,
+    /// The copy or launch at which the device is lost, for good.
+    pub lost_at: Option<u64>,
+    /// The launch that never ends.
+    pub hang_at: Option<u64>,
+    /// The launch that ends the process.
+    pub crash_at: Option<u64>,
+    /// Whether streams wait for no event.
+    pub waits_ignored: bool,
+    /// Whether downloads do not wait for earlier work.
+    pub downloads_early: bool,
+    /// Whether the last byte of an upload stays behind.
+    pub uploads_short: bool,
+}
+
+impl Faults {
+    /// The words of a spec that describe faults.
+    pub(crate) const WORDS: &str =
+        "oom@N, lost@N, hang@N, crash@N, waits-ignored, downloads-early, uploads-short";
+
+    /// Applies one word; whether it is one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when its number is not one.
+    pub(crate) fn set(&mut self, word: &str) -> Result<bool> {
+        match word {
+            "waits-ignored" => self.waits_ignored = true,
+            "downloads-early" => self.downloads_early = true,
+            "uploads-short" => self.uploads_short = true,
+            _ => return self.set_count(word),
+        }
+        Ok(true)
+    }
+
+    fn set_count(&mut self, word: &str) -> Result<bool> {
+        let Some((fault, n)) = word.split_once('@') else {
+            return Ok(false);
+        };
+        let at = Some(number(word, n, 1..=usize::MAX)? as u64);
+        match fault {
+            "oom" => self.out_of_memory_at = at,
+            "lost" => self.lost_at = at,
+            "hang" => self.hang_at = at,
+            "crash" => self.crash_at = at,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+fn number(word: &str, n: &str, range: std::ops::RangeInclusive<usize>) -> Result<usize> {
+    let parsed = n.parse().ok().filter(|n| range.contains(n));
+    parsed.ok_or_else(|| {
+        Error::invalid(
+            format!("read the emulator's property '{word}'"),
+            format!("'{n}' is no number in {range:?}"),
+        )
+    })
+}
+
+fn bytes(word: &str, n: &str) -> Result<usize> {
+    let (n, shift) = match n.as_bytes().last() {
+        Some(b'k') => (&n[..n.len() - 1], 10),
+        Some(b'm') => (&n[..n.len() - 1], 20),
+        Some(b'g') => (&n[..n.len() - 1], 30),
+        _ => (n, 0),
+    };
+    Ok(number(word, n, 0..=usize::MAX >> 31)? << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_words() {
+        let mut character = Character::default();
+        for word in ["wave64", "nobf16", "f16acc", "ftz", "mem64m", "async"] {
+            assert!(character.set(word).unwrap(), "{word}");
+        }
+        let want = Character {
+            wave: 64,
+            bf16: false,
+            accumulator: DType::F16,
+            flush: true,
+            memory_bytes: Some(64 << 20),
+            asynchronous: true,
+            ..Character::default()
+        };
+        assert_eq!(character, want);
+        assert!(!character.set("warp32").unwrap() && !character.set("").unwrap());
+        for word in [
+            "wave0",
+            "wave-1",
+            "mem",
+            "mem1t",
+            "align1e3",
+            "wave99999999999999999999",
+        ] {
+            assert!(character.set(word).is_err(), "{word}");
+        }
+        let mut faults = Faults::default();
+        assert!(faults.set("lost@40").unwrap() && faults.lost_at == Some(40));
+        assert!(faults.set("oom@0").is_err() && !faults.set("melt@1").unwrap());
+    }
+
+    #[test]
+    fn a_liar_claims_to_be_exact() {
+        let mut character = Character::default();
+        character.set("f16acc").unwrap();
+        assert_eq!(character.card().accumulator, DType::F16);
+        character.set("lies").unwrap();
+        assert_eq!(character.card(), Numerics::exact());
+    }
+}

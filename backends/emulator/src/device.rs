@@ -1,0 +1,500 @@
+//! The emulated device: memory with a limit, streams with queues, and the faults that both share.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use conformance::number::{decode, encode};
+use hal::{
+    Buffer, DType, Device, DeviceId, DeviceInfo, Error, ErrorKind, Event, EventState, Memory,
+    MemoryInfo, Result, Stream, View, check_transfer,
+};
+
+use crate::{Character, Faults};
+
+/// What fresh memory holds: a device's memory is not zeroed.
+const GARBAGE: u8 = 0xcb;
+
+/// What device, memory, streams and kernels share.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) id: DeviceId,
+    pub(crate) character: Character,
+    faults: Faults,
+    used_bytes: AtomicUsize,
+    allocations: AtomicU64,
+    /// Copies and launches.
+    acts: AtomicU64,
+    launches: AtomicU64,
+    lost: AtomicBool,
+    queues: Mutex<Queues>,
+    /// Held while queued work runs, so that it runs on one thread at a time.
+    running: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    next: u64,
+    streams: BTreeMap<u64, Queue>,
+}
+
+/// Work of one stream that nobody has needed yet.
+#[derive(Debug, Default)]
+struct Queue {
+    pending: VecDeque<Work>,
+    queued: u64,
+    done: u64,
+    failed: Option<Error>,
+}
+
+/// One piece of work.
+pub(crate) enum Work {
+    Upload(Window, Vec<u8>),
+    Launch(Box<dyn FnOnce() -> Result<()> + Send>),
+    /// Until the stream has done this much.
+    Wait(u64, u64),
+    Mark(Arc<Mutex<Option<Instant>>>),
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Work::Upload(..) => "upload",
+            Work::Launch(_) => "launch",
+            Work::Wait(..) => "wait",
+            Work::Mark(_) => "mark",
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Board {
+    pub(crate) fn new(id: DeviceId, character: Character, faults: Faults) -> Self {
+        Self {
+            id,
+            character,
+            faults,
+            used_bytes: AtomicUsize::new(0),
+            allocations: AtomicU64::new(0),
+            acts: AtomicU64::new(0),
+            launches: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+            queues: Mutex::default(),
+            running: Mutex::new(()),
+        }
+    }
+
+    /// `DeviceLost` once the device is.
+    pub(crate) fn alive(&self, doing: &'static str) -> Result<()> {
+        if self.lost.load(Ordering::SeqCst) {
+            return Err(
+                Error::new(ErrorKind::DeviceLost, doing, "the emulated device was lost")
+                    .next_step("open the device again"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Counts a copy or launch, at one of which the device may be lost.
+    fn act(&self, doing: &'static str) -> Result<()> {
+        let n = self.acts.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.faults.lost_at == Some(n) {
+            self.lost.store(true, Ordering::SeqCst);
+        }
+        self.alive(doing)
+    }
+
+    /// What happens to a launch before its kernel starts.
+    pub(crate) fn start_launch(&self, doing: &'static str) -> Result<()> {
+        self.act(doing)?;
+        let n = self.launches.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.faults.crash_at == Some(n) {
+            std::process::abort();
+        }
+        if self.faults.hang_at == Some(n) {
+            loop {
+                std::thread::sleep(Duration::from_secs(3600));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn alloc(self: &Arc<Self>, bytes: usize, weight: Option<Vec<u8>>) -> Result<Buffer> {
+        self.alive("allocate memory")?;
+        let fail = |why: String| {
+            Error::new(
+                ErrorKind::OutOfMemory,
+                format!("allocate {bytes} B on the emulator"),
+                why,
+            )
+            .next_step("choose a smaller model, --dtype or context")
+        };
+        let n = self.allocations.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.faults.out_of_memory_at == Some(n) {
+            return Err(fail(format!("allocation {n} is made to fail")));
+        }
+        let limit = self.character.memory_bytes.unwrap_or(usize::MAX);
+        let take = |used: usize| used.checked_add(bytes).filter(|&sum| sum <= limit);
+        let used = &self.used_bytes;
+        used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+            .map_err(|used| fail(format!("{used} of {limit} B are in use")))?;
+        let data = match weight {
+            Some(data) => data,
+            None => {
+                let mut data = Vec::new();
+                if let Err(e) = data.try_reserve_exact(bytes) {
+                    used.fetch_sub(bytes, Ordering::SeqCst);
+                    return Err(fail(e.to_string()));
+                }
+                data.resize(bytes, GARBAGE);
+                data
+            }
+        };
+        Ok(Buffer::new(EmulatorMemory {
+            board: self.clone(),
+            bytes,
+            data: Mutex::new(data),
+        }))
+    }
+
+    /// Queues work on a stream, or does it at once.
+    fn push(&self, stream: u64, work: Work) -> Result<()> {
+        {
+            let mut queues = lock(&self.queues);
+            let queue = queues.streams.entry(stream).or_default();
+            queue.pending.push_back(work);
+            queue.queued += 1;
+        }
+        match self.character.asynchronous {
+            true => Ok(()),
+            false => self.finish(stream, u64::MAX),
+        }
+    }
+
+    /// Does the work of a stream until it has done `mark` pieces, or all.
+    fn finish(&self, stream: u64, mark: u64) -> Result<()> {
+        let running = lock(&self.running);
+        self.drain(stream, mark);
+        drop(running);
+        let mut queues = lock(&self.queues);
+        match queues
+            .streams
+            .get_mut(&stream)
+            .and_then(|q| q.failed.take())
+        {
+            Some(e) => Err(e),
+            None => self.alive("run queued work"),
+        }
+    }
+
+    fn drain(&self, stream: u64, mark: u64) {
+        loop {
+            let next = {
+                let mut queues = lock(&self.queues);
+                let queue = queues.streams.get_mut(&stream);
+                queue
+                    .filter(|q| q.done < mark)
+                    .and_then(|q| q.pending.pop_front())
+            };
+            let Some(work) = next else { return };
+            let result = match work {
+                Work::Upload(to, bytes) => {
+                    let kept = match self.faults.uploads_short {
+                        true => bytes.len().saturating_sub(1),
+                        false => bytes.len(),
+                    };
+                    to.write_bytes(&bytes[..kept]);
+                    Ok(())
+                }
+                // After a loss nothing runs any more.
+                Work::Launch(launch) => self.alive("run queued work").and_then(|()| launch()),
+                Work::Wait(other, mark) => {
+                    if !self.faults.waits_ignored {
+                        self.drain(other, mark);
+                    }
+                    Ok(())
+                }
+                Work::Mark(passed) => {
+                    *lock(&passed) = Some(Instant::now());
+                    Ok(())
+                }
+            };
+            let mut queues = lock(&self.queues);
+            if let Some(queue) = queues.streams.get_mut(&stream) {
+                queue.done += 1;
+                if let Err(e) = result {
+                    queue.failed.get_or_insert(e);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct EmulatorDevice {
+    info: DeviceInfo,
+    board: Arc<Board>,
+}
+
+impl EmulatorDevice {
+    pub(crate) fn new(spec: &str, board: Arc<Board>) -> Self {
+        let character = &board.character;
+        let numerics = character.card();
+        Self {
+            info: DeviceInfo {
+                id: board.id,
+                spec: spec.into(),
+                name: "emulator".into(),
+                detail: format!("{character:?}, {:?}", board.faults),
+                parallelism: character.wave,
+                native_floats: numerics.floats.clone(),
+                numerics,
+            },
+            board,
+        }
+    }
+}
+
+impl Device for EmulatorDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn memory(&self) -> Option<MemoryInfo> {
+        let total = self.board.character.memory_bytes?;
+        Some(MemoryInfo {
+            total_bytes: total,
+            free_bytes: total - self.board.used_bytes.load(Ordering::SeqCst),
+        })
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer> {
+        self.board.alloc(bytes, None)
+    }
+
+    fn stream(&self) -> Result<Box<dyn Stream>> {
+        self.board.alive("make a stream")?;
+        let mut queues = lock(&self.board.queues);
+        let id = queues.next;
+        queues.next += 1;
+        queues.streams.insert(id, Queue::default());
+        Ok(Box::new(EmulatorStream {
+            board: self.board.clone(),
+            id,
+        }))
+    }
+}
+
+/// Memory of the emulator. Queued work holds the buffer, so that dropping the handle delays the free.
+#[derive(Debug)]
+pub(crate) struct EmulatorMemory {
+    board: Arc<Board>,
+    bytes: usize,
+    data: Mutex<Vec<u8>>,
+}
+
+impl EmulatorMemory {
+    pub(crate) fn data(&self) -> MutexGuard<'_, Vec<u8>> {
+        lock(&self.data)
+    }
+}
+
+impl Memory for EmulatorMemory {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn device(&self) -> DeviceId {
+        self.board.id
+    }
+}
+
+impl Drop for EmulatorMemory {
+    fn drop(&mut self) {
+        self.board
+            .used_bytes
+            .fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
+
+/// A view that queued work can keep.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    buffer: Buffer,
+    pub(crate) dtype: DType,
+    pub(crate) shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset_bytes: usize,
+}
+
+impl Window {
+    /// # Errors
+    /// `InvalidArgument` when the view lies on another device.
+    pub(crate) fn new(board: &Board, doing: &'static str, view: &View<'_>) -> Result<Self> {
+        let memory: Option<&EmulatorMemory> = view.buffer().downcast();
+        if memory.is_none_or(|memory| memory.board.id != board.id) {
+            return Err(Error::invalid(
+                doing,
+                "the view lies on another device than the stream",
+            ));
+        }
+        Ok(Self {
+            buffer: view.buffer().clone(),
+            dtype: view.dtype(),
+            shape: view.shape().to_vec(),
+            strides: view.strides().to_vec(),
+            offset_bytes: view.offset_bytes(),
+        })
+    }
+
+    fn memory(&self) -> &EmulatorMemory {
+        self.buffer
+            .downcast()
+            .expect("checked when the window was made")
+    }
+
+    /// The bytes of the whole buffer.
+    pub(crate) fn buffer_bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.memory().data()
+    }
+
+    fn write_bytes(&self, bytes: &[u8]) {
+        self.memory().data()[self.offset_bytes..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Where each element lies in the buffer, row-major, in bytes.
+    fn places(&self) -> Vec<usize> {
+        let mut places = vec![self.offset_bytes];
+        for (&n, &stride) in self.shape.iter().zip(&self.strides) {
+            let step = stride * self.dtype.bytes();
+            let next = places
+                .iter()
+                .flat_map(|at| (0..n).map(move |i| at + i * step));
+            places = next.collect();
+        }
+        places
+    }
+
+    /// The elements, row-major.
+    pub(crate) fn read(&self) -> Vec<f64> {
+        let data = self.memory().data();
+        let element = |at| decode(self.dtype, &data[at..]);
+        self.places().into_iter().map(element).collect()
+    }
+
+    /// Stores elements, row-major, each rounded once.
+    pub(crate) fn write(&self, values: &[f64]) {
+        let (mut data, mut bytes) = (self.memory().data(), Vec::new());
+        for (at, &x) in self.places().into_iter().zip(values) {
+            bytes.clear();
+            encode(self.dtype, x, &mut bytes);
+            data[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+    }
+
+    /// Whether the first element lies at a multiple of `align` bytes.
+    pub(crate) fn is_aligned(&self, align: usize) -> bool {
+        self.offset_bytes.is_multiple_of(align)
+    }
+}
+
+/// An in-order queue.
+#[derive(Debug)]
+pub(crate) struct EmulatorStream {
+    board: Arc<Board>,
+    id: u64,
+}
+
+impl EmulatorStream {
+    pub(crate) fn launch(&self, work: Box<dyn FnOnce() -> Result<()> + Send>) -> Result<()> {
+        self.board.push(self.id, Work::Launch(work))
+    }
+}
+
+impl Stream for EmulatorStream {
+    fn upload(&mut self, dst: &View<'_>, src: &[u8]) -> Result<()> {
+        check_transfer("upload", dst, src.len())?;
+        let to = Window::new(&self.board, "upload", dst)?;
+        self.board.act("upload")?;
+        self.board.push(self.id, Work::Upload(to, src.to_vec()))
+    }
+
+    fn download(&mut self, dst: &mut [u8], src: &View<'_>) -> Result<()> {
+        check_transfer("download", src, dst.len())?;
+        let from = Window::new(&self.board, "download", src)?;
+        self.board.act("download")?;
+        if !self.board.faults.downloads_early {
+            self.board.finish(self.id, u64::MAX)?;
+        }
+        dst.copy_from_slice(&from.buffer_bytes()[src.range_bytes()]);
+        Ok(())
+    }
+
+    fn record(&mut self) -> Result<Event> {
+        self.board.alive("record an event")?;
+        let passed = Arc::default();
+        self.board.push(self.id, Work::Mark(Arc::clone(&passed)))?;
+        let queues = lock(&self.board.queues);
+        let mark = queues.streams.get(&self.id).map_or(0, |queue| queue.queued);
+        drop(queues);
+        Ok(Event::new(EmulatorEvent {
+            board: self.board.clone(),
+            stream: self.id,
+            mark,
+            passed,
+        }))
+    }
+
+    fn wait(&mut self, event: &Event) -> Result<()> {
+        self.board.alive("wait for an event")?;
+        let event = event
+            .downcast::<EmulatorEvent>()
+            .filter(|event| event.board.id == self.board.id)
+            .ok_or_else(|| Error::invalid("wait for an event", "it is of another device"))?;
+        self.board
+            .push(self.id, Work::Wait(event.stream, event.mark))
+    }
+
+    fn synchronize(&mut self) -> Result<()> {
+        self.board.alive("synchronize")?;
+        self.board.finish(self.id, u64::MAX)
+    }
+}
+
+impl Drop for EmulatorStream {
+    fn drop(&mut self) {
+        // What was queued is still owed to whoever reads the buffers.
+        let _ = self.board.finish(self.id, u64::MAX);
+        lock(&self.board.queues).streams.remove(&self.id);
+    }
+}
+
+#[derive(Debug)]
+struct EmulatorEvent {
+    board: Arc<Board>,
+    stream: u64,
+    mark: u64,
+    passed: Arc<Mutex<Option<Instant>>>,
+}
+
+impl EventState for EmulatorEvent {
+    fn synchronize(&self) -> Result<()> {
+        self.board.alive("wait for an event")?;
+        self.board.finish(self.stream, self.mark)
+    }
+
+    fn since(&self, earlier: &Event) -> Result<Duration> {
+        let fail = |why| Error::invalid("measure between events", why);
+        let earlier = earlier
+            .downcast::<EmulatorEvent>()
+            .ok_or_else(|| fail("they are of different backends"))?;
+        match (*lock(&self.passed), *lock(&earlier.passed)) {
+            (Some(end), Some(start)) => Ok(end.saturating_duration_since(start)),
+            _ => Err(fail("one of them has not passed")),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The conformance suite on emulators that are odd and right.
+
+use conformance::{Status, Suite};
+use ops::Accelerator;
+
+fn emulator() -> Accelerator {
+    backend_emulator::open("emulator:wave64,async").unwrap()
+}
+
+conformance::tests!(emulator);
+
+/// A tenth of the cases on other characters.
+macro_rules! characters {
+    ($($name:ident $op:ident),*) => {
+        #[test]
+        fn other_characters_conform() {
+            for spec in ["emulator:wave1", "emulator:ftz,wave7,mem256m"] {
+                let suite = Suite::new(backend_emulator::open(spec).unwrap());
+                $(
+                    let report = suite.run_where::<ops::$op>(|case| case.id().len() % 10 == 0);
+                    report.require_pass().unwrap_or_else(|e| panic!("{spec}: {e}"));
+                )*
+            }
+        }
+
+        /// Declared types may be declined; the rest must run.
+        #[test]
+        fn a_device_without_bf16_says_so() {
+            for (spec, allowed) in [
+                ("emulator:nobf16", Status::Unsupported),
+                ("emulator:nobf16,lies", Status::ClaimedButUnsupported),
+            ] {
+                let suite = Suite::new(backend_emulator::open(spec).unwrap());
+                $(
+                    let report = suite.run_where::<ops::$op>(|case| case.id().len() % 16 == 0);
+                    let declined = report.count(allowed);
+                    let passed = report.count(Status::Pass) + report.count(Status::PassWeak);
+                    assert_eq!(passed + declined, report.outcomes.len(), "{spec}: {report}");
+                )*
+            }
+        }
+    };
+}
+conformance::for_each_op!(characters);

@@ -1,0 +1,401 @@
+//! Precision probes: what a device's arithmetic is, found out from outside, and held against its card
+//! ([`hal::Numerics`]).
+//!
+//! - operands: `(1 + 2^−b)·1`: the largest b that comes back tells the bits that products keep;
+//! - sums: the ladder `2^p + 1`: the largest p at which the 1 is not lost;
+//! - small numbers: `2^−130·1` and `2^−100·2^−30`;
+//! - rounding: 2049 and 2051 stored as f16 are ties;
+//! - contraction: `(1 + 2^−12)² − (1 + 2^−11)` is 2^−24 only when the product is not rounded;
+//! - NaN and infinities; scores beyond f16 in attention; the extremes of softmax.
+
+use std::fmt;
+
+use hal::{DType, Numerics, Result, WeightFormat};
+use ops::reference::Tensor;
+use ops::{Accelerator, Attention, Binary, Cast, Elementwise, Mask, Matmul, Softmax};
+
+use crate::lab::Lab;
+
+/// What the probes found; `None` where the device could not be asked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Findings {
+    /// Bits of the significand of sums of products, by operand type.
+    pub accumulator_bits: Vec<(DType, u32)>,
+    /// The same of attention's scores.
+    pub score_bits: Option<u32>,
+    /// Bits that f32 operands of products keep.
+    pub operand_bits: Option<u32>,
+    /// Operand types whose products lost a number below 2⁻¹²⁶.
+    pub flushes: Vec<DType>,
+    /// Whether the smallest f16 number survives a product.
+    pub keeps_half_subnormals: Option<bool>,
+    /// Whether results and casts are rounded to nearest, ties to even.
+    pub rounds_to_nearest_even: Option<bool>,
+    /// Whether `a + alpha·b` is one operation with one rounding.
+    pub contracts: Option<bool>,
+    /// Whether NaN and infinities come out of products and softmax as IEEE 754 says.
+    pub propagates_nan: Option<bool>,
+    /// Whether scores beyond 65504 work with f16 queries and keys.
+    pub scores_exceed_f16: Option<bool>,
+    /// Whether softmax is right for numbers far from zero.
+    pub softmax_extremes: Option<bool>,
+}
+
+/// Asks the device.
+///
+/// # Errors
+/// What the device reports, but for `Unsupported`, which leaves a finding out.
+pub fn probe(accelerator: &Accelerator) -> Result<Findings> {
+    let lab = Lab::new(accelerator);
+    let mut findings = Findings {
+        score_bits: score_bits(&lab)?,
+        operand_bits: operand_bits(&lab)?,
+        rounds_to_nearest_even: rounding(&lab)?,
+        contracts: contraction(&lab)?,
+        propagates_nan: propagation(&lab)?,
+        scores_exceed_f16: large_scores(&lab)?,
+        softmax_extremes: softmax_extremes(&lab)?,
+        ..Findings::default()
+    };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        if let Some(bits) = accumulator_bits(&lab, dtype)? {
+            findings.accumulator_bits.push((dtype, bits));
+        }
+        if dtype != DType::F16 && flushes(&lab, dtype)? == Some(true) {
+            findings.flushes.push(dtype);
+        }
+    }
+    let smallest = 2f64.powi(-24);
+    let kept = lab.product(DType::F16, &[smallest], &[1.0])?;
+    findings.keeps_half_subnormals = kept.map(|y| y == smallest);
+    Ok(findings)
+}
+
+/// One more than the largest p at which a sum of products holds `2^p + 1`.
+fn accumulator_bits(lab: &Lab, dtype: DType) -> Result<Option<u32>> {
+    for p in (1..24u32).rev() {
+        // 2^p as a product, so that every operand type holds the factors.
+        let (a, b) = (2f64.powi(p as i32 / 2), 2f64.powi(p as i32 - p as i32 / 2));
+        let Some(sum) = lab.product(dtype, &[a, 1.0], &[b, 1.0])? else {
+            return Ok(None);
+        };
+        if sum == a * b + 1.0 {
+            return Ok(Some(p + 1));
+        }
+    }
+    Ok(Some(1))
+}
+
+/// The same by two keys whose scores differ by 1: equal weights mean that the 1 was lost.
+fn score_bits(lab: &Lab) -> Result<Option<u32>> {
+    for p in (1..24i32).rev() {
+        let (a, b) = (2f64.powi(p / 2), 2f64.powi(p - p / 2));
+        let Some(out) = attend(lab, DType::F32, &[a, 1.0], [&[b, 1.0], &[b, 0.0]], 1.0)? else {
+            return Ok(None);
+        };
+        // Values are 1 and 0: e/(1 + e) against 1/2.
+        if (out - 0.731).abs() < 0.01 {
+            return Ok(Some(p as u32 + 1));
+        }
+    }
+    Ok(Some(1))
+}
+
+/// Attention of one query over two slots with values 1 and 0.
+fn attend(
+    lab: &Lab,
+    dtype: DType,
+    q: &[f64],
+    keys: [&[f64]; 2],
+    scale: f32,
+) -> Result<Option<f64>> {
+    let dim = 64;
+    let op = Attention {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: dim,
+        pages: 1,
+        page_size: 16,
+        scale,
+        mask: Mask::Full,
+        dtype,
+        kv: dtype,
+    };
+    let padded = |x: &[f64]| {
+        let mut x = x.to_vec();
+        x.resize(dim, 0.0);
+        x
+    };
+    let mut k = keys.map(padded).concat();
+    k.resize(16 * dim, 0.0);
+    let mut v = vec![0.0; 16 * dim];
+    v[..dim].fill(1.0);
+    let numbers = |x: &[f64]| Tensor::new(&[x.len()], x.to_vec());
+    let cache = [1, 1, 16, dim];
+    let inputs = [
+        Tensor::new(&[1, 1, dim], padded(q)),
+        Tensor::new(&cache, k),
+        Tensor::new(&cache, v),
+        Tensor::new(&[1, 1], vec![0.0]),
+        numbers(&[0.0, 1.0]),
+        numbers(&[2.0]),
+    ];
+    let outputs = lab.run(op, &[&[1, 1, dim]], &inputs)?;
+    Ok(outputs.map(|outputs| outputs[0].data[0]))
+}
+
+fn operand_bits(lab: &Lab) -> Result<Option<u32>> {
+    for bits in (2..=24).rev() {
+        let x = 1.0 + 2f64.powi(1 - bits);
+        // K = 1 and K = 2, on either side.
+        for (a, b) in [
+            (vec![x], vec![1.0]),
+            (vec![1.0], vec![x]),
+            (vec![x, 0.0], vec![1.0, 1.0]),
+        ] {
+            match lab.product(DType::F32, &a, &b)? {
+                None => return Ok(None),
+                Some(y) if y == x => {}
+                Some(_) => break,
+            }
+            if a.len() == 2 {
+                return Ok(Some(bits as u32));
+            }
+        }
+    }
+    Ok(Some(1))
+}
+
+/// Whether an operand or a product below 2⁻¹²⁶ became zero.
+fn flushes(lab: &Lab, dtype: DType) -> Result<Option<bool>> {
+    let small = 2f64.powi(-130);
+    let operand = lab.product(dtype, &[small], &[1.0])?;
+    let product = lab.product(dtype, &[2f64.powi(-100)], &[2f64.powi(-30)])?;
+    let (Some(operand), Some(product)) = (operand, product) else {
+        return Ok(None);
+    };
+    Ok(Some(operand != small || product != small))
+}
+
+fn rounding(lab: &Lab) -> Result<Option<bool>> {
+    let op = Matmul {
+        out: DType::F16,
+        ..Matmul::new(1, 2, DType::F32, WeightFormat::Dense(DType::F32))
+    };
+    let row = |a: f64, b: f64| Tensor::new(&[1, 2], vec![a, b]);
+    // Sums of operands of few bits, so that rounded operands and narrow sums do not show here.
+    for (a, b, want) in [
+        (2048.0, 1.0, 2048.0),
+        (2048.0, 3.0, 2052.0),
+        (-2048.0, -1.0, -2048.0),
+    ] {
+        let inputs = [row(a, b), row(1.0, 1.0)];
+        match lab.run(op.clone(), &[&[1, 1]], &inputs)? {
+            None => return Ok(None),
+            Some(out) if out[0].data[0] == want => {}
+            Some(_) => return Ok(Some(false)),
+        }
+    }
+    let cast = Cast {
+        from: DType::F32,
+        to: DType::F16,
+    };
+    let ties = Tensor::new(&[3], vec![2049.0, 2051.0, -2049.0]);
+    let cast = lab.run(cast, &[&[3]], &[ties])?;
+    Ok(Some(cast.is_none_or(|out| {
+        out[0].data == [2048.0, 2052.0, -2048.0]
+    })))
+}
+
+fn contraction(lab: &Lab) -> Result<Option<bool>> {
+    let x = 1.0 + 2f64.powi(-12);
+    let op = Elementwise {
+        kind: Binary::Add,
+        dtype: DType::F32,
+        alpha: x as f32,
+    };
+    let one = |x: f64| Tensor::new(&[1], vec![x]);
+    let outputs = lab.run(op, &[&[1]], &[one(-(1.0 + 2f64.powi(-11))), one(x)])?;
+    Ok(outputs.map(|outputs| outputs[0].data[0] != 0.0))
+}
+
+fn propagation(lab: &Lab) -> Result<Option<bool>> {
+    let inf = f64::INFINITY;
+    type Right = fn(f64) -> bool;
+    let cases: [(f64, f64, Right); 4] = [
+        (f64::NAN, 0.0, f64::is_nan),
+        (inf, 0.0, f64::is_nan),
+        (inf, 2.0, |y| y == f64::INFINITY),
+        (-inf, 2.0, |y| y == f64::NEG_INFINITY),
+    ];
+    for (x, w, right) in cases {
+        match lab.product(DType::F32, &[1.0, x], &[1.0, w])? {
+            None => return Ok(None),
+            Some(y) if right(y) => {}
+            Some(_) => return Ok(Some(false)),
+        }
+    }
+    let softmax = softmax(lab, &[1.0, f64::NAN, 2.0])?;
+    Ok(Some(softmax.is_none_or(|y| y.iter().all(|p| p.is_nan()))))
+}
+
+/// A score of ±320000, with queries and keys of 200.
+fn large_scores(lab: &Lab) -> Result<Option<bool>> {
+    let (q, k) = ([200.0; 64], [-200.0; 64]);
+    let out = attend(lab, DType::F16, &q, [&q, &k], 0.125)?;
+    Ok(out.map(|out| out == 1.0))
+}
+
+fn softmax(lab: &Lab, x: &[f64]) -> Result<Option<Vec<f64>>> {
+    let op = Softmax {
+        dtype: DType::F32,
+        scale: 1.0,
+        mask: None,
+    };
+    let shape = [1, 1, x.len()];
+    let outputs = lab.run(op, &[&shape], &[Tensor::new(&shape, x.to_vec())])?;
+    Ok(outputs.map(|mut outputs| outputs.swap_remove(0).data))
+}
+
+fn softmax_extremes(lab: &Lab) -> Result<Option<bool>> {
+    let e = std::f64::consts::E;
+    let [low, high] = [1.0 / (1.0 + e), e / (1.0 + e)];
+    let max = f64::from(f32::MAX);
+    for (x, want) in [
+        ([1000.0, 999.0], [high, low]),
+        ([-1000.0, -999.0], [low, high]),
+        ([max, -max], [1.0, 0.0]),
+        ([f64::NEG_INFINITY, -3e38], [0.0, 1.0]),
+        ([f64::NEG_INFINITY; 2], [0.0, 0.0]),
+    ] {
+        let Some(y) = softmax(lab, &x)? else {
+            return Ok(None);
+        };
+        if !y.iter().zip(want).all(|(y, want)| (y - want).abs() < 1e-6) {
+            return Ok(Some(false));
+        }
+    }
+    Ok(Some(true))
+}
+
+impl Findings {
+    /// Where the card says one thing and the probes found another, and what no device may do.
+    pub fn contradictions(&self, card: &Numerics) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut claim = |ok: bool, what: String| {
+            if !ok {
+                wrong.push(what);
+            }
+        };
+        let bits = digits(card.accumulator);
+        for &(dtype, found) in &self.accumulator_bits {
+            claim(
+                found == bits,
+                format!(
+                    "the card says that products of {dtype} are summed in {} ({bits} bits), the probe finds {found} bits",
+                    card.accumulator
+                ),
+            );
+        }
+        if let Some(found) = self.score_bits {
+            claim(
+                found == bits,
+                format!(
+                    "the card says that scores are summed in {} ({bits} bits), the probe finds {found} bits",
+                    card.accumulator
+                ),
+            );
+        }
+        if let Some(found) = self.operand_bits {
+            // A narrow sum shows no more of its operands.
+            let says = card.operand_bits.min(bits);
+            claim(
+                found == says,
+                format!(
+                    "the card says that f32 operands keep {says} bits, the probe finds {found}"
+                ),
+            );
+        }
+        // Nor can it hold such numbers.
+        for dtype in self.flushes.iter().filter(|_| bits == 24) {
+            claim(
+                card.flushes.contains(dtype),
+                format!(
+                    "the card says that {dtype} products keep numbers below 2^-126, the probe finds zero"
+                ),
+            );
+        }
+        for (found, must) in [
+            (
+                self.keeps_half_subnormals,
+                "the smallest f16 number must survive a product",
+            ),
+            (
+                self.rounds_to_nearest_even,
+                "results must be rounded to nearest, ties to even",
+            ),
+            (
+                self.propagates_nan,
+                "NaN and infinities must come out of products and softmax",
+            ),
+            (
+                self.scores_exceed_f16,
+                "scores beyond 65504 must work with f16 queries and keys",
+            ),
+            (
+                self.softmax_extremes,
+                "softmax must be right for numbers far from zero",
+            ),
+        ] {
+            claim(
+                found != Some(false),
+                format!("{must}; the probe finds otherwise"),
+            );
+        }
+        wrong
+    }
+}
+
+/// Bits of a float type's significand.
+fn digits(dtype: DType) -> u32 {
+    -dtype.unit_roundoff().log2() as u32
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ask = |found: Option<bool>| match found {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "not asked",
+        };
+        for (dtype, bits) in &self.accumulator_bits {
+            writeln!(f, "sums of {dtype} products: {bits} bits")?;
+        }
+        if let Some(bits) = self.score_bits {
+            writeln!(f, "sums of scores: {bits} bits")?;
+        }
+        if let Some(bits) = self.operand_bits {
+            writeln!(f, "f32 operands: {bits} bits")?;
+        }
+        let flushed: Vec<&str> = self.flushes.iter().map(|dtype| dtype.name()).collect();
+        writeln!(f, "flushes numbers below 2^-126 of: {}", flushed.join(", "))?;
+        writeln!(
+            f,
+            "keeps f16 subnormals: {}",
+            ask(self.keeps_half_subnormals)
+        )?;
+        writeln!(
+            f,
+            "rounds to nearest even: {}",
+            ask(self.rounds_to_nearest_even)
+        )?;
+        writeln!(f, "contracts a + b·c: {}", ask(self.contracts))?;
+        writeln!(
+            f,
+            "propagates NaN and infinities: {}",
+            ask(self.propagates_nan)
+        )?;
+        writeln!(f, "scores beyond f16: {}", ask(self.scores_exceed_f16))?;
+        write!(f, "extremes of softmax: {}", ask(self.softmax_extremes))
+    }
+}
