@@ -12,7 +12,7 @@ use wildmatch::WildMatch;
 use crate::cases::Conformance;
 use crate::picks::{Picks, covering};
 use crate::rng::fnv;
-use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, speed};
+use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, robustness, speed};
 
 /// How many cases are tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,7 +56,8 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn names(&self, group: &str, name: &str) -> bool {
+    /// Whether a check, by its group and its whole name, is among [`Selection::ops`].
+    pub fn names(&self, group: &str, name: &str) -> bool {
         let matches = |pattern: &String| {
             let pattern = WildMatch::new(pattern);
             pattern.matches(group) || pattern.matches(name)
@@ -271,6 +272,7 @@ impl Catalogue {
     /// `NotFound` when a pattern of `selection` names nothing at all.
     pub fn new(selection: &Selection, more: Vec<Check>) -> Result<Self> {
         let mut checks = memory::checks();
+        checks.extend(robustness::checks());
         checks.extend(speed::checks());
         checks.extend(more);
         let mut groups: BTreeSet<String> = checks.iter().map(|c| c.group.clone()).collect();

@@ -73,7 +73,7 @@ pub fn discipline(accelerator: &Accelerator) -> Result<Vec<Discipline>> {
 }
 
 /// Three runs of some standard cases: one alone, then two at once on two threads' streams.
-fn determinism<O: Conformance>(suite: &Suite) -> Result<Option<bool>> {
+pub(crate) fn determinism<O: Conformance>(suite: &Suite) -> Result<Option<bool>> {
     const CASES: usize = 6;
     let cases = O::cases();
     let step = cases.len().div_ceil(CASES).max(1);
@@ -159,7 +159,7 @@ fn slice(tensor: &Tensor, dim: usize, r: usize) -> Tensor {
     Tensor::new(&shape, kept.map(|(_, &x)| x).collect())
 }
 
-fn batch_invariance(lab: &Lab) -> Result<Vec<(&'static str, Option<bool>)>> {
+pub(crate) fn batch_invariance(lab: &Lab) -> Result<Vec<(&'static str, Option<bool>)>> {
     const DIM: usize = 515;
     let dtype = DType::F32;
     let matrix = |label: &str, cols: usize| (normal(&[BATCH, cols], label), Some(0));
@@ -337,27 +337,40 @@ fn batch_invariance(lab: &Lab) -> Result<Vec<(&'static str, Option<bool>)>> {
 
 /// The promises of streams, each with what was wrong.
 pub fn streams(accelerator: &Accelerator) -> Vec<(&'static str, Result<(), String>)> {
-    type Test = fn(&Accelerator) -> Result<bool>;
-    let tests: [(&'static str, Test); 5] = [
-        ("a download sees all earlier work of its stream", in_order),
-        ("host bytes may be reused after an upload", reuse),
-        ("an event orders the work of two streams", events),
-        ("a buffer may be dropped while its work is queued", drops),
-        (
-            "a stream may be dropped while its work is queued",
-            stream_drops,
-        ),
-    ];
-    let run = |(name, test): (&'static str, Test)| {
+    let run = |(_, promise, test): (_, &'static str, Promise)| {
         let wrong = match test(accelerator) {
             Ok(true) => Ok(()),
             Ok(false) => Err("other bytes came back".to_string()),
             Err(e) => Err(format!("{e:?}")),
         };
-        (name, wrong)
+        (promise, wrong)
     };
-    tests.map(run).into()
+    STREAMS.map(run).into()
 }
+
+/// Whether the bytes are those expected.
+type Promise = fn(&Accelerator) -> Result<bool>;
+
+/// Names, promises and how they are tried.
+pub(crate) const STREAMS: [(&str, &str, Promise); 5] = [
+    (
+        "in_order",
+        "a download sees all earlier work of its stream",
+        in_order,
+    ),
+    ("reuse", "host bytes may be reused after an upload", reuse),
+    ("events", "an event orders the work of two streams", events),
+    (
+        "drops",
+        "a buffer may be dropped while its work is queued",
+        drops,
+    ),
+    (
+        "stream_drops",
+        "a stream may be dropped while its work is queued",
+        stream_drops,
+    ),
+];
 
 const BYTES: usize = 1 << 16;
 

@@ -43,6 +43,7 @@ pub mod probe;
 pub mod reference_device;
 pub mod report;
 mod rng;
+mod robustness;
 mod run;
 pub mod runner;
 pub mod shapes;

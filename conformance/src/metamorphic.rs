@@ -3,6 +3,7 @@
 //! Where a property says *equal*, every arithmetic class must make it so (small integers, powers of two, copies);
 //! otherwise results agree up to a few roundings of their type.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use hal::{DType, Result, WeightFormat};
@@ -83,6 +84,27 @@ pub fn properties_of(accelerator: &Accelerator, keep: impl Fn(&str) -> bool) -> 
         },
     };
     TESTS.iter().filter(|test| keep(test.0)).map(ask).collect()
+}
+
+/// What became of one property: `None` when the device could not be asked.
+type Answer = (&'static str, Option<Result<(), String>>);
+
+/// The properties of `op`, with the device's errors as errors.
+pub(crate) fn ask(accelerator: &Accelerator, op: &str) -> Result<Vec<Answer>> {
+    let lab = Lab::new(accelerator);
+    let tests = TESTS.iter().filter(|test| test.0 == op);
+    tests
+        .map(|(_, name, test)| Ok((*name, test(&lab)?)))
+        .collect()
+}
+
+/// The operations, and what should hold of each.
+pub(crate) fn names() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let mut names = BTreeMap::<_, Vec<_>>::new();
+    for (op, name, _) in TESTS {
+        names.entry(*op).or_default().push(*name);
+    }
+    names
 }
 
 const TESTS: &[(&str, &str, Test)] = &[

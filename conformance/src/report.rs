@@ -19,7 +19,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::waivers::Applied;
-use crate::{Asked, Level, Metrics, Outcome, Record, Rng, Status};
+use crate::{Asked, Level, Levels, Metrics, Outcome, Record, Rng, Status};
 
 /// Names and versions the document's format.
 pub const SCHEMA: &str = "glm/conformance/1";
@@ -147,7 +147,7 @@ impl Verdict {
 pub struct Summary {
     /// The result of results.
     pub verdict: Verdict,
-    /// Whether it may stand for the device: a complete standard or full run of levels 0 to 5 that passed.
+    /// Whether it may stand for the device: a complete standard or full run of levels 0 to 6 that passed.
     pub certifies: bool,
     /// How many checks ended how.
     pub statuses: BTreeMap<String, usize>,
@@ -318,8 +318,8 @@ impl Document {
         if !selection.ops.is_empty() {
             why.push(format!("only {} ran", selection.ops.join(", ")));
         }
-        if !(selection.levels.contain(Level::Memory) && selection.levels.contain(Level::Models)) {
-            why.push("levels 0 to 5 are needed".into());
+        if !complete(selection.levels) {
+            why.push("levels 0 to 6 are needed".into());
         }
         if !summary.missing.is_empty() {
             why.push(format!("no passing case of {}", summary.missing.join(", ")));
@@ -413,17 +413,20 @@ fn summary(asked: &Asked, timing: &Timing, results: &[Record]) -> Summary {
     }
     let missing = passing.into_iter().filter(|(_, passes)| !passes);
     let missing: Vec<String> = missing.map(|(op, _)| op.to_owned()).collect();
-    let levels = asked.selection.levels;
-    let complete = asked.selection.depth.certifies()
+    let whole = asked.selection.depth.certifies()
         && asked.selection.ops.is_empty()
-        && levels.contain(Level::Memory)
-        && levels.contain(Level::Models);
+        && complete(asked.selection.levels);
     Summary {
         verdict,
-        certifies: verdict == Verdict::Passed && complete && missing.is_empty(),
+        certifies: verdict == Verdict::Passed && whole && missing.is_empty(),
         statuses,
         missing,
     }
+}
+
+/// Whether these are all levels but speed.
+fn complete(levels: Levels) -> bool {
+    levels.contain(Level::Memory) && levels.contain(Level::Robustness)
 }
 
 /// SHA-256 of a document without its digest and signature.

@@ -172,7 +172,7 @@ fn verdicts_tell_the_classes_apart() {
         let results = statuses
             .iter()
             .map(|&s| record("matmul/f16/x", Level::Matmul, s));
-        let asked = asked("0..5", &[], Depth::Standard);
+        let asked = asked("0..6", &[], Depth::Standard);
         Document::new(asked, timing(partial), Vec::new(), results.collect()).summary
     };
     use Status::*;
@@ -204,8 +204,8 @@ fn verdicts_tell_the_classes_apart() {
     assert_eq!(verdict(false, &[Fail]).missing, ["matmul"]);
     let passed = vec![record("matmul/f16/x", Level::Matmul, Pass)];
     for asked in [
-        asked("0..5", &[], Depth::Quick),
-        asked("0..5", &["matmul"], Depth::Standard),
+        asked("0..6", &[], Depth::Quick),
+        asked("0..6", &["matmul"], Depth::Standard),
         asked("0..4", &[], Depth::Full),
         asked("1..5", &[], Depth::Full),
     ] {

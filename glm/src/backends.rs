@@ -14,9 +14,11 @@ pub struct Options {
 pub const NAMES: &[&str] = &[
     #[cfg(feature = "cpu")]
     "cpu",
+    #[cfg(feature = "emulator")]
+    "emulator",
 ];
 
-/// Opens the device that `spec` names: `cpu`.
+/// Opens the device that `spec` names: `cpu`; `emulator`, or `emulator:` and what it is like.
 ///
 /// # Errors
 /// `NotFound` for a back end that this build lacks; what the back end reports otherwise.
@@ -28,6 +30,8 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
             threads: options.threads,
             level: None,
         }),
+        #[cfg(feature = "emulator")]
+        _ if spec == "emulator" || spec.starts_with("emulator:") => backend_emulator::open(spec),
         _ => Err(Error::new(
             ErrorKind::NotFound,
             format!("open device '{spec}'"),

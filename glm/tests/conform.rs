@@ -281,3 +281,72 @@ fn ctrl_c_ends_with_a_partial_report() {
     assert!(statuses["PASS"].as_u64() > Some(0) && statuses["NOT-RUN"].as_u64() > Some(0));
     assert_eq!(document["summary"]["certifies"], false);
 }
+
+/// The statuses of the checks that ran, and the whole document.
+fn statuses(args: &[&str]) -> (Option<i32>, Vec<(String, String)>, Value) {
+    let output = conform(&[args, &["--json", "--quiet"]].concat());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let results = document["results"].as_array().unwrap().iter();
+    let results = results.map(|r| (text(&r["name"]), text(&r["status"])));
+    (output.status.code(), results.collect(), document.clone())
+}
+
+#[test]
+fn properties_probes_and_discipline_are_level_6() {
+    for device in ["cpu", "emulator:wave64,async"] {
+        let (code, results, document) = statuses(&["--device", device, "--level", "6"]);
+        for (name, status) in &results {
+            assert_eq!(status, "PASS", "{device}: {name}: {document:#}");
+        }
+        assert_eq!(code, Some(0));
+        for kind in ["probe/card", "stream/", "discipline/", "property/"] {
+            assert!(
+                results.iter().any(|(name, _)| name.starts_with(kind)),
+                "{kind}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_wrong_fails_and_one_that_dies_ends_the_run_with_results() {
+    for (device, check, status) in [
+        ("emulator:tf32,lies", "probe/card", "FAIL"),
+        ("emulator:tf32", "probe/card", "PASS"),
+        (
+            "emulator:mutant=matmul/nibbles-swapped",
+            "property/matmul",
+            "FAIL",
+        ),
+        (
+            "emulator:mutant=matmul/nibbles-swapped",
+            "property/softmax",
+            "PASS",
+        ),
+        ("emulator:async,waits-ignored", "stream/events", "FAIL"),
+        ("emulator:lost@20", "property/cast", "DEVICE-LOST"),
+        ("emulator:nobf16", "discipline/matmul", "PASS"),
+    ] {
+        let args = ["--device", device, "--level", "6", "--ops", check];
+        let (code, results, document) = statuses(&args);
+        let want = (check.to_owned(), status.to_owned());
+        assert_eq!(results, [want], "{device}: {document:#}");
+        assert_eq!(code == Some(0), status == "PASS", "{device}");
+    }
+}
+
+#[test]
+fn the_mutation_score_counts_what_lives() {
+    let args = ["--device", "emulator", "--mutation-score", "--quick"];
+    let output = conform(&[&args[..], &["--ops", "c*", "--json"]].concat());
+    let score: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{score:#}");
+    assert_eq!(score["schema"], "glm/mutation-score/1");
+    assert!(score["mutants"].as_u64() > Some(20), "{score}");
+    assert_eq!(score["killed"], score["mutants"]);
+    assert_eq!(score["false_alarms"], 0);
+    let none = [&args[..], &["--ops", "matmull"]].concat();
+    fails(&none, 7, &["matmull"]);
+    fails(&["--device", "emulator:fast", "--level", "0"], 3, &["fast"]);
+}

@@ -38,7 +38,7 @@ use ops::{Accelerator, Ops};
 
 pub use character::{Character, Faults};
 pub use rules::Rule;
-pub use score::{Options, RuleScore, Score, Survivor, mutation_score, score_of, survivors};
+pub use score::{Options, RuleScore, Score, Survivor, mutation_score, survivors};
 
 use device::{Board, EmulatorDevice};
 

@@ -1,6 +1,7 @@
 //! The mutation score: how many wrong kernels are found, by the suite and by the rules of others, and how many right
 //! ones are blamed.
 
+use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -67,6 +68,51 @@ pub struct Score {
     pub seconds: f64,
 }
 
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |n: usize, all: usize| {
+            format!(
+                "{n} of {all} ({:.1} %)",
+                100.0 * n as f64 / all.max(1) as f64
+            )
+        };
+        writeln!(f, "{} mutants of {} kinds", self.mutants, self.kinds)?;
+        writeln!(
+            f,
+            "{:15} killed {}, blamed {} right results, {} weakly ({} elements)",
+            "suite",
+            of(self.killed, self.mutants),
+            of(self.false_alarms, self.cases),
+            self.weak,
+            self.elements
+        )?;
+        if !self.rules.is_empty() {
+            for (name, killed) in [
+                ("normal numbers", self.killed_by_normal_numbers),
+                ("properties", self.killed_by_properties),
+            ] {
+                writeln!(f, "{name:15} killed {}", of(killed, self.mutants))?;
+            }
+        }
+        for rule in &self.rules {
+            writeln!(
+                f,
+                "{:15} killed {}, blamed {} right results",
+                rule.name,
+                of(rule.killed, self.mutants),
+                of(rule.false_alarms, rule.cases)
+            )?;
+        }
+        for survivor in &self.survivors {
+            writeln!(f, "survives: {}/{}", survivor.op, survivor.name)?;
+        }
+        for blamed in &self.blamed {
+            writeln!(f, "false alarm: {blamed}")?;
+        }
+        write!(f, "{:.0} s", self.seconds)
+    }
+}
+
 /// A mutant that no case kills.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Survivor {
@@ -91,18 +137,13 @@ pub struct RuleScore {
     pub cases: usize,
 }
 
-/// The score of the suite on the emulator: every mutant, every rule.
-pub fn mutation_score() -> Score {
-    let emulator = crate::of(
-        "emulator",
-        crate::Character::default(),
-        crate::Faults::default(),
-    );
-    score_of(&emulator, &Options::default())
-}
-
-/// The score of the suite on mutants of any device, which is taken to be right.
-pub fn score_of(accelerator: &Accelerator, options: &Options) -> Score {
+/// The score of the suite on mutants of those operations of `accelerator` that `keep` keeps. The accelerator itself is
+/// taken to be right.
+pub fn mutation_score(
+    accelerator: &Accelerator,
+    options: &Options,
+    keep: impl Fn(&str) -> bool,
+) -> Score {
     let start = Instant::now();
     let mut score = Score {
         rules: rule_scores(options),
@@ -112,7 +153,9 @@ pub fn score_of(accelerator: &Accelerator, options: &Options) -> Score {
     macro_rules! all {
         ($($name:ident $op:ident),*) => {
             let ops = [$(stringify!($name)),*].len();
-            $(score_op::<ops::$op>(accelerator, options, ops, &mut score, &mut names);)*
+            $(if keep(stringify!($name)) {
+                score_op::<ops::$op>(accelerator, options, ops, &mut score, &mut names);
+            })*
         };
     }
     conformance::for_each_op!(all);

@@ -324,7 +324,7 @@ pub(crate) struct Convert {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Conform {
     /// Levels: 0 memory, 1 exact, 2 elementwise, 3 matmul, 4 attention and norms, 5 small models, 6 robustness, 7 speed
-    #[arg(long, default_value = "0..5", value_name = "A..B")]
+    #[arg(long, default_value = "0..6", value_name = "A..B")]
     pub(crate) level: Levels,
 
     /// Only these operations or checks, with * and ?: `matmul`, `*norm`, `matmul/f16*`
@@ -378,6 +378,21 @@ pub(crate) struct Conform {
     /// Share of the results that --verify runs again
     #[arg(long, default_value = "1%", value_name = "SHARE", requires = "verify")]
     pub(crate) sample: Share,
+
+    /// Break the device's kernels in every way of a table, and count how often the suite finds it
+    #[cfg(feature = "emulator")]
+    #[arg(long, conflicts_with_all = ["report", "waivers", "sign_key", "list", "verify", "full"])]
+    pub(crate) mutation_score: bool,
+
+    /// Random cases that the device as it is must pass too, with --mutation-score
+    #[cfg(feature = "emulator")]
+    #[arg(
+        long,
+        default_value = "0",
+        value_name = "N",
+        requires = "mutation_score"
+    )]
+    pub(crate) random_cases: usize,
 
     /// Take checks from stdin: how a run starts its workers
     #[arg(long, hide = true)]

@@ -1,6 +1,8 @@
 //! `glm conform`: runs the conformance suite on a device, in worker processes, and writes the report.
 
 mod models;
+#[cfg(feature = "emulator")]
+mod mutation;
 
 use std::io::Write;
 use std::path::Path;
@@ -38,6 +40,10 @@ pub(crate) fn run(global: &Global, args: &Conform) -> Result<(), Failure> {
             _ => Depth::Standard,
         },
     };
+    #[cfg(feature = "emulator")]
+    if args.mutation_score {
+        return mutation::run(global, args, &selection);
+    }
     // What the user typed, not what a file holds: usage.
     let catalogue =
         Catalogue::new(&selection, models::checks()).map_err(|e| Failure::Error(e, 2))?;
