@@ -434,7 +434,7 @@ mod tests {
     fn slices_are_quantised_as_their_elements() {
         let all = (0..=u16::MAX).map(f16::from_bits).filter(|x| x.is_finite());
         let all: Vec<f32> = all.map(f16::to_f32).collect();
-        for scale in [0.0, 6e-8, 0.0079, 0.0694580078125, 0.5, 1.0, 515.0] {
+        for scale in [0.0, 6e-8, 0.0079, 0.069_458, 0.5, 1.0, 515.0] {
             for (qmax, to_f16) in [(127.0, true), (7.0, true), (127.0, false), (7.0, false)] {
                 for piece in all.chunks(PIECE) {
                     let mut got = vec![0; piece.len()];
