@@ -18,7 +18,7 @@ use glm::inspect::inspect;
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::source::ModelSource;
 use hal::{Buffer, DType, Device, DeviceInfo, ErrorKind, MemoryInfo, Result, Stream, WeightFormat};
-use ops::{Accelerator, Context, Embedding, HostWeight, Ops, Planner};
+use ops::{Accelerator, Context, Embedding, HostWeight, Ops};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -259,27 +259,31 @@ fn apart() -> [(&'static str, Context); 2] {
         };
         backend_cpu::open(&options).unwrap()
     };
-    let whole = cpu().ops.embedding.unwrap();
-    let declines = move |op: &Embedding| match op.tied {
-        true => Ok(None),
-        false => whole.plan(op),
-    };
-    let with = |embedding: Option<Arc<dyn Planner<Embedding>>>| {
-        let cpu = cpu();
-        Accelerator {
-            ops: Ops {
-                embedding,
-                ..cpu.ops
-            },
-            device: cpu.device,
+    let declines_tied = |ops: Ops| {
+        let whole = ops.embedding.clone().unwrap();
+        let planner = move |op: &Embedding| match op.tied {
+            true => Ok(None),
+            false => whole.plan(op),
+        };
+        Ops {
+            embedding: Some(Arc::new(planner)),
+            ..ops
         }
     };
+    let lacks = |ops: Ops| Ops {
+        embedding: None,
+        ..ops
+    };
+    let with = |change: &dyn Fn(Ops) -> Ops| {
+        let Accelerator { device, ops } = cpu();
+        Context::new(Accelerator {
+            device,
+            ops: change(ops),
+        })
+    };
     [
-        ("declined", Context::new(with(Some(Arc::new(declines))))),
-        (
-            "on the host",
-            Context::new(with(None)).with_host_fallback(cpu()),
-        ),
+        ("declined", with(&declines_tied)),
+        ("on the host", with(&lacks).with_host_fallback(cpu())),
     ]
 }
 
