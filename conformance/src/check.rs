@@ -371,7 +371,8 @@ mod tests {
 
     #[test]
     fn selects_by_level_operation_and_name() {
-        let norms = catalogue("0..7", &["*norm"], Depth::Quick);
+        // Level 6 has checks named after operations too.
+        let norms = catalogue("0..5", &["*norm"], Depth::Quick);
         let groups: BTreeSet<&str> = norms.checks.iter().map(|c| &*c.group).collect();
         assert_eq!(
             groups.into_iter().collect::<Vec<_>>(),

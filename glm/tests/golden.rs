@@ -583,21 +583,40 @@ fn a_sequence_does_not_notice_its_neighbours() {
         let (a, b): (Vec<u32>, Vec<u32>) = ((1..12).collect(), (20..29).collect());
         // Two prompts, then a token of one beside several of the other.
         let steps = [(&a[..10], &b[..6]), (&a[10..], &b[6..])];
-        let alone = |model: &mut Model, pieces: [&[u32]; 2]| {
-            let mut sequence = sequence(model);
-            pieces.map(|ids| step(model, &mut sequence, ids)).concat()
+        // Prefixes of two lengths, with their masks at two places.
+        let rule = model.architecture().blank;
+        let blanks = [4, 3].map(|start| {
+            made_up_blank(&model).map(|blank| Blank {
+                start,
+                mask: start - 2,
+                ..blank
+            })
+        });
+        let new = |model: &Model, blank: Option<Blank>| {
+            let mut sequence = model.sequence();
+            sequence
+                .set_prefix(blank.map_or(0, |blank| blank.start))
+                .unwrap();
+            sequence
+        };
+        let alone = |model: &mut Model, blank, pieces: [&[u32]; 2]| {
+            let mut sequence = new(model, blank);
+            pieces
+                .map(|ids| run(model, &mut sequence, ids, blank).unwrap())
+                .concat()
         };
         let expected = [
-            alone(&mut model, steps.map(|(a, _)| a)),
-            alone(&mut model, steps.map(|(_, b)| b)),
+            alone(&mut model, blanks[0], steps.map(|(a, _)| a)),
+            alone(&mut model, blanks[1], steps.map(|(_, b)| b)),
         ];
-        let (mut s, mut t) = (sequence(&model), sequence(&model));
-        let (rule, blank) = (model.architecture().blank, made_up_blank(&model));
+        let [mut s, mut t] = blanks.map(|blank| new(&model, blank));
         let mut got = [Vec::new(), Vec::new()];
         for (a, b) in steps {
-            let positions_of =
-                |s: &Sequence, ids: &[u32]| positions(rule, blank, s.len()..s.len() + ids.len());
-            let (of_s, of_t) = (positions_of(&s, a), positions_of(&t, b));
+            let positions_of = |s: &Sequence, blank, ids: &[u32]| {
+                positions(rule, blank, s.len()..s.len() + ids.len())
+            };
+            let of_s = positions_of(&s, blanks[0], a);
+            let of_t = positions_of(&t, blanks[1], b);
             let chunk = |sequence, ids, positions| Chunk {
                 sequence,
                 ids,
