@@ -1,5 +1,7 @@
 //! The conformance suite on the CPU: every operation natively, composed, and as another device's host fallback.
 
+mod common;
+
 use backend_cpu::{Level, Options};
 use conformance::discipline::{discipline, streams};
 use conformance::metamorphic::properties;
@@ -8,22 +10,7 @@ use conformance::{Case, Conformance, Picks, Status, Suite};
 use ops::{Accelerator, Context, How, Ops};
 use proptest::prelude::*;
 
-fn cpu() -> Accelerator {
-    backend_cpu::open(&Options::default()).unwrap()
-}
-
-/// The CPU without kernels for operations that can be composed.
-fn primitive() -> Accelerator {
-    let Accelerator { device, ops } = cpu();
-    let ops = Ops {
-        attention: None,
-        glu: None,
-        add_rms_norm: None,
-        add_layer_norm: None,
-        ..ops
-    };
-    Accelerator { device, ops }
-}
+use common::{cpu, primitive};
 
 conformance::tests!(cpu);
 

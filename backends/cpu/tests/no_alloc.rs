@@ -1,31 +1,16 @@
 //! Running a plan allocates nothing, on any thread, for any operation.
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backend_cpu::Options;
 use backend_emulator::mutants::{Change, with};
 use conformance::Suite;
-use ops::{Accelerator, Ops};
 
-fn cpu() -> Accelerator {
-    backend_cpu::open(&Options::default()).unwrap()
-}
-
-/// The CPU without kernels for operations that can be composed.
-fn primitive() -> Accelerator {
-    let Accelerator { device, ops } = cpu();
-    let ops = Ops {
-        attention: None,
-        glu: None,
-        add_rms_norm: None,
-        add_layer_norm: None,
-        ..ops
-    };
-    Accelerator { device, ops }
-}
+use common::{cpu, primitive};
 
 /// Counts every allocation of the process.
 struct Counting;

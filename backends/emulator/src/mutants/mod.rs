@@ -4,6 +4,7 @@
 //! else altogether. It knows no backend: [`with`] puts it into any accelerator.
 
 mod common;
+mod residual;
 
 mod activation;
 mod add_layer_norm;
