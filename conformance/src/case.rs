@@ -1,6 +1,9 @@
 //! One case: an operation's specification, and for each argument its shape, layout and data.
 
 use std::fmt;
+use std::sync::Arc;
+
+use ops::HostWeight;
 
 use crate::{Generator, Rng};
 
@@ -84,6 +87,8 @@ pub(crate) enum Fill {
     Random(Generator),
     /// These, row-major.
     Values(Vec<f64>),
+    /// This one, as it is.
+    Weight(Arc<HostWeight<'static>>),
 }
 
 /// One argument of a case.
@@ -120,6 +125,12 @@ impl Operand {
         Self::new(shape, Fill::Values(values))
     }
 
+    /// A given weight.
+    pub fn weight(weight: HostWeight<'static>) -> Self {
+        let shape = [weight.rows, weight.cols];
+        Self::new(&shape, Fill::Weight(Arc::new(weight)))
+    }
+
     /// Places it in another layout.
     #[must_use]
     pub fn layout(mut self, layout: Layout) -> Self {
@@ -134,7 +145,7 @@ impl fmt::Debug for Operand {
         match &self.fill {
             Fill::None => {}
             Fill::Random(generator) => write!(f, " {generator}")?,
-            Fill::Values(_) => f.write_str(" given")?,
+            Fill::Values(_) | Fill::Weight(_) => f.write_str(" given")?,
         }
         match self.layout {
             Layout::Contiguous => Ok(()),

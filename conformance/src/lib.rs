@@ -41,6 +41,7 @@ mod outcome;
 mod picks;
 pub mod probe;
 pub mod reference_device;
+mod replay;
 pub mod report;
 mod rng;
 mod robustness;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, View, WeightFormat};
 use ops::reference::Tensor;
-use ops::{Accelerator, Arg, ArgList, Context, How, Op, Plan, Role};
+use ops::{Accelerator, Arg, ArgList, Context, HostWeight, How, Op, Plan, Role};
 
 use crate::bound::Expected;
 use crate::case::{Case, Fill, Layout};
@@ -390,6 +390,7 @@ impl<'a> Bench<'a> {
                 let weight = match &operand.fill {
                     Fill::Random(generator) => generator.weight(format, [rows, cols], &mut rng)?,
                     Fill::Values(values) => generate::weight(format, [rows, cols], values)?,
+                    Fill::Weight(weight) => HostWeight::clone(weight),
                     Fill::None => {
                         return Err(Error::invalid("make a case", "a weight has no data"));
                     }
@@ -423,7 +424,7 @@ impl<'a> Bench<'a> {
             let extent_bytes = offsets.iter().max().map_or(0, |last| last + size);
             let row = operand.shape.last().copied().unwrap_or(1);
             let values = match &operand.fill {
-                Fill::None => None,
+                Fill::None | Fill::Weight(_) => None,
                 Fill::Values(values) => Some(values.clone()),
                 Fill::Random(generator) => {
                     Some(generator.fill(arg.dtype, offsets.len(), row, &mut rng))

@@ -24,7 +24,7 @@ mod gguf;
 mod implied;
 mod index;
 mod linear;
-mod map;
+pub(crate) mod map;
 mod pickle;
 mod safetensors;
 mod sat;

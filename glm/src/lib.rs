@@ -21,6 +21,7 @@ pub mod rope;
 pub mod sampler;
 pub mod source;
 pub mod tokenizer;
+pub mod trace;
 mod weights;
 
 mod files;

@@ -390,7 +390,7 @@ impl Model {
             .transpose()?;
         let mut loader = Loader {
             checkpoint,
-            device: &**device,
+            context,
             stream: &mut *stream,
             progress: &mut progress,
             done_bytes: 0,

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
-use ops::{Embedding, EmbeddingArgs, HostWeight, Matmul, MatmulArgs, Plan};
+use ops::{Context, Embedding, EmbeddingArgs, HostWeight, Matmul, MatmulArgs, Plan};
 
 use crate::architecture::{Architecture, Norm, QkvNames};
 use crate::checkpoint::{Checkpoint, StoredMatrix};
@@ -124,6 +124,24 @@ impl Matrix {
             },
             None,
         ))
+    }
+
+    /// The key; of several, where they differ, each part's own: `layers.3.self_attn.{q_proj,k_proj,v_proj}`.
+    fn name(&self) -> String {
+        let split = |key: &'_ String| -> (String, String) {
+            match key.rsplit_once('.') {
+                Some((before, last)) => (before.into(), last.into()),
+                None => (String::new(), key.clone()),
+            }
+        };
+        match &self.keys[..] {
+            [key] => key.clone(),
+            keys => {
+                let (before, _) = split(&keys[0]);
+                let parts: Vec<String> = keys.iter().map(|key| split(key).1).collect();
+                format!("{before}.{{{}}}", parts.join(","))
+            }
+        }
     }
 
     /// Bytes on the device, before a backend's padding.
@@ -254,7 +272,7 @@ pub(crate) fn check_norm(checkpoint: &Checkpoint, key: &str, norm: Norm, dim: us
 /// Loads described tensors one after the other and tells how far it is.
 pub(crate) struct Loader<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
-    pub(crate) device: &'a dyn Device,
+    pub(crate) context: &'a Context,
     pub(crate) stream: &'a mut dyn Stream,
     pub(crate) progress: &'a mut dyn FnMut(usize, usize),
     pub(crate) done_bytes: usize,
@@ -264,7 +282,8 @@ pub(crate) struct Loader<'a> {
 impl Loader<'_> {
     /// Reads, converts and packs a matrix for `plan`.
     pub(crate) fn linear(&mut self, matrix: &Matrix, plan: Plan<Matmul>) -> Result<Linear> {
-        let weight = converted(self.checkpoint, matrix, |weight| plan.pack(weight))?;
+        let (checkpoint, context) = (self.checkpoint, self.context);
+        let weight = converted(checkpoint, context, matrix, |weight| plan.pack(weight))?;
         let bias = match matrix.bias {
             true => Some(self.upload_f32(&matrix.read_bias(self.checkpoint)?)?),
             false => None,
@@ -275,8 +294,9 @@ impl Loader<'_> {
 
     /// Reads and converts a table for `plan`; a dense one is stored as it is.
     pub(crate) fn table(&mut self, matrix: &Matrix, plan: Plan<Embedding>) -> Result<Table> {
-        let table = converted(self.checkpoint, matrix, |table| match table.format {
-            WeightFormat::Dense(_) => upload(self.device, self.stream, &table.data),
+        let (checkpoint, context, stream) = (self.checkpoint, self.context, &mut *self.stream);
+        let table = converted(checkpoint, context, matrix, |table| match table.format {
+            WeightFormat::Dense(_) => upload(&**context.device(), stream, &table.data),
             _ => plan.pack(table),
         })?;
         self.count(matrix.bytes());
@@ -288,7 +308,9 @@ impl Loader<'_> {
         let mut vector = |name: String| -> Result<Buffer> {
             let values = self.checkpoint.tensor(&name)?.to_f32()?;
             self.count(values.len() * 4);
-            self.upload_f32(&values)
+            let buffer = self.upload_f32(&values)?;
+            self.context.name(key, &buffer, None)?;
+            Ok(buffer)
         };
         let weight = vector(weight_name(key))?;
         let bias = match norm {
@@ -300,7 +322,11 @@ impl Loader<'_> {
 
     /// A device buffer of these values.
     pub(crate) fn upload_f32(&mut self, values: &[f32]) -> Result<Buffer> {
-        upload(self.device, self.stream, bytemuck::cast_slice(values))
+        upload(
+            &**self.context.device(),
+            self.stream,
+            bytemuck::cast_slice(values),
+        )
     }
 
     fn count(&mut self, bytes: usize) {
@@ -312,11 +338,15 @@ impl Loader<'_> {
 /// What `pack` makes of the matrix, read and converted.
 fn converted(
     checkpoint: &Checkpoint,
+    context: &Context,
     matrix: &Matrix,
     pack: impl FnOnce(&HostWeight<'_>) -> Result<Buffer>,
 ) -> Result<Buffer> {
     let weight = matrix.read(checkpoint)?;
-    let packed = pack(&weight);
+    let packed = pack(&weight).and_then(|buffer| {
+        context.name(&matrix.name(), &buffer, Some(&weight))?;
+        Ok(buffer)
+    });
     drop(weight);
     // Packed it is in memory once; the file's pages would be a second time.
     for key in &matrix.keys {

@@ -1,9 +1,15 @@
 //! Element types and weight formats.
 
 use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
 
 /// The type of one element of a [`View`](crate::View).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DType {
     /// IEEE 754 binary32.
@@ -79,7 +85,10 @@ impl fmt::Display for DType {
 /// The quantised formats are symmetric: `w = q · scale`.
 /// Int4 bytes hold two columns, **the even column in the high nibble**, both two's complement:
 /// GLM's own order (GLM-130B `quantization/`, ChatGLM-6B `quantization.py`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// Text and JSON: the name that [`Display`](fmt::Display) gives, `bf16`, `int8`, `int4-g32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 #[non_exhaustive]
 pub enum WeightFormat {
     /// f32, f16 or bf16 elements.
@@ -155,5 +164,35 @@ impl fmt::Display for WeightFormat {
             WeightFormat::Int4Row => f.write_str("int4"),
             WeightFormat::Int4Group(group) => write!(f, "int4-g{group}"),
         }
+    }
+}
+
+impl FromStr for WeightFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let named = |format: &Self| format.to_string() == name;
+        Self::ALL.into_iter().find(named).ok_or_else(|| {
+            let names: Vec<String> = Self::ALL.iter().map(Self::to_string).collect();
+            Error::invalid(
+                format!("read the weight format '{name}'"),
+                "there is none of this name",
+            )
+            .next_step(format!("choose one of {}", names.join(", ")))
+        })
+    }
+}
+
+impl From<WeightFormat> for String {
+    fn from(format: WeightFormat) -> Self {
+        format.to_string()
+    }
+}
+
+impl TryFrom<String> for WeightFormat {
+    type Error = Error;
+
+    fn try_from(name: String) -> Result<Self> {
+        name.parse()
     }
 }

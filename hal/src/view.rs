@@ -285,6 +285,15 @@ impl<'a> View<'a> {
         Ok(view)
     }
 
+    /// The bytes from the first to the last element, gaps included.
+    pub fn span(&self) -> Self {
+        let range = self.range_bytes();
+        let mut span = View::of_bytes(self.buffer);
+        span.offset_bytes = range.start;
+        span.shape[0] = range.len();
+        span
+    }
+
     /// Whether two views may share bytes.
     pub fn overlaps(&self, other: &View<'_>) -> bool {
         let (a, b) = (self.range_bytes(), other.range_bytes());

@@ -3,13 +3,15 @@
 //! `out` may be the same view as `x`.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{expect_dense_rows, expect_rank, expect_shape, op_args, signature};
 use crate::reference::{Tensor, erfc};
 use crate::{Op, Signature};
 
 /// An activation function.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Act {
     /// `x / (1 + exp(−x))`: ChatGLM2 and later.
     Silu,
@@ -45,7 +47,7 @@ impl Act {
 }
 
 /// Specification of an activation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Activation {
     /// The function.
     pub act: Act,

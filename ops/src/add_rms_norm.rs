@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use hal::{DType, Result, Stream, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{op_args, signature};
 use crate::reference::Tensor;
@@ -14,7 +15,7 @@ use crate::rms_norm::{check_rows, check_vectors};
 use crate::*;
 
 /// Specification of a residual sum with RMS normalisation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AddRmsNorm {
     /// Elements per row.
     pub dim: usize,

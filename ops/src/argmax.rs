@@ -1,6 +1,7 @@
 //! Index of the largest element of each row; of equal ones the lowest index. A NaN counts as the largest.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, invalid, op_args, signature,
@@ -9,7 +10,7 @@ use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Specification of an argmax.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Argmax {
     /// Element type of `x`.
     pub dtype: DType,

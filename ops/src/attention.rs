@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use hal::{DType, Result, Stream, View, WeightFormat};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, invalid, op_args, signature,
@@ -24,7 +25,8 @@ use crate::workspace::{Carver, piece_bytes};
 use crate::*;
 
 /// Which slots of its sequence a token sees. A token's position is its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mask {
     /// Slots up to its own.
     Causal,
@@ -47,7 +49,7 @@ impl Mask {
 }
 
 /// Specification of attention.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attention {
     /// Query heads.
     pub heads: usize,

@@ -3,13 +3,14 @@
 //! All three take any strides, so a transposed or repeated operand is a view, not a copy. Sums in f32.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{expect_rank, expect_shape, op_args, signature};
 use crate::reference::{Tensor, dot};
 use crate::{Op, Signature};
 
 /// Specification of a batched product.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchedMatmul {
     /// Element type of `a`.
     pub a: DType,

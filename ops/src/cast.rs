@@ -3,13 +3,14 @@
 //! Bit-exact: overflow gives an infinity, NaN stays NaN, subnormals are kept. Any strides.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{expect_shape, op_args, signature};
 use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Specification of a cast between f32, f16 and bf16.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Cast {
     /// Element type of `x`.
     pub from: DType,

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hal::{Buffer, Device, Error, Result, Stream, View};
 
+use crate::observe::Watch;
 use crate::op::shapes;
-use crate::{Accelerator, ArgList, HostWeight, How, Launch, Op, Plan, Role, Signature};
+use crate::{Accelerator, ArgList, HostWeight, How, Launch, Observer, Op, Plan, Role, Signature};
 
 /// Where operations are planned: an accelerator, and what may happen when it lacks a kernel.
 #[derive(Debug)]
 pub struct Context {
     accelerator: Accelerator,
     host: Option<Accelerator>,
+    watch: Option<Arc<Watch>>,
     counts: Mutex<BTreeMap<(&'static str, &'static str), usize>>,
 }
 
@@ -23,6 +25,7 @@ impl Context {
         Self {
             accelerator,
             host: None,
+            watch: None,
             counts: Mutex::default(),
         }
     }
@@ -33,6 +36,25 @@ impl Context {
     pub fn with_host_fallback(mut self, host: Accelerator) -> Self {
         self.host = Some(host);
         self
+    }
+
+    /// Every launch of what is planned from now on is seen by `observer`, inside those named before.
+    #[must_use]
+    pub fn with_observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        let before = self.watch.take();
+        self.watch = Some(Arc::new(Watch::new(before.as_deref(), observer)));
+        self
+    }
+
+    /// Tells observers what a buffer holds, by the name that people know it by, and of a packed weight its values.
+    ///
+    /// # Errors
+    /// Those of the observers.
+    pub fn name(&self, name: &str, buffer: &Buffer, weight: Option<&HostWeight<'_>>) -> Result<()> {
+        match &self.watch {
+            Some(watch) => watch.name(name, buffer, weight),
+            None => Ok(()),
+        }
     }
 
     /// The device planned for.
@@ -57,6 +79,10 @@ impl Context {
             )
         })?;
         self.count([((O::NAME, how_name(how)), 1)]);
+        let launch = match &self.watch {
+            Some(watch) => watch.wrap(op.clone(), how, launch),
+            None => launch,
+        };
         Ok(Plan::new(op, how, info.id, launch))
     }
 
@@ -141,7 +167,7 @@ impl Launch for HostLaunch {
                 buffers.push(view.buffer().clone());
                 continue;
             }
-            let span = span(view)?;
+            let span = view.span();
             bytes.resize(span.bytes(), 0);
             stream.download(&mut bytes, &span)?;
             let buffer = device.alloc(bytes.len())?;
@@ -163,7 +189,7 @@ impl Launch for HostLaunch {
         };
         for ((view, arg), buffer) in args.iter().zip(&self.signature).zip(&buffers) {
             if matches!(arg.role, Role::Out | Role::InOut) {
-                let span = span(view)?;
+                let span = view.span();
                 bytes.resize(span.bytes(), 0);
                 let from = View::new(buffer, hal::DType::U8, &[bytes.len()])?;
                 host_stream.download(&mut bytes, &from)?;
@@ -176,10 +202,4 @@ impl Launch for HostLaunch {
     fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
         self.launch.pack(weight)
     }
-}
-
-/// The bytes from the first to the last element of a view.
-fn span<'a>(view: &View<'a>) -> Result<View<'a>> {
-    let range = view.range_bytes();
-    View::at(view.buffer(), range.start, hal::DType::U8, &[range.len()])
 }

@@ -1,13 +1,14 @@
 //! Strided copy: `out = x`, bit for bit, between views of one shape and any strides.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{expect_shape, op_args, signature};
 use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Specification of a copy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StridedCopy {
     /// Element type of both.
     pub dtype: DType,

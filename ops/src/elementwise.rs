@@ -3,13 +3,15 @@
 //! Any strides, so stride 0 broadcasts an input. `out` may be the same view as `a` or `b`.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{expect_shape, op_args, signature};
 use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// A function of two numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Binary {
     /// `a + alpha·b`
     Add,
@@ -25,7 +27,7 @@ impl Binary {
 }
 
 /// Specification of an element-by-element function.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Elementwise {
     /// The function.
     pub kind: Binary,

@@ -3,6 +3,7 @@
 //! An id outside `0..vocab` gives a row of zeros.
 
 use hal::{DType, Result, View, WeightFormat};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
@@ -11,7 +12,7 @@ use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Specification of an embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Embedding {
     /// Number of rows of the table.
     pub vocab: usize,

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use hal::{DType, Result, Stream, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{expect_dense_rows, expect_rank, expect_shape, op_args, signature};
 use crate::reference::Tensor;
@@ -14,7 +15,8 @@ use crate::workspace::{Carver, piece_bytes};
 use crate::*;
 
 /// A half of the last dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Half {
     /// Columns `0..dim`: ChatGLM2 and later.
     First,
@@ -23,7 +25,7 @@ pub enum Half {
 }
 
 /// Specification of a gated linear unit.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Glu {
     /// Columns of `out`; `x` has twice as many.
     pub dim: usize,

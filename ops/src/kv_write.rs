@@ -4,6 +4,7 @@
 //! A slot outside the cache (−1, say) skips the token. Two tokens must not name one slot.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
@@ -12,7 +13,7 @@ use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Specification of a cache write.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KvWrite {
     /// Key-value heads.
     pub kv_heads: usize,

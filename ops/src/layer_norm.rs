@@ -4,6 +4,7 @@
 //! Sums in f32 whatever the storage type; `out` may be the same view as `x`.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{op_args, signature};
 use crate::reference::{Tensor, sum};
@@ -11,7 +12,7 @@ use crate::rms_norm::{check_rows, check_vectors};
 use crate::{Op, Signature};
 
 /// Specification of a layer normalisation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerNorm {
     /// Elements per row.
     pub dim: usize,

@@ -18,6 +18,7 @@
 //! The order of arguments is the same everywhere: outputs, inputs, weights.
 
 mod context;
+mod observe;
 mod op;
 mod plan;
 pub mod reference;
@@ -60,6 +61,7 @@ pub use glu::{Glu, GluArgs, Half};
 pub use kv_write::{KvWrite, KvWriteArgs};
 pub use layer_norm::{LayerNorm, LayerNormArgs};
 pub use matmul::{Matmul, MatmulArgs};
+pub use observe::{Call, Observer, Spec};
 pub use op::{
     Arg, ArgList, Launch, MAX_ARGS, Op, Planned, Planner, Role, SafeLaunch, Signature, check_args,
 };

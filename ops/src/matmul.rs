@@ -4,6 +4,7 @@
 //! says. `out` may be the same view as `residual`.
 
 use hal::{DType, Result, View, WeightFormat};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
@@ -12,7 +13,7 @@ use crate::reference::{Tensor, dot};
 use crate::{Act, Op, Signature};
 
 /// Specification of a product with a weight `[n, k]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Matmul {
     /// Output features.
     pub n: usize,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use hal::{Buffer, DType, Error, Result, Stream, View, WeightFormat};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Context, HostWeight, Ops, reference::Tensor};
 
@@ -49,7 +50,9 @@ pub type Signature = ArrayVec<Arg, MAX_ARGS>;
 /// One operation of one specification: `RmsNorm { dim: 4096, dtype: BF16, eps: 1e-5 }`.
 ///
 /// The specification holds what selects a kernel; the views hold what changes per token.
-pub trait Op: Planned + Clone + Debug + PartialEq + Send + Sync + 'static {
+pub trait Op:
+    Planned + Clone + Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     /// The name in tables, traces and reports; also the file name in each crate.
     const NAME: &'static str;
 

@@ -4,12 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use hal::{Buffer, DeviceId, Error, Result, Stream, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::shapes;
 use crate::{ArgList, HostWeight, Launch, Op, check_args};
 
 /// How a planned operation is carried out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum How {
     /// By one kernel of the device.
     Native,

@@ -3,6 +3,7 @@
 //! Sums in f32 whatever the storage type; `out` may be the same view as `x`.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
@@ -11,7 +12,7 @@ use crate::reference::{Tensor, dot};
 use crate::{Op, Signature};
 
 /// Specification of an RMS normalisation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RmsNorm {
     /// Elements per row.
     pub dim: usize,

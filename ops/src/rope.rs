@@ -8,6 +8,7 @@
 //! Source: Su et al., "RoFormer", arXiv 2104.09864; the layouts of the GLM generations differ, see [`RopeLayout`].
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, invalid, op_args, signature,
@@ -16,7 +17,8 @@ use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Which elements form a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RopeLayout {
     /// `(2i, 2i+1)`: ChatGLM2 to GLM-4-0414.
     Interleaved,
@@ -25,7 +27,7 @@ pub enum RopeLayout {
 }
 
 /// Specification of a rotary embedding.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     /// Elements per head.
     pub head_dim: usize,

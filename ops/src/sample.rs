@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::argmax::ranking;
 use crate::op::{
@@ -23,7 +24,7 @@ use crate::reference::{Tensor, softmax};
 use crate::{Op, Signature};
 
 /// Specification of sampling.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// Number of logits per row.
     pub vocab: usize,

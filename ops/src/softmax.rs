@@ -4,6 +4,7 @@
 //! `out` may be the same view as `x`.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
@@ -12,7 +13,7 @@ use crate::reference::{Tensor, softmax};
 use crate::{Mask, Op, Signature};
 
 /// Specification of a softmax.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Softmax {
     /// Element type of `x` and `out`.
     pub dtype: DType,

@@ -1,6 +1,7 @@
 //! The k largest elements of each row, largest first; equal ones by index, NaN before all.
 
 use hal::{DType, Result, View};
+use serde::{Deserialize, Serialize};
 
 use crate::argmax::ranking;
 use crate::op::{
@@ -10,7 +11,7 @@ use crate::reference::Tensor;
 use crate::{Op, Signature};
 
 /// Specification of a top-k.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TopK {
     /// How many; at most the columns of `x`.
     pub k: usize,

@@ -492,7 +492,10 @@ impl EventState for EmulatorEvent {
         let earlier = earlier
             .downcast::<EmulatorEvent>()
             .ok_or_else(|| fail("they are of different backends"))?;
-        match (*lock(&self.passed), *lock(&earlier.passed)) {
+        // One after the other: an event may be measured from itself.
+        let end = *lock(&self.passed);
+        let start = *lock(&earlier.passed);
+        match (end, start) {
             (Some(end), Some(start)) => Ok(end.saturating_duration_since(start)),
             _ => Err(fail("one of them has not passed")),
         }

@@ -11,7 +11,7 @@ use crate::files;
 
 /// The bytes of one file.
 #[derive(Debug)]
-pub(super) enum Bytes {
+pub(crate) enum Bytes {
     /// Mapped from disk; pages are read when touched and given back under memory pressure.
     Mapped(Mmap),
     /// Part of this executable.
@@ -25,7 +25,7 @@ impl Bytes {
     ///
     /// # Errors
     /// `NotFound`, `Io`; `Corrupt` when the file is empty.
-    pub(super) fn map(path: &Path) -> Result<Self> {
+    pub(crate) fn map(path: &Path) -> Result<Self> {
         let doing = format!("map {}", path.display());
         let file = File::open(path).map_err(|e| files::io_error(&doing, e))?;
         let metadata = file.metadata().map_err(|e| files::io_error(&doing, e))?;
@@ -42,7 +42,7 @@ impl Bytes {
     }
 
     /// Gives the pages of `range` back to the system; they are read again when touched again.
-    pub(super) fn release(&self, range: Range<usize>) {
+    pub(crate) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self
             && !range.is_empty()

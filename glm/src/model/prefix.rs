@@ -149,7 +149,7 @@ impl<'c> PrefixTensors<'c> {
         );
         let mut loader = Loader {
             checkpoint: self.checkpoint,
-            device,
+            context,
             stream,
             progress: &mut |_, _| {},
             done_bytes: 0,

@@ -131,6 +131,12 @@ pub(crate) enum Command {
     Quantize(Convert),
     /// Prove that a device computes right: run the conformance suite, write a report
     Conform(Conform),
+    /// Record what a model computes, launch by launch, or when
+    Trace(Trace),
+    /// Find where two traces part, or how two conformance reports differ
+    Compare(Compare),
+    /// Run recorded launches again on a device, and judge them
+    Replay(Replay),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -289,6 +295,81 @@ impl std::str::FromStr for RowChoice {
                 .map(RowChoice::These),
         }
     }
+}
+
+/// `glm trace`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Trace {
+    /// Folder of the model [default: the small one inside this program]
+    pub(crate) model: Option<PathBuf>,
+
+    /// A question, put as `glm chat -p` would; a text to complete for models that do not chat
+    #[arg(long, short, required_unless_present = "ids")]
+    pub(crate) prompt: Option<String>,
+
+    /// Token ids instead of a question
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "ID,ID,…",
+        conflicts_with = "prompt"
+    )]
+    pub(crate) ids: Option<Vec<u32>>,
+
+    /// Tokens to generate, always the likeliest
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1)]
+    pub(crate) max_tokens: usize,
+
+    /// Write the trace to this file: statistics of every argument
+    #[arg(long, short, value_name = "FILE", required_unless_present = "timeline")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Keep whole tensors, weights included, where one of these is part of the place: layers.17, attention, all
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "PLACE,…",
+        requires = "output"
+    )]
+    pub(crate) tensors: Vec<String>,
+
+    /// Write when each launch ran, for https://ui.perfetto.dev
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub(crate) timeline: Option<PathBuf>,
+
+    /// Folder of a fine-tune with a trained prefix (P-Tuning v2) for this model
+    #[arg(long, value_name = "DIR")]
+    pub(crate) ptuning: Option<PathBuf>,
+}
+
+/// `glm compare`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Compare {
+    /// The reference: a trace, or a report.json of `glm conform`
+    pub(crate) a: PathBuf,
+
+    /// What is compared with it
+    pub(crate) b: PathBuf,
+
+    /// Share of its norm that an output may be away from the reference
+    #[arg(long, value_name = "SHARE", default_value = "25%")]
+    pub(crate) limit: Share,
+
+    /// Feed each launch whose tensors the reference has with the reference's inputs, on the device of the second trace:
+    /// which is wrong by itself?
+    #[arg(long)]
+    pub(crate) isolate: bool,
+}
+
+/// `glm replay`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Replay {
+    /// A trace with tensors
+    pub(crate) trace: PathBuf,
+
+    /// Only these operations or places, with * and ?: `matmul`, `*mlp*`
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN,…")]
+    pub(crate) ops: Vec<String>,
 }
 
 /// `glm inspect`.

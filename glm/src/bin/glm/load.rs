@@ -13,18 +13,22 @@ use glm::source::ModelSource;
 use glm::tokenizer::Tokenizer;
 use hal::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ops::Context;
+use ops::{Accelerator, Context};
 
 use crate::args::{Generate, Global};
 use crate::failure::Failure;
 
 /// Opens the device of `--device`.
 pub(crate) fn context(global: &Global) -> Result<Context, Failure> {
+    Ok(Context::new(accelerator(global, &global.device)?))
+}
+
+/// Opens `device`.
+pub(crate) fn accelerator(global: &Global, device: &str) -> Result<Accelerator, Failure> {
     let options = backends::Options {
         threads: global.threads,
     };
-    let accelerator = backends::open(&global.device, &options).map_err(Failure::device)?;
-    Ok(Context::new(accelerator))
+    backends::open(device, &options).map_err(Failure::device)
 }
 
 /// `options` with what `--dtype` says.

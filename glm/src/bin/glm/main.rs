@@ -5,6 +5,7 @@
 
 mod args;
 mod chat;
+mod compare;
 mod conform;
 mod convert;
 mod devices;
@@ -14,6 +15,8 @@ mod inspect;
 mod load;
 mod logits;
 mod output;
+mod replay;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -40,6 +43,9 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Inspect(inspect) => inspect::run(global, inspect),
         Command::Devices => devices::run(global),
         Command::Conform(conform) => conform::run(global, conform),
+        Command::Trace(trace) => trace::run(global, trace),
+        Command::Compare(compare) => compare::run(global, compare),
+        Command::Replay(replay) => replay::run(global, replay),
         Command::Convert(args) => convert::run(global, args),
         Command::Quantize(args) => convert::quantize(global, args),
         Command::Completions { shell } => {
