@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ops::HostWeight;
 
+use ops::Role;
+
 use crate::{Generator, Rng};
 
 /// Where the elements of an argument lie in its buffer.
@@ -161,6 +163,8 @@ pub struct Case<O> {
     pub op: O,
     /// The arguments in the signature's order.
     pub operands: Vec<Operand>,
+    /// Chooses among the random numbers that this case may have. Weights do not depend on it.
+    pub(crate) draw: u32,
 }
 
 impl<O: ops::Op> Case<O> {
@@ -170,7 +174,11 @@ impl<O: ops::Op> Case<O> {
     /// When their number does not fit.
     pub fn new(op: O, operands: Vec<Operand>) -> Self {
         assert_eq!(op.signature().len(), operands.len(), "arguments of {op:?}");
-        Self { op, operands }
+        Self {
+            op,
+            operands,
+            draw: 0,
+        }
     }
 
     /// The same with normal random numbers in place of every generator's.
@@ -191,7 +199,11 @@ impl<O: ops::Op> Case<O> {
 
     /// The random numbers of argument `i`.
     pub(crate) fn rng(&self, i: usize) -> Rng {
-        Rng::of(&format!("{} {i}", self.id()))
+        let id = self.id();
+        match (self.draw, &self.op.signature()[i].role) {
+            (0, _) | (_, Role::Weight(_)) => Rng::of(&format!("{id} {i}")),
+            (draw, _) => Rng::of(&format!("{id} {i} {draw}")),
+        }
     }
 }
 
@@ -205,7 +217,7 @@ mod tests {
             for shape in [&[2, 3][..], &[1], &[], &[2, 1, 3, 2], &[0, 4]] {
                 let (offset, strides) = layout.place(shape);
                 let mut seen = std::collections::BTreeSet::new();
-                for at in crate::suite::offsets(shape, &strides) {
+                for at in crate::bench::offsets(shape, &strides) {
                     assert!(seen.insert(offset + at), "{layout:?} {shape:?} {strides:?}");
                 }
                 assert_eq!(seen.len(), shape.iter().product::<usize>());

@@ -55,6 +55,17 @@ pub struct Selection {
     pub depth: Depth,
 }
 
+impl Default for Selection {
+    /// What a certificate needs.
+    fn default() -> Self {
+        Self {
+            levels: Levels::CERTIFYING,
+            ops: Vec::new(),
+            depth: Depth::Standard,
+        }
+    }
+}
+
 impl Selection {
     /// Whether a check, by its group and its whole name, is among [`Selection::ops`].
     pub fn names(&self, group: &str, name: &str) -> bool {
@@ -101,6 +112,12 @@ impl Fault {
 
 type Run = dyn Fn(&Suite) -> Outcome + Send + Sync;
 
+/// What a check found that is no case.
+pub(crate) type Found = Result<String, Fault>;
+
+/// A check's name within its group, what it is about, and how it is tried.
+pub(crate) type Row = (&'static str, &'static str, fn(&Suite) -> Found);
+
 /// One thing to try, by a name that means the same on every machine.
 #[derive(Clone)]
 pub struct Check {
@@ -143,6 +160,12 @@ impl Check {
                 Err(fault) => fault.end(outcome),
             }
         })
+    }
+
+    /// Checks of one group from a table.
+    pub(crate) fn table(level: Level, group: &str, rows: &[Row]) -> Vec<Self> {
+        let check = |&(name, about, run): &Row| Self::new(level, group, name, about, run);
+        rows.iter().map(check).collect()
     }
 
     /// The same for a check that makes its own outcome.

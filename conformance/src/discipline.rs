@@ -1,11 +1,11 @@
-//! What results must not depend on: the run, other streams, and what else is in the batch; and the promises of streams.
+//! What results must not depend on: the run, other streams, and what else is in the batch.
 //!
 //! Determinism and batch invariance are *found*, per operation, not required: a device may trade them for speed, but a
-//! report must say so. The promises of streams are required of every device.
+//! report must say so.
 
 use std::fmt;
 
-use hal::{DType, ErrorKind, Result, View, WeightFormat};
+use hal::{DType, ErrorKind, Result, WeightFormat};
 use ops::reference::Tensor;
 use ops::{
     Accelerator, Act, Activation, AddLayerNorm, AddRmsNorm, Argmax, Embedding, Glu, Half,
@@ -74,12 +74,9 @@ pub fn discipline(accelerator: &Accelerator) -> Result<Vec<Discipline>> {
 
 /// Three runs of some standard cases: one alone, then two at once on two threads' streams.
 pub(crate) fn determinism<O: Conformance>(suite: &Suite) -> Result<Option<bool>> {
-    const CASES: usize = 6;
-    let cases = O::cases();
-    let step = cases.len().div_ceil(CASES).max(1);
     let mut found = None;
-    for case in cases.iter().step_by(step) {
-        let run = || bits(suite, case);
+    for case in sample::<O>() {
+        let run = || bits(suite, &case);
         let Some(alone) = run()? else { continue };
         let at_once = std::thread::scope(|scope| {
             let others = [scope.spawn(run), scope.spawn(run)];
@@ -91,6 +88,14 @@ pub(crate) fn determinism<O: Conformance>(suite: &Suite) -> Result<Option<bool>>
         }
     }
     Ok(found)
+}
+
+/// Some standard cases, from all over the list.
+pub(crate) fn sample<O: Conformance>() -> Vec<Case<O>> {
+    const CASES: usize = 6;
+    let cases = O::cases();
+    let step = cases.len().div_ceil(CASES).max(1);
+    cases.into_iter().step_by(step).collect()
 }
 
 /// The outputs' bits.
@@ -333,125 +338,4 @@ pub(crate) fn batch_invariance(lab: &Lab) -> Result<Vec<(&'static str, Option<bo
             ],
         )?,
     ])
-}
-
-/// The promises of streams, each with what was wrong.
-pub fn streams(accelerator: &Accelerator) -> Vec<(&'static str, Result<(), String>)> {
-    let run = |(_, promise, test): (_, &'static str, Promise)| {
-        let wrong = match test(accelerator) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err("other bytes came back".to_string()),
-            Err(e) => Err(format!("{e:?}")),
-        };
-        (promise, wrong)
-    };
-    STREAMS.map(run).into()
-}
-
-/// Whether the bytes are those expected.
-type Promise = fn(&Accelerator) -> Result<bool>;
-
-/// Names, promises and how they are tried.
-pub(crate) const STREAMS: [(&str, &str, Promise); 5] = [
-    (
-        "in_order",
-        "a download sees all earlier work of its stream",
-        in_order,
-    ),
-    ("reuse", "host bytes may be reused after an upload", reuse),
-    ("events", "an event orders the work of two streams", events),
-    (
-        "drops",
-        "a buffer may be dropped while its work is queued",
-        drops,
-    ),
-    (
-        "stream_drops",
-        "a stream may be dropped while its work is queued",
-        stream_drops,
-    ),
-];
-
-const BYTES: usize = 1 << 16;
-
-fn pattern(seed: u8) -> Vec<u8> {
-    (0..BYTES)
-        .map(|i| (i as u8).wrapping_mul(31) ^ seed)
-        .collect()
-}
-
-fn in_order(accelerator: &Accelerator) -> Result<bool> {
-    let buffer = accelerator.device.alloc(BYTES)?;
-    let mut stream = accelerator.device.stream()?;
-    let mut back = vec![0; BYTES];
-    for seed in 1..4 {
-        stream.upload(&View::of_bytes(&buffer), &pattern(seed))?;
-    }
-    stream.download(&mut back, &View::of_bytes(&buffer))?;
-    Ok(back == pattern(3))
-}
-
-fn reuse(accelerator: &Accelerator) -> Result<bool> {
-    let buffer = accelerator.device.alloc(BYTES)?;
-    let mut stream = accelerator.device.stream()?;
-    let mut bytes = pattern(5);
-    stream.upload(&View::of_bytes(&buffer), &bytes)?;
-    bytes.fill(0);
-    stream.download(&mut bytes, &View::of_bytes(&buffer))?;
-    Ok(bytes == pattern(5))
-}
-
-fn events(accelerator: &Accelerator) -> Result<bool> {
-    let buffer = accelerator.device.alloc(BYTES)?;
-    let (mut first, mut second) = (accelerator.device.stream()?, accelerator.device.stream()?);
-    let whole = View::of_bytes(&buffer);
-    let mut back = vec![0; BYTES];
-    for seed in 1..9 {
-        first.upload(&whole, &pattern(seed))?;
-        let event = first.record()?;
-        second.wait(&event)?;
-        second.download(&mut back, &whole)?;
-        if back != pattern(seed) {
-            return Ok(false);
-        }
-        let read = second.record()?;
-        first.wait(&read)?;
-    }
-    Ok(true)
-}
-
-fn drops(accelerator: &Accelerator) -> Result<bool> {
-    let mut stream = accelerator.device.stream()?;
-    let kept = accelerator.device.alloc(BYTES)?;
-    stream.upload(&View::of_bytes(&kept), &pattern(7))?;
-    for seed in 0..16 {
-        let dropped = accelerator.device.alloc(BYTES)?;
-        stream.upload(&View::of_bytes(&dropped), &pattern(seed))?;
-        drop(dropped);
-        // May be given the same memory.
-        let next = accelerator.device.alloc(BYTES)?;
-        stream.upload(&View::of_bytes(&next), &pattern(100))?;
-        let mut back = vec![0; BYTES];
-        stream.download(&mut back, &View::of_bytes(&next))?;
-        if back != pattern(100) {
-            return Ok(false);
-        }
-    }
-    let mut back = vec![0; BYTES];
-    stream.download(&mut back, &View::of_bytes(&kept))?;
-    Ok(back == pattern(7))
-}
-
-fn stream_drops(accelerator: &Accelerator) -> Result<bool> {
-    let buffer = accelerator.device.alloc(BYTES)?;
-    let mut stream = accelerator.device.stream()?;
-    stream.upload(&View::of_bytes(&buffer), &pattern(9))?;
-    let event = stream.record()?;
-    drop(stream);
-    event.synchronize()?;
-    let mut back = vec![0; BYTES];
-    let mut other = accelerator.device.stream()?;
-    other.wait(&event)?;
-    other.download(&mut back, &View::of_bytes(&buffer))?;
-    Ok(back == pattern(9))
 }

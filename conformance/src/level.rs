@@ -103,6 +103,12 @@ pub struct Levels {
 }
 
 impl Levels {
+    /// What a certificate needs.
+    pub const CERTIFYING: Levels = Levels {
+        first: Level::Memory,
+        last: Level::Robustness,
+    };
+
     /// Whether `level` is one of them.
     pub fn contain(self, level: Level) -> bool {
         (self.first..=self.last).contains(&level)

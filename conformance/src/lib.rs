@@ -15,7 +15,7 @@
 //!
 //! Who validates what: the suite checks results, not arguments; `ops` checks those.
 //!
-//! A backend's `tests/conformance.rs`, one test per operation:
+//! A backend's `tests/conformance.rs`, a test of level 0 and one per operation:
 //! ```
 //! # fn main() {}
 //! fn accelerator() -> ops::Accelerator {
@@ -25,7 +25,9 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod bench;
 mod bound;
+mod capture;
 mod case;
 mod cases;
 mod check;
@@ -79,7 +81,7 @@ macro_rules! for_each_op {
     };
 }
 
-/// Declares one test per operation, named after it, that runs its standard cases on what `$open` opens.
+/// Declares a test of level 0 and one per operation, named after it, that runs its standard cases on what `$open` opens.
 #[macro_export]
 macro_rules! tests {
     ($open:path) => {
@@ -98,5 +100,12 @@ macro_rules! tests {
             };
         }
         $crate::for_each_op!(one_test_per_op);
+
+        #[test]
+        fn memory_and_streams() {
+            let report = $crate::Suite::new($open()).run_level($crate::Level::Memory);
+            println!("{report}");
+            report.require_no_failure().unwrap();
+        }
     };
 }

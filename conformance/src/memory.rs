@@ -1,8 +1,9 @@
 //! Level 0: what every device promises before it computes anything. See the docs of `hal::Device` and `hal::Stream`.
 
 use hal::{Buffer, DType, Device, ErrorKind, Stream, View};
-use ops::{CopyArgs, StridedCopy};
+use ops::{CopyArgs, Plan, StridedCopy};
 
+use crate::check::{Found, Row};
 use crate::{Check, Fault, Level, Rng, Suite};
 
 /// Sizes in bytes around the alignments of copy engines.
@@ -12,59 +13,69 @@ const SIZES: [usize; 16] = [
 
 const MIB: usize = 1 << 20;
 
-type Found = Result<String, Fault>;
-type Try = fn(&Suite) -> Found;
-
 /// The checks of this level.
 pub(crate) fn checks() -> Vec<Check> {
-    let list: [(&str, &str, Try); 13] = [
-        (
-            "facts",
-            "the device tells its name, parallelism and memory",
-            facts,
-        ),
-        (
-            "round_trips",
-            "bytes of every size come back as they went",
-            round_trips,
-        ),
-        (
-            "odd_offsets",
-            "transfers at any byte touch nothing else",
-            odd_offsets,
-        ),
-        ("zero_size", "buffers and transfers of no bytes", zero_size),
-        ("apart", "buffers do not overlap", apart),
-        ("far", "both ends and the middle of a large buffer", far),
-        ("strided", "a large matrix whose rows lie apart", strided),
-        (
-            "rules",
-            "wrong sizes, gaps and foreign memory are refused",
-            rules,
-        ),
-        (
-            "out_of_memory",
-            "too large an allocation is an error, and no harm",
-            out_of_memory,
-        ),
-        ("reuse", "memory returns when its buffer is dropped", reuse),
-        (
-            "events",
-            "events keep the order of two streams, and time",
-            events,
-        ),
-        (
-            "dropped",
-            "buffers dropped while their work is queued",
-            dropped,
-        ),
-        ("threads", "threads share one device", threads),
-    ];
-    let check = |(name, about, run): (&str, &str, Try)| {
-        Check::new(Level::Memory, "memory", name, about, run)
-    };
-    list.into_iter().map(check).collect()
+    Check::table(Level::Memory, "memory", CHECKS)
 }
+
+const CHECKS: &[Row] = &[
+    (
+        "facts",
+        "the device tells its name, parallelism and memory",
+        facts,
+    ),
+    (
+        "round_trips",
+        "bytes of every size come back as they went",
+        round_trips,
+    ),
+    (
+        "odd_offsets",
+        "transfers at any byte touch nothing else",
+        odd_offsets,
+    ),
+    ("zero_size", "buffers and transfers of no bytes", zero_size),
+    ("apart", "buffers do not overlap", apart),
+    ("far", "both ends and the middle of a large buffer", far),
+    ("strided", "a large matrix whose rows lie apart", strided),
+    (
+        "rules",
+        "wrong sizes, gaps and foreign memory are refused",
+        rules,
+    ),
+    (
+        "out_of_memory",
+        "too large an allocation is an error, and no harm",
+        out_of_memory,
+    ),
+    ("reuse", "memory returns when its buffer is dropped", reuse),
+    (
+        "in_order",
+        "a download sees all earlier work of its stream, and host bytes may be reused after an upload",
+        in_order,
+    ),
+    (
+        "events",
+        "events keep the order of two streams, and time",
+        events,
+    ),
+    (
+        "dropped",
+        "buffers dropped while their work is queued",
+        dropped,
+    ),
+    (
+        "stream_dropped",
+        "a stream dropped while its work is queued",
+        stream_dropped,
+    ),
+    ("threads", "threads share one device", threads),
+    (
+        "capture",
+        "a capture records launches, and nothing else; a graph repeats them",
+        capture,
+    ),
+];
 
 fn require(holds: bool, why: impl FnOnce() -> String) -> Result<(), Fault> {
     match holds {
@@ -295,6 +306,26 @@ fn reuse(suite: &Suite) -> Found {
     Ok("4 GiB in turn".into())
 }
 
+fn in_order(suite: &Suite) -> Found {
+    let mut stream = device(suite).stream()?;
+    let buffer = device(suite).alloc(65_537)?;
+    let view = View::new(&buffer, DType::U8, &[65_537])?;
+    let mut sent = Vec::new();
+    for round in 0..20 {
+        // Twice over, so that one overtakes the other if it can.
+        for half in 0..2 {
+            sent = pattern(&format!("in order {round} {half}"), 65_537);
+            let mut lent = sent.clone();
+            stream.upload(&view, &lent)?;
+            lent.fill(0x5a);
+        }
+        require(read(&mut *stream, &view)? == sent, || {
+            format!("round {round}: a download did not give what was uploaded last")
+        })?;
+    }
+    Ok("20 rounds".into())
+}
+
 fn events(suite: &Suite) -> Found {
     let bytes = 4 * MIB + 1;
     let (mut first, mut second) = (device(suite).stream()?, device(suite).stream()?);
@@ -329,15 +360,17 @@ fn events(suite: &Suite) -> Found {
     Ok("20 rounds".into())
 }
 
-fn dropped(suite: &Suite) -> Found {
-    let plan = suite.context().plan(StridedCopy { dtype: DType::U8 });
-    let plan = match plan {
-        Ok(plan) => plan,
+fn copy_of_bytes(suite: &Suite) -> Result<Plan<StridedCopy>, Fault> {
+    match suite.context().plan(StridedCopy { dtype: DType::U8 }) {
         Err(e) if e.kind() == ErrorKind::Unsupported => {
-            return Err(Fault::Unsupported("needs the copy of bytes".into()));
+            Err(Fault::Unsupported("needs the copy of bytes".into()))
         }
-        Err(e) => return Err(e.into()),
-    };
+        plan => Ok(plan?),
+    }
+}
+
+fn dropped(suite: &Suite) -> Found {
+    let plan = copy_of_bytes(suite)?;
     let bytes = MIB + 3;
     let (mut stream, mut other) = (device(suite).stream()?, device(suite).stream()?);
     let kept = device(suite).alloc(bytes)?;
@@ -363,6 +396,127 @@ fn dropped(suite: &Suite) -> Found {
         })?;
     }
     Ok("20 rounds".into())
+}
+
+fn stream_dropped(suite: &Suite) -> Found {
+    let buffer = device(suite).alloc(MIB)?;
+    let view = View::new(&buffer, DType::U8, &[MIB])?;
+    for round in 0..5 {
+        let sent = pattern(&format!("stream dropped {round}"), MIB);
+        let mut stream = device(suite).stream()?;
+        stream.upload(&view, &sent)?;
+        let event = stream.record()?;
+        drop(stream);
+        event.synchronize()?;
+        let mut other = device(suite).stream()?;
+        other.wait(&event)?;
+        require(read(&mut *other, &view)? == sent, || {
+            format!("round {round}: work of a dropped stream was lost")
+        })?;
+    }
+    Ok("5 rounds".into())
+}
+
+fn capture(suite: &Suite) -> Found {
+    const BYTES: usize = 4099;
+    let plan = copy_of_bytes(suite)?;
+    let device = device(suite);
+    let mut stream = device.stream()?;
+    let no_graph = stream.end_capture().map_err(|e| e.kind()).err();
+    stream.begin_capture()?;
+    require(no_graph == Some(ErrorKind::InvalidArgument), || {
+        format!("a capture that has not begun ended with {no_graph:?}, must be InvalidArgument")
+    })?;
+    require(stream.end_capture()?.launch(&mut *stream).is_ok(), || {
+        "a graph of nothing must do nothing".into()
+    })?;
+
+    // a → b → c: in that order, or c does not get what a holds.
+    let buffers: hal::Result<Vec<Buffer>> = (0..3).map(|_| device.alloc(BYTES)).collect();
+    let buffers = buffers?;
+    let views: hal::Result<Vec<View<'_>>> = buffers
+        .iter()
+        .map(|buffer| View::new(buffer, DType::U8, &[BYTES]))
+        .collect();
+    let [a, b, c] = views?[..] else {
+        unreachable!("three buffers")
+    };
+    let workspace = device.alloc(plan.workspace_bytes(&[a.shape(), b.shape()]))?;
+    let workspace = View::of_bytes(&workspace);
+    let earlier = pattern("before the capture", BYTES);
+    stream.upload(&a, &earlier)?;
+    stream.upload(&c, &earlier)?;
+    let event = stream.record()?;
+    stream.begin_capture()?;
+    plan.run(&mut *stream, CopyArgs { out: b, x: a }, &workspace)?;
+    let empty = {
+        let mut other = device.stream()?;
+        other.begin_capture()?;
+        other.end_capture()?
+    };
+    let mut bytes = vec![0; BYTES];
+    for (act, result) in [
+        ("a second capture", stream.begin_capture()),
+        ("an upload", stream.upload(&a, &bytes)),
+        ("a download", stream.download(&mut bytes, &a)),
+        ("an event", stream.record().map(drop)),
+        ("a wait", stream.wait(&event)),
+        ("synchronize", stream.synchronize()),
+        ("a graph", empty.launch(&mut *stream)),
+    ] {
+        let kind = result.map_err(|e| e.kind());
+        require(kind == Err(ErrorKind::InvalidArgument), || {
+            format!("{act} in a capture must be InvalidArgument, was {kind:?}")
+        })?;
+    }
+    plan.run(&mut *stream, CopyArgs { out: c, x: b }, &workspace)?;
+    let graph = stream.end_capture()?;
+    require(read(&mut *stream, &c)? == earlier, || {
+        "the captured launches were carried out".into()
+    })?;
+
+    for round in 0..10 {
+        let sent = pattern(&format!("capture {round}"), BYTES);
+        stream.upload(&a, &sent)?;
+        graph.launch(&mut *stream)?;
+        require(read(&mut *stream, &c)? == sent, || {
+            format!("round {round}: a replay did not copy what the first buffer held by then")
+        })?;
+    }
+
+    // On another stream, after its own is gone; not on another device.
+    let event = stream.record()?;
+    drop(stream);
+    let mut other = device.stream()?;
+    other.wait(&event)?;
+    let sent = pattern("another stream", BYTES);
+    other.upload(&a, &sent)?;
+    graph.launch(&mut *other)?;
+    require(read(&mut *other, &c)? == sent, || {
+        "a replay on another stream of the device does something else".into()
+    })?;
+    let mut foreign = hal::null::NullDevice::new().stream()?;
+    let kind = graph.launch(&mut *foreign).map_err(|e| e.kind());
+    require(kind == Err(ErrorKind::InvalidArgument), || {
+        format!("a replay on another device must be InvalidArgument, was {kind:?}")
+    })?;
+
+    // The graph keeps what it writes to, whoever else lets go.
+    drop(buffers);
+    let next = device.alloc(BYTES)?;
+    let next = View::new(&next, DType::U8, &[BYTES])?;
+    other.upload(&next, &sent)?;
+    graph.launch(&mut *other)?;
+    require(read(&mut *other, &next)? == sent, || {
+        "a replay wrote to memory that was given away".into()
+    })?;
+
+    // A stream that is dropped in a capture takes it along.
+    let mut half = device.stream()?;
+    half.begin_capture()?;
+    drop(half);
+    other.synchronize()?;
+    Ok("11 replays of two launches".into())
 }
 
 fn threads(suite: &Suite) -> Found {

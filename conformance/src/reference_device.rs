@@ -14,9 +14,9 @@ use hal::{
 use ops::reference::Tensor;
 use ops::{Accelerator, HostWeight, Launch, Ops, Planner, Role, SafeLaunch};
 
+use crate::bench::offsets;
 use crate::cases::Conformance;
 use crate::number::{decode, encode};
-use crate::suite::offsets;
 
 /// Opens a new reference device.
 pub fn open() -> Accelerator {

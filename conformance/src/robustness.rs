@@ -1,40 +1,35 @@
 //! Level 6: what results must not depend on, what the device says of its arithmetic, and properties that need no
-//! reference. See [`crate::discipline`], [`crate::probe`] and [`crate::metamorphic`].
+//! reference; captured launches. See [`crate::discipline`], [`crate::probe`] and [`crate::metamorphic`].
 //!
 //! Every case of the levels before runs twice and must give the same bits; here runs overlap too. Batch invariance is
 //! noted, not required: a device may trade it for speed.
 
+use crate::check::Found;
 use crate::lab::Lab;
-use crate::{Check, Conformance, Fault, Level, Suite, discipline, metamorphic, probe};
-
-type Found = Result<String, Fault>;
+use crate::{Check, Conformance, Fault, Level, Suite, capture, discipline, metamorphic, probe};
 
 /// The checks of this level.
 pub(crate) fn checks() -> Vec<Check> {
     let level = Level::Robustness;
-    let mut checks = vec![
-        Check::new(
-            level,
-            "probe",
+    let mut checks = Check::table(
+        level,
+        "probe",
+        &[(
             "card",
             "the arithmetic that probes find is the one that the device declares",
             card,
-        ),
-        Check::new(
-            level,
-            "discipline",
+        )],
+    );
+    checks.extend(Check::table(
+        level,
+        "discipline",
+        &[(
             "batches",
             "whether a row gives the same bits alone and in a batch",
             batches,
-        ),
-    ];
-    for (name, about, test) in discipline::STREAMS {
-        let run = move |suite: &Suite| match test(suite.accelerator())? {
-            true => Ok(String::new()),
-            false => Err(Fault::Wrong("other bytes came back".into())),
-        };
-        checks.push(Check::new(level, "stream", name, about, run));
-    }
+        )],
+    ));
+    checks.extend(capture::checks());
     macro_rules! each {
         ($($name:ident $op:ident),*) => {
             $(checks.push(Check::new(

@@ -1,4 +1,4 @@
-//! What a device is: memory, streams, events, views, errors. Knows no operation.
+//! What a device is: memory, streams, events, graphs, views, errors. Knows no operation.
 //!
 //! Design choices:
 //! - `dyn` at the seam: a vendor adds a device without touching this crate; inside a backend everything is static.
@@ -7,6 +7,7 @@
 //! - A [`Stream`] is in order and may be asynchronous. `upload` gives the host bytes back on return,
 //!   `download` has filled them on return: nothing else crosses between host and device.
 //! - Dropping a buffer right after work was queued is safe: the backend delays the free.
+//! - A [`Graph`] repeats launches that a stream recorded once, on whatever their buffers hold by then.
 //! - A method enters this crate when two unlike backends need it.
 //!
 //! Who validates what: constructors of views check bounds; `ops` checks shapes and dtypes of an operation's
@@ -38,5 +39,5 @@ pub use buffer::{Buffer, DeviceId, Memory};
 pub use device::{Device, DeviceInfo, MemoryInfo, Numerics};
 pub use dtype::{DType, WeightFormat};
 pub use error::{Error, ErrorKind, Result};
-pub use stream::{Event, EventState, Stream, check_transfer};
+pub use stream::{Event, EventState, Graph, GraphState, Stream, check_transfer};
 pub use view::{MAX_RANK, View};

@@ -1,4 +1,4 @@
-//! Streams and events.
+//! Streams, events and graphs.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -38,6 +38,30 @@ pub trait Stream: Any + Send + Debug {
     /// # Errors
     /// `DeviceLost`, and whatever queued work failed with.
     fn synchronize(&mut self) -> Result<()>;
+
+    /// From now on launches are recorded, and not carried out, until [`Stream::end_capture`]. Until then the stream
+    /// takes nothing else: transfers, events, waits, `synchronize`, graphs and a second capture are refused, and the
+    /// capture goes on as if they had not been tried. Work queued before is not part of it.
+    ///
+    /// # Errors
+    /// `Unsupported` when this device's streams record nothing, which is the default; `InvalidArgument` during a
+    /// capture; `DeviceLost`.
+    fn begin_capture(&mut self) -> Result<()> {
+        Err(no_capture())
+    }
+
+    /// Ends the capture: what was launched since [`Stream::begin_capture`], to be launched again as one.
+    ///
+    /// # Errors
+    /// `InvalidArgument` without a capture; otherwise as [`Stream::begin_capture`].
+    fn end_capture(&mut self) -> Result<Graph> {
+        Err(no_capture())
+    }
+}
+
+fn no_capture() -> Error {
+    Error::unsupported("capture a stream", "this device's streams record nothing")
+        .next_step("launch the operations one by one")
 }
 
 impl dyn Stream {
@@ -90,6 +114,42 @@ impl Event {
 
     /// The backend's own type, when `E` is it.
     pub fn downcast<E: EventState>(&self) -> Option<&E> {
+        (&*self.0 as &dyn Any).downcast_ref()
+    }
+}
+
+/// What a backend implements for its graphs.
+pub trait GraphState: Any + Send + Sync + Debug {
+    /// Queues the recorded launches, in their order, as if they were launched now.
+    ///
+    /// # Errors
+    /// As [`Graph::launch`].
+    fn launch(&self, stream: &mut dyn Stream) -> Result<()>;
+}
+
+/// Launches that were recorded once, to be repeated at the price of one.
+///
+/// It keeps the buffers of its launches alive, and their addresses: every launch reads what these buffers hold *then*.
+/// What must change from launch to launch (positions, lengths, the last token) therefore lies in device memory.
+#[derive(Clone, Debug)]
+pub struct Graph(Arc<dyn GraphState>);
+
+impl Graph {
+    /// Wraps a backend's graph.
+    pub fn new(state: impl GraphState) -> Self {
+        Self(Arc::new(state))
+    }
+
+    /// Queues the recorded launches on any stream of their device, in order with the stream's other work.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when `stream` is of another device, or in a capture; `DeviceLost`.
+    pub fn launch(&self, stream: &mut dyn Stream) -> Result<()> {
+        self.0.launch(stream)
+    }
+
+    /// The backend's own type, when `G` is it.
+    pub fn downcast<G: GraphState>(&self) -> Option<&G> {
         (&*self.0 as &dyn Any).downcast_ref()
     }
 }

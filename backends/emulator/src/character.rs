@@ -111,12 +111,15 @@ pub struct Faults {
     pub downloads_early: bool,
     /// Whether the last byte of an upload stays behind.
     pub uploads_short: bool,
+    /// Whether a graph computes with what its buffers held when it was captured.
+    pub replay_stale: bool,
+    /// Whether a graph forgets its last launch.
+    pub replay_short: bool,
 }
 
 impl Faults {
     /// The words of a spec that describe faults.
-    pub(crate) const WORDS: &str =
-        "oom@N, lost@N, hang@N, crash@N, waits-ignored, downloads-early, uploads-short";
+    pub(crate) const WORDS: &str = "oom@N, lost@N, hang@N, crash@N, waits-ignored, downloads-early, uploads-short, replay-stale, replay-short";
 
     /// Applies one word; whether it is one.
     ///
@@ -127,6 +130,8 @@ impl Faults {
             "waits-ignored" => self.waits_ignored = true,
             "downloads-early" => self.downloads_early = true,
             "uploads-short" => self.uploads_short = true,
+            "replay-stale" => self.replay_stale = true,
+            "replay-short" => self.replay_short = true,
             _ => return self.set_count(word),
         }
         Ok(true)

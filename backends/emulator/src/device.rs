@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use conformance::number::{decode, encode};
 use hal::{
-    Buffer, DType, Device, DeviceId, DeviceInfo, Error, ErrorKind, Event, EventState, Memory,
-    MemoryInfo, Result, Stream, View, check_transfer,
+    Buffer, DType, Device, DeviceId, DeviceInfo, Error, ErrorKind, Event, EventState, Graph,
+    GraphState, Memory, MemoryInfo, Result, Stream, View, check_transfer,
 };
 
 use crate::{Character, Faults};
@@ -48,10 +48,25 @@ struct Queue {
     failed: Option<Error>,
 }
 
+type Kernel = dyn Fn(&[Window]) -> Result<()> + Send + Sync;
+
+/// A kernel on its arguments, as often as it is launched.
+pub(crate) struct Launched {
+    pub(crate) op: &'static str,
+    pub(crate) windows: Vec<Window>,
+    pub(crate) kernel: Box<Kernel>,
+}
+
+impl std::fmt::Debug for Launched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{:?}", self.op, self.windows)
+    }
+}
+
 /// One piece of work.
 pub(crate) enum Work {
     Upload(Window, Vec<u8>),
-    Launch(Box<dyn FnOnce() -> Result<()> + Send>),
+    Launch(Arc<Launched>),
     /// Until the stream has done this much.
     Wait(u64, u64),
     Mark(Arc<Mutex<Option<Instant>>>),
@@ -211,7 +226,9 @@ impl Board {
                     Ok(())
                 }
                 // After a loss nothing runs any more.
-                Work::Launch(launch) => self.alive("run queued work").and_then(|()| launch()),
+                Work::Launch(launch) => self
+                    .alive("run queued work")
+                    .and_then(|()| (launch.kernel)(&launch.windows)),
                 Work::Wait(other, mark) => {
                     if !self.faults.waits_ignored {
                         self.drain(other, mark);
@@ -285,6 +302,7 @@ impl Device for EmulatorDevice {
         Ok(Box::new(EmulatorStream {
             board: self.board.clone(),
             id,
+            capture: None,
         }))
     }
 }
@@ -351,6 +369,17 @@ impl Window {
         })
     }
 
+    /// All bytes of the buffer.
+    fn whole(&self) -> Self {
+        Self {
+            buffer: self.buffer.clone(),
+            dtype: DType::U8,
+            shape: vec![self.buffer.bytes()],
+            strides: vec![1],
+            offset_bytes: 0,
+        }
+    }
+
     fn memory(&self) -> &EmulatorMemory {
         self.buffer
             .downcast()
@@ -407,11 +436,39 @@ impl Window {
 pub(crate) struct EmulatorStream {
     board: Arc<Board>,
     id: u64,
+    /// The launches since the begin of a capture.
+    capture: Option<Vec<Arc<Launched>>>,
 }
 
 impl EmulatorStream {
-    pub(crate) fn launch(&self, work: Box<dyn FnOnce() -> Result<()> + Send>) -> Result<()> {
-        self.board.push(self.id, Work::Launch(work))
+    /// Queues or records a launch.
+    pub(crate) fn launch(&mut self, launched: Launched) -> Result<()> {
+        let launched = Arc::new(launched);
+        match &mut self.capture {
+            Some(recorded) => {
+                self.board.alive(launched.op)?;
+                recorded.push(launched);
+                Ok(())
+            }
+            None => self.start(launched),
+        }
+    }
+
+    fn start(&self, launched: Arc<Launched>) -> Result<()> {
+        self.board.start_launch(launched.op)?;
+        self.board.push(self.id, Work::Launch(launched))
+    }
+
+    /// Refuses what a capture cannot hold.
+    fn not_in_capture(&self, doing: &'static str) -> Result<()> {
+        self.board.alive(doing)?;
+        match self.capture {
+            None => Ok(()),
+            Some(_) => Err(
+                Error::invalid(doing, "the stream records launches, and nothing else")
+                    .next_step("end the capture first"),
+            ),
+        }
     }
 }
 
@@ -419,6 +476,7 @@ impl Stream for EmulatorStream {
     fn upload(&mut self, dst: &View<'_>, src: &[u8]) -> Result<()> {
         check_transfer("upload", dst, src.len())?;
         let to = Window::new(&self.board, "upload", dst)?;
+        self.not_in_capture("upload")?;
         self.board.act("upload")?;
         self.board.push(self.id, Work::Upload(to, src.to_vec()))
     }
@@ -426,6 +484,7 @@ impl Stream for EmulatorStream {
     fn download(&mut self, dst: &mut [u8], src: &View<'_>) -> Result<()> {
         check_transfer("download", src, dst.len())?;
         let from = Window::new(&self.board, "download", src)?;
+        self.not_in_capture("download")?;
         self.board.act("download")?;
         if !self.board.faults.downloads_early {
             self.board.finish(self.id, u64::MAX)?;
@@ -435,7 +494,7 @@ impl Stream for EmulatorStream {
     }
 
     fn record(&mut self) -> Result<Event> {
-        self.board.alive("record an event")?;
+        self.not_in_capture("record an event")?;
         let passed = Arc::default();
         self.board.push(self.id, Work::Mark(Arc::clone(&passed)))?;
         let queues = lock(&self.board.queues);
@@ -450,7 +509,7 @@ impl Stream for EmulatorStream {
     }
 
     fn wait(&mut self, event: &Event) -> Result<()> {
-        self.board.alive("wait for an event")?;
+        self.not_in_capture("wait for an event")?;
         let event = event
             .downcast::<EmulatorEvent>()
             .filter(|event| event.board.id == self.board.id)
@@ -460,8 +519,65 @@ impl Stream for EmulatorStream {
     }
 
     fn synchronize(&mut self) -> Result<()> {
-        self.board.alive("synchronize")?;
+        self.not_in_capture("synchronize")?;
         self.board.finish(self.id, u64::MAX)
+    }
+
+    fn begin_capture(&mut self) -> Result<()> {
+        self.not_in_capture("begin a capture")?;
+        self.capture = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> Result<Graph> {
+        const DOING: &str = "end a capture";
+        self.board.alive(DOING)?;
+        let launches = self.capture.take().ok_or_else(|| {
+            Error::invalid(DOING, "none has begun").next_step("call begin_capture first")
+        })?;
+        let mut stale = Vec::new();
+        if self.board.faults.replay_stale {
+            self.board.finish(self.id, u64::MAX)?;
+            for window in launches.iter().flat_map(|launch| &launch.windows) {
+                let bytes = window.buffer_bytes().clone();
+                stale.push((window.whole(), bytes));
+            }
+        }
+        Ok(Graph::new(EmulatorGraph {
+            board: self.board.clone(),
+            launches,
+            stale,
+        }))
+    }
+}
+
+/// Recorded launches.
+#[derive(Debug)]
+struct EmulatorGraph {
+    board: Arc<Board>,
+    launches: Vec<Arc<Launched>>,
+    /// What the buffers held when the capture ended, for a device that goes on computing with it.
+    stale: Vec<(Window, Vec<u8>)>,
+}
+
+impl GraphState for EmulatorGraph {
+    fn launch(&self, stream: &mut dyn Stream) -> Result<()> {
+        const DOING: &str = "launch a graph";
+        let stream = stream
+            .downcast::<EmulatorStream>()
+            .filter(|stream| stream.board.id == self.board.id)
+            .ok_or_else(|| Error::invalid(DOING, "the stream is of another device"))?;
+        stream.not_in_capture(DOING)?;
+        for (window, bytes) in &self.stale {
+            let work = Work::Upload(window.clone(), bytes.clone());
+            self.board.push(stream.id, work)?;
+        }
+        let forgotten = usize::from(self.board.faults.replay_short);
+        let kept = self.launches.len().saturating_sub(forgotten);
+        for launched in &self.launches[..kept] {
+            stream.start(Arc::clone(launched))?;
+        }
+        Ok(())
     }
 }
 

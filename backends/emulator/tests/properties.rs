@@ -1,8 +1,9 @@
 //! Probes, properties and disciplines: right devices have them, liars and broken ones do not.
 
-use conformance::discipline::{discipline, streams};
+use conformance::discipline::discipline;
 use conformance::metamorphic::properties;
 use conformance::probe::probe;
+use conformance::{Catalogue, Check, Level, Selection, Status, Suite};
 
 fn open(spec: &str) -> ops::Accelerator {
     backend_emulator::open(spec).unwrap()
@@ -161,15 +162,71 @@ fn discipline_is_found() {
     assert_eq!(norm.batch_invariant, Some(false));
 }
 
+/// What level 0 finds wrong.
+fn wrong_streams(spec: &str) -> Vec<String> {
+    let report = Suite::new(open(spec)).run_level(Level::Memory);
+    let wrong = report.outcomes.iter().filter(|o| !o.status.is_pass());
+    wrong.map(ToString::to_string).collect()
+}
+
 #[test]
 fn streams_keep_their_promises_or_are_found_out() {
     for spec in ["emulator", "emulator:async"] {
-        for (promise, kept) in streams(&open(spec)) {
-            assert_eq!(kept, Ok(()), "{spec}: {promise}");
-        }
+        assert_eq!(wrong_streams(spec), Vec::<String>::new(), "{spec}");
     }
-    for fault in ["waits-ignored", "downloads-early", "uploads-short"] {
-        let found = streams(&open(&format!("emulator:async,{fault}")));
-        assert!(found.iter().any(|(_, kept)| kept.is_err()), "{fault}");
+    for (fault, found) in [
+        ("waits-ignored", "did not wait"),
+        ("downloads-early", "not give what was uploaded last"),
+        ("uploads-short", "came back changed"),
+        ("replay-stale", "the first buffer held by then"),
+        ("replay-short", "the first buffer held by then"),
+    ] {
+        let wrong = wrong_streams(&format!("emulator:async,{fault}"));
+        assert!(
+            wrong.iter().any(|why| why.contains(found)),
+            "{fault}: {wrong:?}"
+        );
+    }
+}
+
+/// What level 6 finds of captured launches, by operation.
+fn replays(spec: &str) -> Vec<(String, Status, String)> {
+    let selection = Selection {
+        ops: vec!["capture/*".into()],
+        ..Selection::default()
+    };
+    let suite = Suite::new(open(spec));
+    let catalogue = Catalogue::new(&selection, Vec::new()).unwrap();
+    let run = |check: &Check| {
+        let outcome = check.run(&suite);
+        (check.name.clone(), outcome.status, outcome.why)
+    };
+    catalogue.checks().iter().map(run).collect()
+}
+
+#[test]
+fn replays_are_plain_runs_or_are_found_out() {
+    let right = replays("emulator:async");
+    assert_eq!(right.len(), 19);
+    for (op, status, why) in right {
+        assert_eq!(status, Status::Pass, "{op}: {why}");
+    }
+    for (op, status, why) in replays("emulator:replay-stale") {
+        assert_eq!(status, Status::Fail, "{op}: {why}");
+    }
+    for (op, status, why) in replays("emulator:replay-short,async") {
+        assert_eq!(status, Status::Fail, "{op}: {why}");
+    }
+    // A device that cannot capture says so, and that is all.
+    let suite = Suite::new(conformance::reference_device::open());
+    let catalogue = Catalogue::new(&Selection::default(), Vec::new()).unwrap();
+    for name in ["memory/capture", "capture/matmul"] {
+        let outcome = catalogue.find(name).unwrap().run(&suite);
+        assert_eq!(
+            outcome.status,
+            Status::Unsupported,
+            "{name}: {}",
+            outcome.why
+        );
     }
 }

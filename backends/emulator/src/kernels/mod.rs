@@ -18,7 +18,7 @@ use hal::{Buffer, DType, Error, ErrorKind, Result, Stream, View, WeightFormat};
 use ops::reference::Tensor;
 use ops::{HostWeight, Launch, Role, SafeLaunch};
 
-use crate::device::{Board, EmulatorStream, Window};
+use crate::device::{Board, EmulatorStream, Launched, Window};
 
 pub(crate) use activation::act;
 pub(crate) use attention::{Ways as AttentionWays, attention};
@@ -78,7 +78,6 @@ impl<O: Kernel> SafeLaunch for Planned<O> {
         let stream: &mut EmulatorStream = stream.downcast().ok_or_else(|| {
             Error::invalid(format!("run {}", O::NAME), "a stream of another backend")
         })?;
-        self.board.start_launch(O::NAME)?;
         let mut windows = Vec::with_capacity(args.len());
         for view in args {
             let window = Window::new(&self.board, O::NAME, view)?;
@@ -95,7 +94,11 @@ impl<O: Kernel> SafeLaunch for Planned<O> {
             windows.push(window);
         }
         let (op, math) = (self.op.clone(), Math::of(&self.board.character));
-        stream.launch(Box::new(move || execute(&op, &math, &windows)))
+        stream.launch(Launched {
+            op: O::NAME,
+            windows,
+            kernel: Box::new(move |windows| execute(&op, &math, windows)),
+        })
     }
 
     fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
