@@ -22,6 +22,8 @@ enum Answers {
     Row(Vec<usize>),
     /// These fractions of 2¹⁶, of whatever range is asked for.
     Free(Vec<u16>),
+    /// The same, but sizes of all magnitudes are equally likely.
+    Short(Vec<u16>),
 }
 
 impl Picks {
@@ -30,6 +32,15 @@ impl Picks {
     pub fn free(numbers: Vec<u16>) -> Self {
         Self {
             answers: Answers::Free(numbers),
+            asked: Vec::new(),
+        }
+    }
+
+    /// As [`Picks::free`], with sizes of which each magnitude is as likely as the others: most cases are cheap, and
+    /// long ones are among them.
+    pub fn short(numbers: Vec<u16>) -> Self {
+        Self {
+            answers: Answers::Short(numbers),
             asked: Vec::new(),
         }
     }
@@ -47,7 +58,7 @@ impl Picks {
         let at = match &self.answers {
             Answers::First => 0,
             Answers::Row(row) => row[self.asked.len()],
-            Answers::Free(_) => self.fraction(choices.len()),
+            Answers::Free(_) | Answers::Short(_) => self.fraction(choices.len()),
         };
         self.asked.push(choices.len());
         choices[at]
@@ -55,8 +66,12 @@ impl Picks {
 
     /// A size of at most `max`.
     pub fn size(&mut self, max: usize) -> usize {
-        if let Answers::Free(_) = self.answers {
-            let size = self.fraction(max + 1);
+        let free = match self.answers {
+            Answers::Free(_) => Some(self.fraction(max + 1)),
+            Answers::Short(_) => Some(self.magnitude(max)),
+            Answers::First | Answers::Row(_) => None,
+        };
+        if let Some(size) = free {
             self.asked.push(max + 1);
             return size;
         }
@@ -69,12 +84,27 @@ impl Picks {
         self.size(max).max(1)
     }
 
+    /// The next number, of 2¹⁶.
+    fn number(&self) -> usize {
+        match &self.answers {
+            Answers::Free(numbers) | Answers::Short(numbers) => {
+                usize::from(numbers.get(self.asked.len()).copied().unwrap_or(0))
+            }
+            Answers::First | Answers::Row(_) => 0,
+        }
+    }
+
     fn fraction(&self, n: usize) -> usize {
-        let Answers::Free(numbers) = &self.answers else {
-            return 0;
-        };
-        let number = numbers.get(self.asked.len()).copied().unwrap_or(0);
-        (usize::from(number) * n) >> 16
+        (self.number() * n) >> 16
+    }
+
+    /// 0, 1 to 2, 3 to 6, 7 to 14 … `max`, each range as likely as the others.
+    fn magnitude(&self, max: usize) -> usize {
+        let ranges = (max + 1).ilog2() as usize + 1;
+        let scaled = self.number() * ranges;
+        let start = 1usize << (scaled >> 16);
+        let within = ((scaled & 0xffff) * start) >> 16;
+        (start - 1 + within).min(max)
     }
 
     /// How many choices each question of `build` has.
@@ -160,6 +190,19 @@ mod tests {
         // 35 pairs of the two largest factors is the least there can be.
         assert!((35..50).contains(&rows.len()), "{}", rows.len());
         assert_eq!(covering(&[3]).len(), 3);
+    }
+
+    #[test]
+    fn short_picks_have_every_magnitude() {
+        let size = |number| Picks::short(vec![number]).size(1025);
+        let mut sizes: Vec<usize> = (0..=u16::MAX).map(size).collect();
+        assert!(sizes.is_sorted());
+        let under = |n: usize| sizes.iter().filter(|&&size| size < n).count();
+        // Eleven ranges: five of them are below 31.
+        assert!(under(31).abs_diff(65536 * 5 / 11) < 20, "{}", under(31));
+        sizes.dedup();
+        assert_eq!(sizes, (0..=1025).collect::<Vec<_>>());
+        assert_eq!(Picks::short(vec![u16::MAX]).size(0), 0);
     }
 
     #[test]

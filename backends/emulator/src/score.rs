@@ -46,10 +46,12 @@ pub struct Score {
     pub kinds: usize,
     /// Mutants that fail a standard case.
     pub killed: usize,
-    /// Mutants that fail a case of normal random numbers, as the rules below are given.
-    pub killed_by_normal_numbers: usize,
-    /// Mutants that break a property which needs no reference.
-    pub killed_by_properties: usize,
+    /// Mutants that fail a case of normal random numbers, as the rules below are given; with the rules only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub killed_by_normal_numbers: Option<usize>,
+    /// Mutants that break a property which needs no reference; with the rules only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub killed_by_properties: Option<usize>,
     /// Cases in which the suite blames the device without a mutant.
     pub false_alarms: usize,
     /// Cases of the device without a mutant that were within the certain bound only.
@@ -86,11 +88,11 @@ impl fmt::Display for Score {
             self.weak,
             self.elements
         )?;
-        if !self.rules.is_empty() {
-            for (name, killed) in [
-                ("normal numbers", self.killed_by_normal_numbers),
-                ("properties", self.killed_by_properties),
-            ] {
+        for (name, killed) in [
+            ("normal numbers", self.killed_by_normal_numbers),
+            ("properties", self.killed_by_properties),
+        ] {
+            if let Some(killed) = killed {
                 writeln!(f, "{name:15} killed {}", of(killed, self.mutants))?;
             }
         }
@@ -147,6 +149,8 @@ pub fn mutation_score(
     let start = Instant::now();
     let mut score = Score {
         rules: rule_scores(options),
+        killed_by_normal_numbers: options.rules.then_some(0),
+        killed_by_properties: options.rules.then_some(0),
         ..Score::default()
     };
     let mut names = std::collections::BTreeSet::new();
@@ -264,7 +268,7 @@ pub(crate) fn score_op<O: Mutable>(
     in_parallel(options.threads, options.random_cases / ops, |i| {
         let mut rng = Rng::of(&format!("{} {i}", O::NAME));
         let numbers = (0..20).map(|_| rng.bits() as u16).collect();
-        judge_right(&O::case(&mut Picks::free(numbers)), &Truth::default());
+        judge_right(&O::case(&mut Picks::short(numbers)), &Truth::default());
     });
     in_parallel(options.threads, normal.len(), |i| {
         let (case, truth) = &normal[i];
@@ -287,9 +291,11 @@ pub(crate) fn score_op<O: Mutable>(
         let suite = Suite::new(with(accelerator, change));
         let killed = is_killed(&suite, &standard);
         let by_normal = is_killed(&suite, &normal);
-        let device = with(accelerator, O::mutants().swap_remove(i));
-        let properties = properties_of(&device, |op| options.rules && op == O::NAME);
-        let by_properties = properties.iter().any(|property| !property.is_fine());
+        let by_properties = options.rules && {
+            let device = with(accelerator, O::mutants().swap_remove(i));
+            let properties = properties_of(&device, |op| op == O::NAME);
+            properties.iter().any(|property| !property.is_fine())
+        };
         let mut by_rules = vec![false; Rule::ALL.len()];
         for (case, truth) in &normal {
             if by_rules.iter().all(|&killed| killed) {
@@ -302,11 +308,18 @@ pub(crate) fn score_op<O: Mutable>(
                 *killed |= !accepts;
             }
         }
-        let mut score = lock();
+        let mut locked = lock();
+        let score = &mut **locked;
         score.mutants += 1;
         score.killed += usize::from(killed);
-        score.killed_by_normal_numbers += usize::from(by_normal);
-        score.killed_by_properties += usize::from(by_properties);
+        for (count, killed) in [
+            (&mut score.killed_by_normal_numbers, by_normal),
+            (&mut score.killed_by_properties, by_properties),
+        ] {
+            if let Some(count) = count {
+                *count += usize::from(killed);
+            }
+        }
         for (rule, killed) in score.rules.iter_mut().zip(by_rules) {
             rule.killed += usize::from(killed);
         }
