@@ -95,8 +95,8 @@ fn open(sloppy: bool) -> Result<Accelerator> {
 fn run(sloppy: bool) -> Result<Document> {
     let selection = Selection {
         levels: "0..2".parse().expect("levels"),
-        ops: Vec::new(),
         depth: Depth::Quick,
+        ..Selection::default()
     };
     conformance::run(move || open(sloppy), &selection, Vec::new())
 }

@@ -18,6 +18,7 @@ const GUARD_BYTES: usize = 256;
 pub(crate) const POISON: [u8; 2] = [0xff, 0x7f];
 
 /// One argument in device memory.
+#[derive(Clone)]
 struct Placed {
     buffer: Buffer,
     dtype: DType,
@@ -81,6 +82,7 @@ impl Placed {
 }
 
 /// The arguments of one case, ready to run.
+#[derive(Clone)]
 pub(crate) struct Bench<'a> {
     context: &'a Context,
     /// By argument; outputs in place share the entry of their input.
@@ -258,9 +260,22 @@ impl<'a> Bench<'a> {
         self.look(&mut *stream, &workspace, &before, poison)
     }
 
+    /// The same arguments in other memory. Packed weights are shared.
+    pub(crate) fn elsewhere(&self) -> Result<Self> {
+        let mut bench = self.clone();
+        for placed in bench.placed.iter_mut().filter(|placed| !placed.is_packed()) {
+            placed.buffer = self.context.device().alloc(placed.buffer.bytes())?;
+        }
+        Ok(bench)
+    }
+
     /// Scratch memory for the plan, between guards.
     pub(crate) fn workspace<O: Op>(&self, plan: &Plan<O>) -> Result<Workspace> {
-        let bytes = plan.workspace_bytes(&self.shapes());
+        self.scratch(plan.workspace_bytes(&self.shapes()))
+    }
+
+    /// So much scratch memory, between guards.
+    pub(crate) fn scratch(&self, bytes: usize) -> Result<Workspace> {
         let buffer = self.context.device().alloc(bytes + 2 * GUARD_BYTES)?;
         Ok(Workspace { buffer, bytes })
     }

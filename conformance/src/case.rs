@@ -181,6 +181,15 @@ impl<O: ops::Op> Case<O> {
         }
     }
 
+    /// Elements of all arguments.
+    pub fn elements(&self) -> usize {
+        let lengths = self
+            .operands
+            .iter()
+            .map(|o| o.shape.iter().product::<usize>());
+        lengths.sum()
+    }
+
     /// The same with normal random numbers in place of every generator's.
     #[must_use]
     pub fn normal(mut self) -> Self {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hal::{DType, Error, Result};
 use ops::{Op, Role};
@@ -12,7 +13,7 @@ use wildmatch::WildMatch;
 use crate::cases::Conformance;
 use crate::picks::{Picks, covering};
 use crate::rng::fnv;
-use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, robustness, speed};
+use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, robustness, soak, speed};
 
 /// How many cases are tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,9 @@ pub struct Selection {
     pub ops: Vec<String>,
     /// How many cases.
     pub depth: Depth,
+    /// How long the soak lasts; by itself as long as suits `depth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_seconds: Option<u32>,
 }
 
 impl Default for Selection {
@@ -62,11 +66,22 @@ impl Default for Selection {
             levels: Levels::CERTIFYING,
             ops: Vec::new(),
             depth: Depth::Standard,
+            soak_seconds: None,
         }
     }
 }
 
 impl Selection {
+    /// How long the soak lasts.
+    fn soak(&self) -> Duration {
+        let seconds = self.soak_seconds.unwrap_or(match self.depth {
+            Depth::Quick => 1,
+            Depth::Standard => 4,
+            Depth::Full => 60,
+        });
+        Duration::from_secs(seconds.into())
+    }
+
     /// Whether a check, by its group and its whole name, is among [`Selection::ops`].
     pub fn names(&self, group: &str, name: &str) -> bool {
         let matches = |pattern: &String| {
@@ -133,6 +148,8 @@ pub struct Check {
     pub weight: Option<String>,
     /// The whole specification.
     pub about: String,
+    /// How long it goes on by itself, beyond what other checks may take.
+    pub lasts: Duration,
     run: Arc<Run>,
 }
 
@@ -183,6 +200,7 @@ impl Check {
             dtype: None,
             weight: None,
             about: about.to_owned(),
+            lasts: Duration::ZERO,
             run: Arc::new(run),
         }
     }
@@ -211,6 +229,7 @@ impl Check {
             dtype: Some(dtype),
             weight,
             about: id,
+            lasts: Duration::ZERO,
             run,
         }
     }
@@ -296,6 +315,7 @@ impl Catalogue {
     pub fn new(selection: &Selection, more: Vec<Check>) -> Result<Self> {
         let mut checks = memory::checks();
         checks.extend(robustness::checks());
+        checks.extend(soak::checks(selection.soak()));
         checks.extend(speed::checks());
         checks.extend(more);
         let mut groups: BTreeSet<String> = checks.iter().map(|c| c.group.clone()).collect();
@@ -364,6 +384,7 @@ mod tests {
             levels: levels.parse().unwrap(),
             ops: ops.iter().map(|s| s.to_string()).collect(),
             depth,
+            soak_seconds: None,
         }
     }
 

@@ -50,6 +50,7 @@ mod robustness;
 mod run;
 pub mod runner;
 pub mod shapes;
+mod soak;
 mod speed;
 mod suite;
 pub mod waivers;

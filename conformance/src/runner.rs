@@ -487,7 +487,8 @@ impl Driver<'_> {
             },
         };
         let start = Instant::now();
-        let answer = running.run(&check.name, self.timeout, self.stop);
+        let timeout = self.timeout + check.lasts;
+        let answer = running.run(&check.name, timeout, self.stop);
         let outcome = Outcome::new(check.group.clone(), check.about.clone());
         let mut outcome = match answer {
             Answer::Done(outcome) if outcome.status == Status::DeviceLost => *outcome,
@@ -499,7 +500,7 @@ impl Driver<'_> {
             }
             Answer::Died(why) => outcome.ended(Status::Crash, why),
             Answer::TimedOut => {
-                let why = format!("no answer in {} s", self.timeout.as_secs_f64());
+                let why = format!("no answer in {} s", timeout.as_secs_f64());
                 outcome.ended(Status::Timeout, why)
             }
             Answer::Stopped => {

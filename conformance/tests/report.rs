@@ -16,6 +16,7 @@ fn asked(levels: &str, ops: &[&str], depth: Depth) -> Asked {
             levels: levels.parse().unwrap(),
             ops: ops.iter().map(|s| s.to_string()).collect(),
             depth,
+            ..Selection::default()
         },
         order_seed: 3,
     }

@@ -24,8 +24,8 @@ const FOLDER: &str = "CONFORMANCE_TEST_WORKER";
 fn selection() -> Selection {
     Selection {
         levels: "5".parse().unwrap(),
-        ops: Vec::new(),
         depth: Depth::Quick,
+        ..Selection::default()
     }
 }
 

@@ -105,6 +105,10 @@ pub struct Faults {
     pub hang_at: Option<u64>,
     /// The launch that ends the process.
     pub crash_at: Option<u64>,
+    /// The launch from which on a bit of every first result is wrong.
+    pub wrong_at: Option<u64>,
+    /// Whether every eighth buffer is never given back.
+    pub leak: bool,
     /// Whether streams wait for no event.
     pub waits_ignored: bool,
     /// Whether downloads do not wait for earlier work.
@@ -119,7 +123,7 @@ pub struct Faults {
 
 impl Faults {
     /// The words of a spec that describe faults.
-    pub(crate) const WORDS: &str = "oom@N, lost@N, hang@N, crash@N, waits-ignored, downloads-early, uploads-short, replay-stale, replay-short";
+    pub(crate) const WORDS: &str = "oom@N, lost@N, hang@N, crash@N, wrong@N, leak, waits-ignored, downloads-early, uploads-short, replay-stale, replay-short";
 
     /// Applies one word; whether it is one.
     ///
@@ -127,6 +131,7 @@ impl Faults {
     /// `InvalidArgument` when its number is not one.
     pub(crate) fn set(&mut self, word: &str) -> Result<bool> {
         match word {
+            "leak" => self.leak = true,
             "waits-ignored" => self.waits_ignored = true,
             "downloads-early" => self.downloads_early = true,
             "uploads-short" => self.uploads_short = true,
@@ -147,6 +152,7 @@ impl Faults {
             "lost" => self.lost_at = at,
             "hang" => self.hang_at = at,
             "crash" => self.crash_at = at,
+            "wrong" => self.wrong_at = at,
             _ => return Ok(false),
         }
         Ok(true)

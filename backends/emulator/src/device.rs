@@ -24,6 +24,7 @@ pub(crate) struct Board {
     faults: Faults,
     used_bytes: AtomicUsize,
     allocations: AtomicU64,
+    frees: AtomicU64,
     /// Copies and launches.
     acts: AtomicU64,
     launches: AtomicU64,
@@ -67,6 +68,8 @@ impl std::fmt::Debug for Launched {
 pub(crate) enum Work {
     Upload(Window, Vec<u8>),
     Launch(Arc<Launched>),
+    /// Turns a bit of the first element.
+    Spoil(Window),
     /// Until the stream has done this much.
     Wait(u64, u64),
     Mark(Arc<Mutex<Option<Instant>>>),
@@ -77,6 +80,7 @@ impl std::fmt::Debug for Work {
         f.write_str(match self {
             Work::Upload(..) => "upload",
             Work::Launch(_) => "launch",
+            Work::Spoil(_) => "spoil",
             Work::Wait(..) => "wait",
             Work::Mark(_) => "mark",
         })
@@ -95,6 +99,7 @@ impl Board {
             faults,
             used_bytes: AtomicUsize::new(0),
             allocations: AtomicU64::new(0),
+            frees: AtomicU64::new(0),
             acts: AtomicU64::new(0),
             launches: AtomicU64::new(0),
             lost: AtomicBool::new(false),
@@ -123,8 +128,8 @@ impl Board {
         self.alive(doing)
     }
 
-    /// What happens to a launch before its kernel starts.
-    pub(crate) fn start_launch(&self, doing: &'static str) -> Result<()> {
+    /// What happens to a launch before its kernel starts. Whether its result will be wrong.
+    fn start_launch(&self, doing: &'static str) -> Result<bool> {
         self.act(doing)?;
         let n = self.launches.fetch_add(1, Ordering::SeqCst) + 1;
         if self.faults.crash_at == Some(n) {
@@ -135,7 +140,7 @@ impl Board {
                 std::thread::sleep(Duration::from_secs(3600));
             }
         }
-        Ok(())
+        Ok(self.faults.wrong_at.is_some_and(|at| n >= at))
     }
 
     pub(crate) fn alloc(self: &Arc<Self>, bytes: usize, weight: Option<Vec<u8>>) -> Result<Buffer> {
@@ -229,6 +234,12 @@ impl Board {
                 Work::Launch(launch) => self
                     .alive("run queued work")
                     .and_then(|()| (launch.kernel)(&launch.windows)),
+                Work::Spoil(result) => {
+                    if !result.shape.contains(&0) {
+                        result.buffer_bytes()[result.offset_bytes] ^= 1;
+                    }
+                    Ok(())
+                }
                 Work::Wait(other, mark) => {
                     if !self.faults.waits_ignored {
                         self.drain(other, mark);
@@ -333,6 +344,10 @@ impl Memory for EmulatorMemory {
 
 impl Drop for EmulatorMemory {
     fn drop(&mut self) {
+        let n = self.board.frees.fetch_add(1, Ordering::SeqCst) + 1;
+        if self.board.faults.leak && n.is_multiple_of(8) {
+            return;
+        }
         self.board
             .used_bytes
             .fetch_sub(self.bytes, Ordering::SeqCst);
@@ -455,8 +470,13 @@ impl EmulatorStream {
     }
 
     fn start(&self, launched: Arc<Launched>) -> Result<()> {
-        self.board.start_launch(launched.op)?;
-        self.board.push(self.id, Work::Launch(launched))
+        let wrong = self.board.start_launch(launched.op)?;
+        let result = launched.windows.first().filter(|_| wrong).cloned();
+        self.board.push(self.id, Work::Launch(launched))?;
+        match result {
+            Some(result) => self.board.push(self.id, Work::Spoil(result)),
+            None => Ok(()),
+        }
     }
 
     /// Refuses what a capture cannot hold.

@@ -212,19 +212,13 @@ fn rule_scores(options: &Options) -> Vec<RuleScore> {
 /// mutant that they miss. Long sums are among them, in few rows.
 const RULE_ELEMENTS: usize = 1 << 15;
 
-/// Elements of all arguments.
-fn volume<O>(case: &Case<O>) -> usize {
-    let operands = case.operands.iter();
-    operands.map(|o| o.shape.iter().product::<usize>()).sum()
-}
-
 /// Cases with their truth, small ones first: most mutants die early.
 fn prepared<O: Mutable>(cases: Vec<Case<O>>) -> Vec<(Case<O>, Truth)> {
     let mut cases: Vec<_> = cases
         .into_iter()
         .map(|case| (case, Truth::default()))
         .collect();
-    cases.sort_by_key(|(case, _)| volume(case));
+    cases.sort_by_key(|(case, _)| case.elements());
     cases
 }
 
@@ -242,7 +236,7 @@ pub(crate) fn score_op<O: Mutable>(
         true => prepared(O::cases().into_iter().map(Case::normal).collect()),
         false => Vec::new(),
     };
-    normal.retain(|(case, _)| volume(case) <= RULE_ELEMENTS);
+    normal.retain(|(case, _)| case.elements() <= RULE_ELEMENTS);
     let shared = Mutex::new(score);
     let lock = || shared.lock().expect("no thread panics with the score");
 

@@ -189,10 +189,11 @@ fn streams_keep_their_promises_or_are_found_out() {
     }
 }
 
-/// What level 6 finds of captured launches, by operation.
-fn replays(spec: &str) -> Vec<(String, Status, String)> {
+/// What the checks of these names find: the name, the status, and why.
+fn found(spec: &str, names: &str) -> Vec<(String, Status, String)> {
     let selection = Selection {
-        ops: vec!["capture/*".into()],
+        ops: vec![names.into()],
+        soak_seconds: Some(0),
         ..Selection::default()
     };
     let suite = Suite::new(open(spec));
@@ -206,15 +207,15 @@ fn replays(spec: &str) -> Vec<(String, Status, String)> {
 
 #[test]
 fn replays_are_plain_runs_or_are_found_out() {
-    let right = replays("emulator:async");
+    let right = found("emulator:async", "capture/*");
     assert_eq!(right.len(), 19);
     for (op, status, why) in right {
         assert_eq!(status, Status::Pass, "{op}: {why}");
     }
-    for (op, status, why) in replays("emulator:replay-stale") {
+    for (op, status, why) in found("emulator:replay-stale", "capture/*") {
         assert_eq!(status, Status::Fail, "{op}: {why}");
     }
-    for (op, status, why) in replays("emulator:replay-short,async") {
+    for (op, status, why) in found("emulator:replay-short,async", "capture/*") {
         assert_eq!(status, Status::Fail, "{op}: {why}");
     }
     // A device that cannot capture says so, and that is all.
@@ -227,6 +228,34 @@ fn replays_are_plain_runs_or_are_found_out() {
             Status::Unsupported,
             "{name}: {}",
             outcome.why
+        );
+    }
+}
+
+#[test]
+fn a_long_run_tells_what_a_short_one_does_not() {
+    for (spec, status, why) in [
+        (
+            "emulator:async,mem256m",
+            Status::Pass,
+            "B did not come back",
+        ),
+        ("emulator", Status::Pass, "does not tell its memory"),
+        (
+            "emulator:wrong@4000",
+            Status::Fail,
+            "not those of the first round",
+        ),
+        ("emulator:mem256m,leak", Status::Fail, "B did not come back"),
+        // Sooner or later nothing is left.
+        ("emulator:mem2m,leak,async", Status::Fail, "OutOfMemory"),
+    ] {
+        let [(_, found, said)] = &found(spec, "soak/*")[..] else {
+            panic!("one soak")
+        };
+        assert!(
+            *found == status && said.contains(why),
+            "{spec}: {found} {said}"
         );
     }
 }

@@ -440,6 +440,10 @@ pub(crate) struct Conform {
     #[arg(long, default_value = "60", value_parser = seconds, value_name = "SECONDS")]
     pub(crate) timeout: f64,
 
+    /// Seconds that level 6 goes on launching a mix of all operations [default: 4; with --quick 1, with --full 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) soak: Option<u32>,
+
     /// Order of the checks, or choice of the sample [default: from the clock]
     #[arg(long, value_name = "N")]
     pub(crate) order_seed: Option<u64>,

@@ -39,6 +39,7 @@ pub(crate) fn run(global: &Global, args: &Conform) -> Result<(), Failure> {
             (_, true) => Depth::Full,
             _ => Depth::Standard,
         },
+        soak_seconds: args.soak,
     };
     #[cfg(feature = "emulator")]
     if args.mutation_score {
@@ -227,6 +228,9 @@ fn command(global: &Global, selection: &Selection) -> hal::Result<Command> {
         Depth::Standard => &mut command,
         Depth::Full => command.arg("--full"),
     };
+    if let Some(seconds) = selection.soak_seconds {
+        command.args(["--soak", &seconds.to_string()]);
+    }
     if let Some(threads) = global.threads {
         command.args(["--threads", &threads.to_string()]);
     }
