@@ -1,0 +1,400 @@
+//! The driver: programs, kernels, memory, queues and marks of one OpenCL device.
+
+use std::fmt;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backend_simt::{Argument, Facts, Limits, SimtDriver, Source};
+use hal::{Error, ErrorKind, Result};
+use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue, enqueue_write_buffer};
+use opencl3::context::Context;
+use opencl3::error_codes::ClError;
+use opencl3::event::{CL_COMPLETE, Event};
+use opencl3::kernel::Kernel;
+use opencl3::memory::{Buffer, CL_MEM_READ_WRITE, ClMem};
+use opencl3::program::Program;
+use opencl3::types::{CL_BLOCKING, cl_device_id, cl_mem, cl_uint};
+
+use crate::failure::failure;
+use crate::find::Found;
+
+/// One open device.
+#[derive(Debug)]
+pub(crate) struct OpenCl {
+    device: Root,
+    context: Context,
+    options: String,
+    facts: Facts,
+    limits: Limits,
+    kernels: AtomicUsize,
+    lost: AtomicBool,
+}
+
+/// A device id, which is a pointer that the runtime owns.
+#[derive(Clone, Copy, Debug)]
+struct Root(cl_device_id);
+
+// SAFETY: ids of root devices are valid for the life of the process, and OpenCL's calls on them are thread-safe.
+unsafe impl Send for Root {}
+// SAFETY: as above.
+unsafe impl Sync for Root {}
+
+impl OpenCl {
+    pub(crate) fn new(found: &Found) -> Result<Self> {
+        let context =
+            Context::from_device(&found.device).map_err(|e| failure("open an OpenCL device", e))?;
+        let mut options = String::from(match found.subgroups {
+            true => "-cl-std=CL3.0 -D SUBGROUPS",
+            false => "-cl-std=CL1.2",
+        });
+        if found.exact_division {
+            options.push_str(" -cl-fp32-correctly-rounded-divide-sqrt");
+        }
+        let Found {
+            spec,
+            name,
+            vendor,
+            platform,
+            driver,
+            language,
+            limits,
+            ..
+        } = found;
+        Ok(Self {
+            facts: Facts {
+                spec: spec.clone(),
+                name: name.clone(),
+                detail: format!(
+                    "{platform}, {language}, driver {driver}, {} KiB local memory, groups of up to {}",
+                    limits.local_bytes >> 10,
+                    limits.max_group
+                ),
+                fingerprint: Some(format!(
+                    "{platform}\n{vendor}\n{name}\n{driver}\n{language}\n{options}"
+                )),
+                native_floats: found.native_floats.clone(),
+                numerics: found.numerics.clone(),
+            },
+            limits: limits.clone(),
+            device: Root(found.device.id()),
+            context,
+            options,
+            kernels: AtomicUsize::new(0),
+            lost: AtomicBool::new(false),
+        })
+    }
+
+    fn alive(&self, doing: &'static str) -> Result<()> {
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(
+                Error::new(ErrorKind::DeviceLost, doing, "the device was lost before")
+                    .next_step("open the device again"),
+            );
+        }
+        Ok(())
+    }
+
+    /// The result of a call, whose failure may be the device's last.
+    fn check<T>(&self, doing: &'static str, result: Result<T, ClError>) -> Result<T> {
+        result.map_err(|e| {
+            let e = failure(doing, e);
+            if e.kind() == ErrorKind::DeviceLost {
+                self.lost.store(true, Ordering::Relaxed);
+            }
+            e
+        })
+    }
+
+    fn build(&self, source: &Source, options: &str) -> Result<Program> {
+        const DOING: &str = "compile a kernel";
+        let program = Program::create_from_source(&self.context, source.text);
+        let mut program = self.check(DOING, program)?;
+        if let Err(e) = program.build(self.context.devices(), options) {
+            let log = program.get_build_log(self.device.0).unwrap_or_default();
+            let e = failure(DOING, e);
+            return Err(Error::new(
+                ErrorKind::CompileFailed,
+                format!("compile {} for {}", source.name, self.facts.spec),
+                format!("{}, options {options}, log:\n{}", e.detail(), log.trim()),
+            )
+            .with_source(e));
+        }
+        Ok(program)
+    }
+
+    fn load(&self, binary: &[u8], options: &str) -> Option<Program> {
+        // SAFETY: the device is the context's own.
+        let program = unsafe {
+            Program::create_from_binary(&self.context, self.context.devices(), &[binary])
+        };
+        let mut program = program.ok()?;
+        program.build(self.context.devices(), options).ok()?;
+        Some(program)
+    }
+}
+
+/// A buffer of bytes.
+pub(crate) struct ClMemory(Buffer<u8>);
+
+impl fmt::Debug for ClMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenCL memory")
+    }
+}
+
+/// An entry of a program, from which each queue makes its own kernel object.
+pub(crate) struct Entry {
+    program: Arc<Program>,
+    name: String,
+    /// Its place in a queue's list.
+    at: usize,
+}
+
+/// An in-order queue, and its kernel objects: OpenCL's hold arguments, so threads cannot share one.
+pub(crate) struct Queue {
+    queue: CommandQueue,
+    kernels: Vec<Option<Kernel>>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenCL queue")
+    }
+}
+
+impl Queue {
+    /// This queue's kernel object, made at the first use.
+    fn kernel(&mut self, entry: &Entry) -> Result<&Kernel, ClError> {
+        if self.kernels.len() <= entry.at {
+            self.kernels.resize_with(entry.at + 1, || None);
+        }
+        let place = &mut self.kernels[entry.at];
+        match place {
+            Some(kernel) => Ok(kernel),
+            None => Ok(place.insert(Kernel::create(&entry.program, &entry.name)?)),
+        }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // Work that was queued is owed to whoever reads the buffers; a failure has nobody to go to.
+        let _ = self.queue.flush();
+    }
+}
+
+/// A marker command's event.
+pub(crate) struct Mark(Event);
+
+impl fmt::Debug for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OpenCL event")
+    }
+}
+
+impl SimtDriver for OpenCl {
+    type Memory = ClMemory;
+    type Program = Arc<Program>;
+    type Kernel = Entry;
+    type Queue = Queue;
+    type Mark = Mark;
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<ClMemory> {
+        const DOING: &str = "allocate OpenCL memory";
+        self.alive(DOING)?;
+        // SAFETY: no host pointer is given.
+        let buffer =
+            unsafe { Buffer::create(&self.context, CL_MEM_READ_WRITE, bytes, ptr::null_mut()) };
+        Ok(ClMemory(self.check(DOING, buffer)?))
+    }
+
+    fn compile(
+        &self,
+        source: &Source,
+        defines: &[(&str, String)],
+        binary: Option<&[u8]>,
+    ) -> Result<Arc<Program>> {
+        self.alive("compile a kernel")?;
+        let mut options = self.options.clone();
+        for (name, value) in defines {
+            options.push_str(&format!(" -D {name}={value}"));
+        }
+        let loaded = binary.and_then(|binary| self.load(binary, &options));
+        match loaded {
+            Some(program) => Ok(Arc::new(program)),
+            None => Ok(Arc::new(self.build(source, &options)?)),
+        }
+    }
+
+    fn binary(&self, program: &Arc<Program>) -> Option<Vec<u8>> {
+        let binary = program.get_binaries().ok()?.into_iter().next()?;
+        (!binary.is_empty()).then_some(binary)
+    }
+
+    fn kernel(&self, program: &Arc<Program>, name: &str, group: usize) -> Result<Entry> {
+        const DOING: &str = "make an OpenCL kernel";
+        let kernel = self.check(DOING, Kernel::create(program, name))?;
+        let most = self.check(DOING, kernel.get_work_group_size(self.device.0))?;
+        if most < group {
+            return Err(Error::new(
+                ErrorKind::CompileFailed,
+                format!("make the kernel {name} for {}", self.facts.spec),
+                format!("its groups may have {most} work-items here, {group} are needed"),
+            ));
+        }
+        Ok(Entry {
+            program: Arc::clone(program),
+            name: name.into(),
+            at: self.kernels.fetch_add(1, Ordering::Relaxed),
+        })
+    }
+
+    fn queue(&self) -> Result<Queue> {
+        const DOING: &str = "make an OpenCL queue";
+        self.alive(DOING)?;
+        // SAFETY: the device is the context's own.
+        let queue = unsafe {
+            CommandQueue::create(&self.context, self.device.0, CL_QUEUE_PROFILING_ENABLE)
+        };
+        Ok(Queue {
+            queue: self.check(DOING, queue)?,
+            kernels: Vec::new(),
+        })
+    }
+
+    fn upload(&self, queue: &mut Queue, dst: &ClMemory, at: usize, src: &[u8]) -> Result<()> {
+        const DOING: &str = "upload to an OpenCL device";
+        self.alive(DOING)?;
+        // SAFETY: the call blocks, so `src` outlives the command; the range was checked by the stream.
+        let event = unsafe {
+            enqueue_write_buffer(
+                queue.queue.get(),
+                dst.0.get(),
+                CL_BLOCKING,
+                at,
+                src.len(),
+                src.as_ptr().cast(),
+                0,
+                ptr::null(),
+            )
+        };
+        self.check(DOING, event.map(Event::new).map_err(ClError))
+            .map(drop)
+    }
+
+    fn download(&self, queue: &mut Queue, dst: &mut [u8], src: &ClMemory, at: usize) -> Result<()> {
+        const DOING: &str = "download from an OpenCL device";
+        self.alive(DOING)?;
+        // SAFETY: the call blocks, so `dst` outlives the command; the range was checked by the stream.
+        let done = unsafe {
+            queue
+                .queue
+                .enqueue_read_buffer(&src.0, CL_BLOCKING, at, dst, &[])
+        };
+        self.check(DOING, done).map(drop)
+    }
+
+    unsafe fn launch(
+        &self,
+        queue: &mut Queue,
+        kernel: &Entry,
+        grid: [usize; 3],
+        group: usize,
+        arguments: &[Argument<'_, ClMemory>],
+    ) -> Result<()> {
+        const DOING: &str = "launch an OpenCL kernel";
+        self.alive(DOING)?;
+        let object = self.check(DOING, queue.kernel(kernel))?;
+        let mut at: cl_uint = 0;
+        for argument in arguments {
+            let done = match argument {
+                Argument::Memory(memory, offset) => {
+                    let (memory, offset): (cl_mem, i64) = (memory.0.get(), *offset as i64);
+                    // SAFETY: the kernel declares memory here, as the caller promises.
+                    let done = unsafe { object.set_arg(at, &memory) };
+                    self.check(DOING, done)?;
+                    at += 1;
+                    // SAFETY: the offset follows it.
+                    unsafe { object.set_arg(at, &offset) }
+                }
+                // SAFETY: the kernel declares this type here, as the caller promises.
+                Argument::I32(n) => unsafe { object.set_arg(at, n) },
+                // SAFETY: as above.
+                Argument::I64(n) => unsafe { object.set_arg(at, n) },
+                // SAFETY: as above.
+                Argument::F32(x) => unsafe { object.set_arg(at, x) },
+            };
+            self.check(DOING, done)?;
+            at += 1;
+        }
+        let (global, local) = ([grid[0] * group, grid[1], grid[2]], [group, 1, 1]);
+        let object = object.get();
+        // SAFETY: all arguments are set; sizes are of three dimensions.
+        let event = unsafe {
+            queue.queue.enqueue_nd_range_kernel(
+                object,
+                3,
+                ptr::null(),
+                global.as_ptr(),
+                local.as_ptr(),
+                &[],
+            )
+        };
+        self.check(DOING, event).map(drop)
+    }
+
+    fn record(&self, queue: &mut Queue) -> Result<Mark> {
+        const DOING: &str = "record an OpenCL event";
+        self.alive(DOING)?;
+        // SAFETY: no events are waited for.
+        let event = unsafe { queue.queue.enqueue_marker_with_wait_list(&[]) };
+        let event = self.check(DOING, event)?;
+        // Another queue may wait for it, which alone would not start this one.
+        self.check(DOING, queue.queue.flush())?;
+        Ok(Mark(event))
+    }
+
+    fn wait(&self, queue: &mut Queue, mark: &Mark) -> Result<()> {
+        const DOING: &str = "wait for an OpenCL event";
+        self.alive(DOING)?;
+        // SAFETY: the event is of this driver's context, as the stream checked.
+        let event = unsafe { queue.queue.enqueue_barrier_with_wait_list(&[mark.0.get()]) };
+        self.check(DOING, event).map(drop)
+    }
+
+    fn synchronize(&self, queue: &mut Queue) -> Result<()> {
+        const DOING: &str = "finish an OpenCL queue";
+        self.alive(DOING)?;
+        self.check(DOING, queue.queue.finish())
+    }
+
+    fn finish(&self, mark: &Mark) -> Result<()> {
+        const DOING: &str = "wait for an OpenCL event";
+        self.alive(DOING)?;
+        self.check(DOING, mark.0.wait())
+    }
+
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<Option<Duration>> {
+        const DOING: &str = "measure between OpenCL events";
+        self.alive(DOING)?;
+        for mark in [from, to] {
+            let status = self.check(DOING, mark.0.command_execution_status())?;
+            if status.0 != CL_COMPLETE {
+                return Ok(None);
+            }
+        }
+        let from = self.check(DOING, from.0.profiling_command_end())?;
+        let to = self.check(DOING, to.0.profiling_command_end())?;
+        Ok(Some(Duration::from_nanos(to.saturating_sub(from))))
+    }
+}

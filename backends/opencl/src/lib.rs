@@ -1,0 +1,49 @@
+//! OpenCL devices: the driver under the portable kernels of `backend-simt`, loaded at run time.
+//!
+//! Design choices:
+//! - `libOpenCL.so.1` is loaded when a device is first asked for (`OPENCL_DYLIB_PATH` names another): this crate builds
+//!   and starts on machines without it, and says what is missing.
+//! - OpenCL C 1.2 without extensions is enough. f16 is a storage type; arithmetic is f32. What a device adds
+//!   (sub-groups) shortens reductions, and changes no result beyond the order of sums.
+//! - Queues are in order and keep time stamps. Uploads and downloads block; kernels do not.
+//! - A kernel object holds its arguments, so each queue has its own: a launch takes no lock.
+//! - Freeing memory is left to the runtime, which by the specification waits for commands that were queued before.
+//! - A device that stopped answering is poisoned: every later call gives `DeviceLost`.
+//!
+//! Who validates what: as in `backend-simt`. Here are only the runtime's own errors, with its codes by name.
+//!
+//! ```
+//! match backend_opencl::open("opencl:0") {
+//!     Ok(device) => println!("{}", device.device.info().name),
+//!     Err(e) => println!("no OpenCL here: {e}"),
+//! }
+//! ```
+
+mod driver;
+mod failure;
+mod find;
+
+use hal::Result;
+use ops::Accelerator;
+
+pub use backend_simt::Limits;
+pub use find::Found;
+
+/// Opens the device that `spec` names: `opencl` or `opencl:0` (the first of all devices), `opencl:3`, or
+/// `opencl:1.0` (device 0 of platform 1).
+///
+/// # Errors
+/// `NotFound` when there is no OpenCL loader, no driver, or no such device; `InvalidArgument` for another form of
+/// `spec`; what the driver reports.
+pub fn open(spec: &str) -> Result<Accelerator> {
+    let found = find::find(spec)?;
+    Ok(backend_simt::open(driver::OpenCl::new(&found)?))
+}
+
+/// Every OpenCL device of this machine, in the order in which `opencl:N` counts them.
+///
+/// # Errors
+/// `NotFound` when there is no OpenCL loader or no driver; what the driver reports.
+pub fn devices() -> Result<Vec<Found>> {
+    find::devices()
+}

@@ -1,0 +1,284 @@
+//! From a planned operation to a launch: what every planner of this crate uses.
+
+use std::sync::Arc;
+
+use hal::{Buffer, DType, Error, Result, Stream, View};
+use ops::{HostWeight, Launch};
+
+use crate::device::{Chip, SimtMemory, SimtStream};
+use crate::driver::{Argument, Arguments, SimtDriver, Source};
+
+/// What a planner returns.
+pub(crate) type Planned = Result<Option<Arc<dyn Launch>>>;
+
+/// Groups in one dimension of a grid; kernels with more work stride over it.
+const MAX_GRID: usize = 1 << 20;
+
+/// A kernel, and the size of its groups.
+pub(crate) struct Kernel<D: SimtDriver> {
+    kernel: D::Kernel,
+    pub(crate) group: usize,
+}
+
+impl<D: SimtDriver> Chip<D> {
+    /// The largest group that this device allows, at most `wanted`; a power of two.
+    pub(crate) fn group(&self, wanted: usize) -> usize {
+        let limit = self.driver.limits().max_group.max(1);
+        1 << wanted.min(limit).ilog2()
+    }
+
+    /// The entry `name` of `source`, compiled for groups of `group` and with `defines`.
+    ///
+    /// # Errors
+    /// `CompileFailed` with the compiler's log.
+    pub(crate) fn kernel(
+        &self,
+        source: &Source,
+        name: &str,
+        group: usize,
+        defines: &[(&'static str, String)],
+    ) -> Result<Kernel<D>> {
+        let mut all = vec![("GROUP", group.to_string())];
+        all.extend_from_slice(defines);
+        let program = self.programs.program(&self.driver, source, all)?;
+        let kernel = self.driver.kernel(&program, name, group)?;
+        Ok(Kernel { kernel, group })
+    }
+}
+
+/// A kernel's definitions: `defines!["X": op.dtype, "TILE": 16]`.
+macro_rules! defines {
+    ($($name:literal: $value:expr),* $(,)?) => {
+        [$(($name, $value.to_string())),*]
+    };
+}
+pub(crate) use defines;
+
+/// The source of an operation: the dialect, shared parts, its own file.
+macro_rules! source {
+    ($name:literal $(, $part:literal)*) => {
+        $crate::driver::Source {
+            name: $name,
+            text: concat!(
+                include_str!("../../kernels/dialect.h"),
+                $(include_str!(concat!("../../kernels/", $part)),)*
+                include_str!(concat!("../../kernels/", $name, ".cl.h")),
+            ),
+        }
+    };
+}
+pub(crate) use source;
+
+/// The number of a float type in the kernels.
+pub(crate) fn code(dtype: DType) -> usize {
+    match dtype {
+        DType::F16 => 1,
+        DType::BF16 => 2,
+        _ => 0,
+    }
+}
+
+/// A launch under construction: arguments in the kernel's order, then [`Call::run`].
+pub(crate) struct Call<'a, D: SimtDriver> {
+    chip: &'a Chip<D>,
+    queue: &'a mut D::Queue,
+    arguments: Arguments<'a, D>,
+    /// An argument does not fit its type.
+    wrong: bool,
+}
+
+impl<'a, D: SimtDriver> Call<'a, D> {
+    /// Memory from the first element of `view` on.
+    pub(crate) fn view(mut self, view: &View<'a>) -> Self {
+        match view.buffer().downcast::<SimtMemory<D>>() {
+            Some(memory) => self.push(Argument::Memory(&memory.memory, view.offset_bytes())),
+            None => self.wrong = true,
+        }
+        self
+    }
+
+    /// A length or other number that fits 31 bits.
+    pub(crate) fn int(mut self, n: usize) -> Self {
+        match i32::try_from(n) {
+            Ok(n) => self.push(Argument::I32(n)),
+            Err(_) => self.wrong = true,
+        }
+        self
+    }
+
+    /// A number of elements or a stride.
+    pub(crate) fn long(mut self, n: usize) -> Self {
+        match i64::try_from(n) {
+            Ok(n) => self.push(Argument::I64(n)),
+            Err(_) => self.wrong = true,
+        }
+        self
+    }
+
+    pub(crate) fn float(mut self, x: f32) -> Self {
+        self.push(Argument::F32(x));
+        self
+    }
+
+    fn push(&mut self, argument: Argument<'a, D::Memory>) {
+        self.wrong |= self.arguments.try_push(argument).is_err();
+    }
+
+    /// Shape and strides as four dimensions each, the missing ones first and of length 1.
+    pub(crate) fn shape4(mut self, view: &View<'a>) -> Self {
+        for i in 0..4usize {
+            let n = (i + view.rank()).checked_sub(4).map_or(1, |i| view.dim(i));
+            self = self.long(n);
+        }
+        self
+    }
+
+    /// Strides as four dimensions, see [`Call::shape4`].
+    pub(crate) fn strides4(mut self, view: &View<'a>) -> Self {
+        for i in 0..4usize {
+            let stride = (i + view.rank())
+                .checked_sub(4)
+                .map_or(0, |i| view.strides()[i]);
+            self = self.long(stride);
+        }
+        self
+    }
+
+    /// Queues the kernel; an empty grid does nothing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for lengths beyond 31 bits; what the driver reports.
+    pub(crate) fn run(self, kernel: &Kernel<D>, grid: [usize; 3]) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        if self.wrong {
+            return Err(Error::invalid(
+                "launch a kernel",
+                "a length exceeds 2^31 - 1, or memory is of another device",
+            ));
+        }
+        // SAFETY: each planner gives the arguments that its kernel declares; kernels bound what they read from memory
+        // and stay inside their views, whose bounds `ops::check_args` has checked.
+        unsafe {
+            self.chip.driver.launch(
+                self.queue,
+                &kernel.kernel,
+                grid,
+                kernel.group,
+                &self.arguments,
+            )
+        }
+    }
+}
+
+/// Groups for `n` work-items that stride over the grid.
+pub(crate) fn groups(n: usize, group: usize) -> usize {
+    n.div_ceil(group).min(MAX_GRID)
+}
+
+/// The stream of a launch, ready to be given kernels.
+pub(crate) struct Queue<'a, D: SimtDriver> {
+    chip: &'a Chip<D>,
+    queue: &'a mut D::Queue,
+}
+
+impl<D: SimtDriver> Queue<'_, D> {
+    /// A kernel's arguments, to be filled in.
+    pub(crate) fn call<'a>(&'a mut self) -> Call<'a, D> {
+        Call {
+            chip: self.chip,
+            queue: self.queue,
+            arguments: Arguments::<'a, D>::new(),
+            wrong: false,
+        }
+    }
+}
+
+/// A launch made of a function that queues kernels.
+struct Native<D: SimtDriver, F, P> {
+    chip: Arc<Chip<D>>,
+    workspace_bytes: fn(&[&[usize]]) -> usize,
+    run: F,
+    pack: P,
+}
+
+impl<D, F, P> Launch for Native<D, F, P>
+where
+    D: SimtDriver,
+    F: Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync,
+    P: Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync,
+{
+    fn workspace_bytes(&self, shapes: &[&[usize]]) -> usize {
+        (self.workspace_bytes)(shapes)
+    }
+
+    unsafe fn launch(
+        &self,
+        stream: &mut dyn Stream,
+        args: &[View<'_>],
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let stream = stream
+            .downcast::<SimtStream<D>>()
+            .filter(|stream| stream.chip.id() == self.chip.id())
+            .ok_or_else(|| Error::invalid("launch a kernel", "the stream is of another device"))?;
+        let mut queue = Queue {
+            chip: &self.chip,
+            queue: &mut stream.queue,
+        };
+        (self.run)(&mut queue, args, workspace)
+    }
+
+    fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
+        (self.pack)(&self.chip, weight)
+    }
+}
+
+fn no_weight<D: SimtDriver>(_: &Arc<Chip<D>>, _: &HostWeight<'_>) -> Result<Buffer> {
+    Err(Error::unsupported(
+        "pack a weight",
+        "this operation has none",
+    ))
+}
+
+fn no_workspace(_: &[&[usize]]) -> usize {
+    0
+}
+
+/// A launch without weights or workspace.
+pub(crate) fn native<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    run: impl Fn(&mut Queue<'_, D>, &[View<'_>]) -> Result<()> + Send + Sync + 'static,
+) -> Planned {
+    let run = move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args);
+    native_with(chip, no_workspace, run)
+}
+
+/// A launch with a workspace.
+pub(crate) fn native_with<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    workspace_bytes: fn(&[&[usize]]) -> usize,
+    run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Planned {
+    Ok(Some(Arc::new(Native {
+        chip: Arc::clone(chip),
+        workspace_bytes,
+        run,
+        pack: no_weight,
+    })))
+}
+
+/// A launch with a weight.
+pub(crate) fn weighted<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
+    run: impl Fn(&mut Queue<'_, D>, &[View<'_>]) -> Result<()> + Send + Sync + 'static,
+) -> Planned {
+    Ok(Some(Arc::new(Native {
+        chip: Arc::clone(chip),
+        workspace_bytes: no_workspace,
+        run: move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args),
+        pack,
+    })))
+}

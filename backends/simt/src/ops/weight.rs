@@ -1,0 +1,128 @@
+//! How weights lie in device memory, for products and embeddings: rows padded to 16 bytes, then the scales.
+
+use std::sync::Arc;
+
+use hal::{Buffer, DType, Error, Result, Stream, View, WeightFormat};
+use ops::HostWeight;
+
+use crate::device::Chip;
+use crate::driver::SimtDriver;
+
+/// Rows begin at multiples of this many bytes, so that kernels may load words.
+const ROW_ALIGN: usize = 16;
+
+/// Scales begin at a multiple of this.
+const SCALE_ALIGN: usize = 256;
+
+/// Bytes that are staged at a time while a weight travels.
+const STAGE_BYTES: usize = 4 << 20;
+
+/// Where the parts of a weight lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Layout {
+    pub(super) row_bytes: usize,
+    pub(super) scales_at: usize,
+    bytes: usize,
+}
+
+impl Layout {
+    /// Of a packed weight.
+    pub(super) fn packed(format: WeightFormat, rows: usize, cols: usize) -> Option<Self> {
+        let row_bytes = format.row_bytes(cols).checked_next_multiple_of(ROW_ALIGN)?;
+        let (scales, dtype) = format.row_scales(cols);
+        let scales_at = rows
+            .checked_mul(row_bytes)?
+            .checked_next_multiple_of(SCALE_ALIGN)?;
+        let scale_bytes = rows.checked_mul(scales)?.checked_mul(dtype.bytes())?;
+        Some(Self {
+            row_bytes,
+            scales_at,
+            bytes: scales_at.checked_add(scale_bytes)?,
+        })
+    }
+
+    /// Of a plain dense view.
+    pub(super) fn plain(dtype: DType, cols: usize) -> Self {
+        let row_bytes = dtype.bytes() * cols;
+        Self {
+            row_bytes,
+            scales_at: 0,
+            bytes: 0,
+        }
+    }
+}
+
+/// The kernels' names of a format; `None` when they do not know it.
+pub(super) fn defines(format: WeightFormat) -> Option<[(&'static str, String); 3]> {
+    let (number, scaled) = match format {
+        WeightFormat::Dense(DType::F32) => (0, 0),
+        WeightFormat::Dense(DType::F16) => (1, 0),
+        WeightFormat::Dense(DType::BF16) => (2, 0),
+        WeightFormat::Int8Row => (3, 1),
+        WeightFormat::Int8Group(_) => (3, 2),
+        WeightFormat::Int4Row => (4, 1),
+        WeightFormat::Int4Group(_) => (4, 2),
+        _ => return None,
+    };
+    // Kernels take eight columns at a time under one scale.
+    let group = format.group().unwrap_or(0);
+    (group % 8 == 0).then_some(())?;
+    Some([
+        ("FORMAT", number.to_string()),
+        ("SCALED", scaled.to_string()),
+        ("WEIGHT_GROUP", group.to_string()),
+    ])
+}
+
+/// Brings a weight to the device, a few rows at a time.
+pub(super) fn pack<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    weight: &HostWeight<'_>,
+    (format, rows, cols): (WeightFormat, usize, usize),
+) -> Result<Buffer> {
+    weight.expect(format, rows, cols)?;
+    let layout = Layout::packed(format, rows, cols)
+        .ok_or_else(|| Error::invalid("pack a weight", "its size overflows"))?;
+    let buffer = chip.alloc(layout.bytes)?;
+    let mut stream = chip.stream()?;
+    let mut upload = |at: usize, bytes: &[u8]| {
+        stream.upload(&View::at(&buffer, at, DType::U8, &[bytes.len()])?, bytes)
+    };
+    let (given, kept) = (format.row_bytes(cols), layout.row_bytes);
+    if given == kept {
+        upload(0, &weight.data)?;
+        // What lies between is read by nobody, but is defined.
+        upload(given * rows, &vec![0; layout.scales_at - given * rows])?;
+    } else {
+        let some = (STAGE_BYTES / kept).max(1);
+        let mut stage = Vec::new();
+        for start in (0..rows).step_by(some) {
+            stage.clear();
+            for r in start..(start + some).min(rows) {
+                stage.extend_from_slice(weight.row(r));
+                stage.resize(stage.len() + kept - given, 0);
+            }
+            upload(start * kept, &stage)?;
+        }
+        upload(kept * rows, &vec![0; layout.scales_at - kept * rows])?;
+    }
+    upload(layout.scales_at, &weight.scales)?;
+    stream.synchronize()?;
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_scales_are_aligned_and_sizes_checked() {
+        for format in WeightFormat::ALL {
+            let layout = Layout::packed(format, 3, 128).unwrap();
+            assert!(layout.row_bytes >= format.row_bytes(128), "{format}");
+            assert_eq!((layout.row_bytes % 16, layout.scales_at % 256), (0, 0));
+            assert!(layout.scales_at >= 3 * layout.row_bytes);
+            assert_eq!(Layout::packed(format, usize::MAX / 2, 128), None);
+        }
+    }
+}
