@@ -45,10 +45,10 @@ impl OpenCl {
     pub(crate) fn new(found: &Found) -> Result<Self> {
         let context =
             Context::from_device(&found.device).map_err(|e| failure("open an OpenCL device", e))?;
-        let mut options = String::from(match found.subgroups {
-            true => "-cl-std=CL3.0 -D SUBGROUPS",
-            false => "-cl-std=CL1.2",
-        });
+        let mut options = match found.subgroups {
+            Some(language) => format!("-cl-std={language} -D SUBGROUPS"),
+            None => String::from("-cl-std=CL1.2"),
+        };
         if found.exact_division {
             options.push_str(" -cl-fp32-correctly-rounded-divide-sqrt");
         }
@@ -67,9 +67,14 @@ impl OpenCl {
                 spec: spec.clone(),
                 name: name.clone(),
                 detail: format!(
-                    "{platform}, {language}, driver {driver}, {} KiB local memory, groups of up to {}",
+                    "{platform}, {language}, driver {driver}, {} KiB local memory, groups of up to {}{}",
                     limits.local_bytes >> 10,
-                    limits.max_group
+                    limits.max_group,
+                    if found.subgroups.is_some() {
+                        ", sub-groups"
+                    } else {
+                        ""
+                    },
                 ),
                 fingerprint: Some(format!(
                     "{platform}\n{vendor}\n{name}\n{driver}\n{language}\n{options}"

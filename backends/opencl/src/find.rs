@@ -34,7 +34,8 @@ pub struct Found {
     pub(crate) numerics: Numerics,
     pub(crate) native_floats: Vec<DType>,
     pub(crate) exact_division: bool,
-    pub(crate) subgroups: bool,
+    /// The language in which the device has sub-groups.
+    pub(crate) subgroups: Option<&'static str>,
     pub(crate) device: Device,
 }
 
@@ -122,18 +123,27 @@ fn describe(spec: String, platform: &Platform, device: Device) -> Result<Found> 
         parallelism: device.max_compute_units().map_err(ask)? as usize,
         wide_items: kind & CL_DEVICE_TYPE_CPU != 0,
     };
+    let language = text(device.opencl_c_version().map_err(ask)?);
+    let version = language.strip_prefix("OpenCL C ").unwrap_or("");
+    let at_most = device.max_num_sub_groups().unwrap_or(0);
+    let subgroups = match version.split('.').next() {
+        _ if !has("cl_khr_subgroups") || at_most == 0 => None,
+        Some("3") => Some("CL3.0"),
+        Some("2") => Some("CL2.0"),
+        _ => None,
+    };
     Ok(Found {
         spec,
         name: text(device.name().map_err(ask)?),
         vendor: text(device.vendor().map_err(ask)?),
         platform: text(platform.version().map_err(ask)?),
         driver: text(device.driver_version().map_err(ask)?),
-        language: text(device.opencl_c_version().map_err(ask)?),
+        language,
         limits,
         numerics,
         native_floats,
         exact_division: floats & EXACT_DIVISION != 0,
-        subgroups: false,
+        subgroups,
         device,
     })
 }

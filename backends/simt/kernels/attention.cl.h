@@ -25,23 +25,32 @@ KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_star
     LOCAL float scores[BR * BC];
     LOCAL float most[BR], total[BR], shrink[BR];
     const int item = ITEM, g = GROUP_Y, share = heads / kv_heads;
-    // Which sequence this group's rows are of. Starts are read from memory: kept ascending and within the tokens.
-    int sequence = -2, start = 0, end = 0, at = 0;
-    i64 tile = GROUP_X;
-    for (int s = -1; s <= sequences; s++) {
-        const int next = s < sequences ? max_int(at, min_int(INTS(q_start)[s + 1], tokens)) : tokens;
-        const i64 tiles = ((i64)(next - at) * share + BR - 1) / BR;
-        if (sequence == -2) {
+    // Which sequence this group's rows are of: one work-item looks, all read. Starts come from memory: they are kept
+    // ascending and within the tokens.
+    LOCAL int found[3];
+    LOCAL i64 place[1];
+    if (item == 0) {
+        int at = 0, sequence = -2;
+        i64 tile = GROUP_X;
+        for (int s = -1; s <= sequences && sequence == -2; s++) {
+            const int next = s < sequences ? max_int(at, min_int(INTS(q_start)[s + 1], tokens)) : tokens;
+            const i64 tiles = ((i64)(next - at) * share + BR - 1) / BR;
             if (tile < tiles) {
                 sequence = s;
-                start = at;
-                end = next;
-            } else {
-                tile -= tiles;
+                found[1] = at;
+                found[2] = next;
+                place[0] = tile;
             }
+            tile -= tiles;
+            at = next;
         }
-        at = next;
+        found[0] = sequence;
+        if (sequence == -2) found[1] = found[2] = 0;
+        if (sequence == -2) place[0] = 0;
     }
+    BARRIER;
+    const int sequence = found[0], start = found[1], end = found[2];
+    const i64 tile = place[0];
     const int real = sequence >= 0 && sequence < sequences && pages > 0;
     const i64 first_row = tile * BR, rows = sequence == -2 ? 0 : min_long((i64)(end - start) * share - first_row, BR);
     i64 slots = real ? INTS(kv_len)[sequence] : 0;
@@ -86,7 +95,9 @@ KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_star
             scores[e] = visible ? scale * dot : NEG_INF;
         }
         BARRIER;
-        for (int r = item; r < BR; r += GROUP) {
+        // One work-item per row; there are at least as many.
+        if (item < BR) {
+            const int r = item;
             float top = most[r];
             for (int j = 0; j < BC; j++) top = max_nan(top, scores[r * BC + j]);
             // Nothing visible yet.
@@ -102,6 +113,8 @@ KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_star
             shrink[r] = keep;
             most[r] = top;
         }
+        // Needed by PoCL 3.1 alone, which drops the block above when a loop follows it.
+        BARRIER;
         for (int e = item; e < BC * HD; e += GROUP) {
             const int j = e / HD, d = e % HD;
             float x = 0.0f;

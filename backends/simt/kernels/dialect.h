@@ -124,10 +124,10 @@ FN uint host_uint(float x) { uint y; __builtin_memcpy(&y, &x, 4); return y; }
 #define JOIN(a, b) JOIN_(a, b)
 
 // A parameter: memory, and where in it the view begins.
-#define IN(name) GLOBAL const uchar *name##_memory, i64 name##_at
-#define OUT(name) GLOBAL uchar *name##_memory, i64 name##_at
-#define BIND_IN(name) GLOBAL const uchar *name = name##_memory + name##_at
-#define BIND_OUT(name) GLOBAL uchar *name = name##_memory + name##_at
+#define IN(name) GLOBAL const uchar *name##_memory, i64 name##_offset
+#define OUT(name) GLOBAL uchar *name##_memory, i64 name##_offset
+#define BIND_IN(name) GLOBAL const uchar *name = name##_memory + name##_offset
+#define BIND_OUT(name) GLOBAL uchar *name = name##_memory + name##_offset
 #define INTS(name) ((GLOBAL const int *)(name))
 #define FLOATS(name) ((GLOBAL const float *)(name))
 

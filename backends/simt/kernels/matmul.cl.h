@@ -4,7 +4,7 @@
 // once and in order), `matmul_tile` for many (a tile of out per group, blocks of both operands in local memory, RM x RN
 // elements per work-item in registers).
 
-FN void finish(GLOBAL uchar *out, GLOBAL const uchar *bias, GLOBAL const uchar *residual, i64 m, i64 n, i64 out_stride,
+FN void epilogue(GLOBAL uchar *out, GLOBAL const uchar *bias, GLOBAL const uchar *residual, i64 m, i64 n, i64 out_stride,
                i64 residual_stride, int out_code, int has_bias, int act, int has_residual, float sum) {
     if (has_bias) sum += FLOATS(bias)[n];
     sum = activate(act, sum);
@@ -49,7 +49,7 @@ KERNEL matmul_row(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
     sum *= weight_scale(weight + scales_at, j, k, 0);
 #endif
     if (ITEM == 0) {
-        finish(out, bias, residual, i, j, out_stride, residual_stride, out_code, has_bias, act, has_residual, sum);
+        epilogue(out, bias, residual, i, j, out_stride, residual_stride, out_code, has_bias, act, has_residual, sum);
     }
 }
 #endif
@@ -106,7 +106,7 @@ KERNEL matmul_tile(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i
         for (int j = 0; j < RN; j++) {
             const i64 row = m0 + ti * RM + i, column = n0 + tj * RN + j;
             if (row < m && column < n) {
-                finish(out, bias, residual, row, column, out_stride, residual_stride, out_code, has_bias, act,
+                epilogue(out, bias, residual, row, column, out_stride, residual_stride, out_code, has_bias, act,
                        has_residual, sum[i * RN + j]);
             }
         }

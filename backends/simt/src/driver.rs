@@ -20,8 +20,8 @@ pub struct Limits {
     pub max_alloc_bytes: usize,
     /// All device memory, in bytes.
     pub memory_bytes: usize,
-    /// Work-items that run in lockstep, when every kernel may rely on the exchange operations of such a wave; 1: it
-    /// may not, and reductions go through local memory.
+    /// Work-items of a wave whose registers can be exchanged, where that number is fixed (CUDA, HIP): kernels get it as
+    /// `WAVE`. 1: not fixed, or no exchange; reductions go through local memory, or through what the driver defines.
     pub wave: usize,
     /// Groups that run at once.
     pub parallelism: usize,

@@ -39,6 +39,10 @@ impl<D: SimtDriver> Chip<D> {
         defines: &[(&'static str, String)],
     ) -> Result<Kernel<D>> {
         let mut all = vec![("GROUP", group.to_string())];
+        let wave = self.driver.limits().wave;
+        if wave > 1 && group.is_multiple_of(wave) {
+            all.push(("WAVE", wave.to_string()));
+        }
         all.extend_from_slice(defines);
         let program = self.programs.program(&self.driver, source, all)?;
         let kernel = self.driver.kernel(&program, name, group)?;
