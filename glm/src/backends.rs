@@ -14,11 +14,14 @@ pub struct Options {
 pub const NAMES: &[&str] = &[
     #[cfg(feature = "cpu")]
     "cpu",
+    #[cfg(feature = "opencl")]
+    "opencl",
     #[cfg(feature = "emulator")]
     "emulator",
 ];
 
-/// Opens the device that `spec` names: `cpu`; `emulator`, or `emulator:` and what it is like.
+/// Opens the device that `spec` names: `cpu`; `opencl:0`, or `opencl:` and the numbers of platform and device;
+/// `emulator`, or `emulator:` and what it is like.
 ///
 /// # Errors
 /// `NotFound` for a back end that this build lacks; what the back end reports otherwise.
@@ -30,6 +33,8 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
             threads: options.threads,
             level: None,
         }),
+        #[cfg(feature = "opencl")]
+        _ if spec == "opencl" || spec.starts_with("opencl:") => backend_opencl::open(spec),
         #[cfg(feature = "emulator")]
         _ if spec == "emulator" || spec.starts_with("emulator:") => backend_emulator::open(spec),
         _ => Err(Error::new(
@@ -45,6 +50,30 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
 pub fn list(options: &Options) -> Vec<(String, Result<Accelerator>)> {
     NAMES
         .iter()
-        .map(|name| (name.to_string(), open(name, options)))
+        .flat_map(|name| specs(name))
+        .map(|(spec, found)| {
+            let opened = found.and_then(|()| open(&spec, options));
+            (spec, opened)
+        })
         .collect()
+}
+
+/// The devices of one back end, or why there are none.
+fn specs(name: &str) -> Vec<(String, Result<()>)> {
+    #[cfg(feature = "opencl")]
+    if name == "opencl" {
+        return match backend_opencl::devices() {
+            Ok(found) if found.is_empty() => vec![(
+                name.into(),
+                Err(Error::new(
+                    ErrorKind::NotFound,
+                    "look for OpenCL",
+                    "its drivers have no device",
+                )),
+            )],
+            Ok(found) => found.into_iter().map(|d| (d.spec, Ok(()))).collect(),
+            Err(e) => vec![(name.into(), Err(e))],
+        };
+    }
+    vec![(name.into(), Ok(()))]
 }

@@ -51,3 +51,32 @@ pub(crate) fn failure(doing: &'static str, code: ClError) -> Error {
     };
     Error::new(kind, doing, format!("OpenCL error {} ({code})", code.0)).next_step(next)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_class_and_a_next_step() {
+        for (code, kind, says) in [
+            (NO_LOADER, ErrorKind::NotFound, "ocl-icd-libopencl1"),
+            (NO_PLATFORM, ErrorKind::NotFound, "pocl-opencl-icd"),
+            (
+                MEM_OBJECT_ALLOCATION_FAILURE,
+                ErrorKind::OutOfMemory,
+                "smaller",
+            ),
+            (
+                INVALID_COMMAND_QUEUE,
+                ErrorKind::DeviceLost,
+                "open the device again",
+            ),
+            (BUILD_PROGRAM_FAILURE, ErrorKind::CompileFailed, "log"),
+            (-30, ErrorKind::Unexpected, "-30"),
+        ] {
+            let e = failure("try", ClError(code));
+            assert_eq!(e.kind(), kind);
+            assert!(e.to_string().contains(says), "{e}");
+        }
+    }
+}

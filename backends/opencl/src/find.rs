@@ -1,5 +1,7 @@
 //! Platforms and devices.
 
+use std::sync::{Mutex, PoisonError};
+
 use hal::{DType, Error, ErrorKind, Numerics, Result};
 use opencl3::device::{CL_DEVICE_TYPE_ALL, CL_DEVICE_TYPE_CPU, CL_FP_DENORM, Device};
 use opencl3::platform::{Platform, get_platforms};
@@ -39,7 +41,12 @@ pub struct Found {
     pub(crate) device: Device,
 }
 
+/// Held while devices are listed: drivers set themselves up at the first call, and PoCL 3.1 crashes when two threads
+/// make it.
+static LISTING: Mutex<()> = Mutex::new(());
+
 pub(crate) fn devices() -> Result<Vec<Found>> {
+    let _one = LISTING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = Vec::new();
     let platforms = get_platforms().map_err(|e| failure("look for OpenCL", e))?;
     for (p, platform) in platforms.iter().enumerate() {

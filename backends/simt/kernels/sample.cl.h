@@ -21,77 +21,6 @@ FN uint philox_word(uint seed_low, uint seed_high, uint counter) {
     return x0;
 }
 
-// The place of the first element, in order, at which the running sum reaches `target` (passes it, when `beyond`); of the
-// last element when none does. Sums count elements when `count`, weights otherwise. Elements before `least` are out.
-// `passes` digits are looked at; 0 leaves everything as it is and returns `least`.
-FN ulong find(GLOBAL const float *scores, GLOBAL const float *weights, i64 vocab, int index_digits, int passes, int count,
-              float target, int beyond, ulong least, LOCAL_PTR float *sums, LOCAL_PTR uint *seen) {
-    ulong known = 0, mask = 0;
-    float before = 0.0f;
-    const int item = ITEM;
-    for (int pass = 0; pass < passes; pass++) {
-        // Eight digits of the value, then those of the index that vary.
-        const int shift = pass < 8 ? 60 - 4 * pass : 4 * (index_digits - 1 - (pass - 8));
-        float part[DIGITS];
-        uint present = 0;
-        for (int d = 0; d < DIGITS; d++) part[d] = 0.0f;
-        for (i64 i = item; i < vocab; i += GROUP) {
-            const ulong place = place_of(scores[i], i);
-            if (place >= least && (place & mask) == known) {
-                const int digit = (int)(place >> shift & 15);
-                const float w = count ? 1.0f : weights[i];
-                for (int d = 0; d < DIGITS; d++) part[d] += d == digit ? w : 0.0f;
-                present |= 1u << digit;
-            }
-        }
-        for (int d = 0; d < DIGITS; d++) sums[d * GROUP + item] = part[d];
-        seen[item] = present;
-        BARRIER;
-        for (int n = GROUP / 2; n > 0; n >>= 1) {
-            for (int e = item; e < DIGITS * n; e += GROUP) {
-                const int d = e / n, i = e % n;
-                sums[d * GROUP + i] += sums[d * GROUP + i + n];
-            }
-            if (item < n) seen[item] |= seen[item + n];
-            BARRIER;
-        }
-        present = seen[0];
-        int chosen = -1, last = 0;
-        float before_last = before;
-        for (int d = DIGITS - 1; d >= 0; d--) {
-            if (chosen >= 0 || !(present >> d & 1u)) continue;
-            const float after = before + sums[d * GROUP];
-            if (beyond ? after > target : after >= target) chosen = d;
-            else {
-                before_last = before;
-                before = after;
-                last = d;
-            }
-        }
-        // Not reached: the last bucket, which is not before itself.
-        if (chosen < 0) {
-            chosen = last;
-            before = before_last;
-        }
-        known |= (ulong)chosen << shift;
-        mask |= (ulong)15 << shift;
-        // The digits of the index that do not vary are ones, as in every place.
-        if (pass == 7 && index_digits < 8) {
-            const ulong ones = 0xffffffffu & ~(((ulong)1 << (4 * index_digits)) - 1);
-            known |= ones;
-            mask |= ones;
-        }
-        BARRIER;
-    }
-    return passes == 0 ? least : known;
-}
-
-FN float sum_kept(GLOBAL const float *scores, GLOBAL const float *weights, i64 vocab, ulong least, LOCAL_PTR float *scratch) {
-    float sum = 0.0f;
-    for (i64 i = ITEM; i < vocab; i += GROUP) sum += place_of(scores[i], i) >= least ? weights[i] : 0.0f;
-    return group_sum(sum, scratch);
-}
-
 KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(history_len), OUT(workspace), i64 rows, i64 vocab,
               i64 logits_stride, i64 history_stride, i64 capacity, int index_digits) {
     BIND_OUT(out);
@@ -108,7 +37,6 @@ KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(histor
     GLOBAL float *scores = (GLOBAL float *)workspace + 2 * r * vocab, *weights = scores + vocab;
     const float temperature = FLOATS(floats)[3 * r], top_p = FLOATS(floats)[3 * r + 1];
     const float penalty = FLOATS(floats)[3 * r + 2];
-    const uint top = (uint)INTS(ints)[4 * r];
     logits += 4 * r * logits_stride;
     for (i64 i = ITEM; i < vocab; i += GROUP) scores[i] = FLOATS(logits)[i];
     BARRIER_GLOBAL;
@@ -129,17 +57,81 @@ KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(histor
     }
     first = group_first(first, firsts);
     // The greedy choice makes no passes, so that barriers are met by all.
-    const int draws = temperature != 0.0f, passes = draws ? 8 + index_digits : 0;
+    const int draws = temperature != 0.0f;
     const float most = scores[index_of(first)] / temperature;
     for (i64 i = ITEM; i < vocab; i += GROUP) weights[i] = EXP(scores[i] / temperature - most);
     BARRIER_GLOBAL;
-    const int cuts = top > 0 && (i64)top < vocab;
-    ulong least = find(scores, weights, vocab, index_digits, cuts ? passes : 0, 1, (float)top, 0, 0, sums, seen);
-    float kept = sum_kept(scores, weights, vocab, least, sums);
-    least = find(scores, weights, vocab, index_digits, top_p < 1.0f ? passes : 0, 0, top_p * kept, 0, least, sums, seen);
-    kept = sum_kept(scores, weights, vocab, least, sums);
+    const uint top = (uint)INTS(ints)[4 * r];
     const uint word = philox_word((uint)INTS(ints)[4 * r + 1], (uint)INTS(ints)[4 * r + 2], (uint)INTS(ints)[4 * r + 3]);
     const float u = (float)(word >> 8) / 16777216.0f;
-    const ulong drawn = find(scores, weights, vocab, index_digits, passes, 0, u * kept, 1, least, sums, seen);
-    if (ITEM == 0) ((GLOBAL int *)out)[r] = (int)index_of(draws ? drawn : first);
+    // Three times the place of the first element, in order, at which a running sum reaches a target; of the last element
+    // when none does. Stage 0, top-k: elements are counted. 1, top-p: the sum of weights reaches top_p of all. 2, the
+    // draw: it passes u of those that stay. Elements before `least` are out. (One loop in the kernel's own body: PoCL
+    // 3.1 shares local arrays among groups when a function this large is called with them.)
+    ulong least = 0;
+    for (int stage = 0; stage < 3; stage++) {
+        float part = 0.0f;
+        for (i64 i = ITEM; i < vocab; i += GROUP) part += place_of(scores[i], i) >= least ? weights[i] : 0.0f;
+        const float kept = group_sum(part, sums);
+        const float target = stage == 0 ? (float)top : stage == 1 ? top_p * kept : u * kept;
+        const int cuts = stage == 0 ? top > 0 && (i64)top < vocab : stage == 1 ? top_p < 1.0f : 1;
+        const int digits = draws && cuts ? 8 + index_digits : 0;
+        ulong known = 0, mask = 0;
+        float before = 0.0f;
+        for (int pass = 0; pass < digits; pass++) {
+            // Eight digits of the value, then those of the index that vary.
+            const int shift = pass < 8 ? 60 - 4 * pass : 4 * (index_digits - 1 - (pass - 8));
+            uint present = 0;
+            // A column of its own for each work-item.
+            for (int d = 0; d < DIGITS; d++) sums[d * GROUP + ITEM] = 0.0f;
+            for (i64 i = ITEM; i < vocab; i += GROUP) {
+                const ulong place = place_of(scores[i], i);
+                if (place >= least && (place & mask) == known) {
+                    const int digit = (int)(place >> shift & 15);
+                    sums[digit * GROUP + ITEM] += stage == 0 ? 1.0f : weights[i];
+                    present |= 1u << digit;
+                }
+            }
+            seen[ITEM] = present;
+            BARRIER;
+            for (int n = GROUP / 2; n > 0; n >>= 1) {
+                for (int e = ITEM; e < DIGITS * n; e += GROUP) {
+                    const int d = e / n, i = e % n;
+                    sums[d * GROUP + i] += sums[d * GROUP + i + n];
+                }
+                if (ITEM < n) seen[ITEM] |= seen[ITEM + n];
+                BARRIER;
+            }
+            present = seen[0];
+            int chosen = -1, last = 0;
+            float before_last = before;
+            for (int d = DIGITS - 1; d >= 0; d--) {
+                if (chosen >= 0 || !(present >> d & 1u)) continue;
+                const float after = before + sums[d * GROUP];
+                if (stage == 2 ? after > target : after >= target) {
+                    chosen = d;
+                } else {
+                    before_last = before;
+                    before = after;
+                    last = d;
+                }
+            }
+            // Not reached: the last bucket, which is not before itself.
+            if (chosen < 0) {
+                chosen = last;
+                before = before_last;
+            }
+            known |= (ulong)chosen << shift;
+            mask |= (ulong)15 << shift;
+            // The digits of the index that do not vary are ones, as in every place.
+            if (pass == 7 && index_digits < 8) {
+                const ulong ones = 0xffffffffu & ~(((ulong)1 << (4 * index_digits)) - 1);
+                known |= ones;
+                mask |= ones;
+            }
+            BARRIER;
+        }
+        if (digits > 0) least = known;
+    }
+    if (ITEM == 0) ((GLOBAL int *)out)[r] = (int)index_of(draws ? least : first);
 }
