@@ -15,8 +15,9 @@ mod stats;
 pub mod timeline;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 
 use hal::{DType, Error, Result, WeightFormat};
@@ -162,14 +163,14 @@ impl fmt::Display for Kept {
 /// Kept tensors: in memory while they are recorded, in the file once it is read.
 enum Tensors {
     Memory(BTreeMap<String, Stored>),
-    File(Bytes),
+    File(Bytes, HashMap<String, Range<usize>>),
 }
 
 impl fmt::Debug for Tensors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Tensors::Memory(tensors) => write!(f, "{} tensors", tensors.len()),
-            Tensors::File(bytes) => write!(f, "a file of {} B", bytes.len()),
+            Tensors::File(bytes, _) => write!(f, "a file of {} B", bytes.len()),
         }
     }
 }
@@ -204,8 +205,8 @@ impl Trace {
         let corrupt = |why: String| {
             Error::corrupt(doing(), why).next_step("give a file that `glm trace -o` wrote")
         };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| corrupt(e.to_string()))?;
-        SafeTensors::deserialize(&bytes).map_err(|e| corrupt(e.to_string()))?;
+        let (length, header) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| corrupt(e.to_string()))?;
         let Some(document) = header.metadata().as_ref().and_then(|m| m.get(DOCUMENT)) else {
             return Err(corrupt("its metadata has no `trace`".into()));
         };
@@ -223,15 +224,22 @@ impl Trace {
             let why = format!("it is {}, this version reads {SCHEMA}", version.run.schema);
             return Err(Error::unsupported(doing(), why).next_step("trace again with this version"));
         }
+        // `read_metadata` has checked that they lie in the file.
+        let data = length + size_of::<u64>();
+        let ranges = header.tensors().into_iter().map(|(key, info)| {
+            let (start, end) = info.data_offsets;
+            (key, data + start..data + end)
+        });
+        let ranges = ranges.collect();
         let Document { run, calls } = files::parse_json(&file, document.as_bytes())?;
         Ok(Self {
             run: run.into_owned(),
             calls: calls.into_owned(),
-            tensors: Tensors::File(bytes),
+            tensors: Tensors::File(bytes, ranges),
         })
     }
 
-    /// Writes the trace; `path` appears when all is written.
+    /// Writes the trace; `path` appears when all is written, readable by its owner: a trace tells prompts and weights.
     ///
     /// # Errors
     /// `Io`; `Unsupported` when there are more launches than the format's header holds (100 MB).
@@ -258,22 +266,11 @@ impl Trace {
             Ok((key.as_str(), view.map_err(|e| too_large(e.to_string()))?))
         });
         let views = views.collect::<Result<Vec<_>>>()?;
-        let metadata = std::collections::HashMap::from([(DOCUMENT.to_owned(), document)]);
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = Path::new(&partial);
-        let written = safetensors::serialize_to_file(views, Some(metadata), partial);
-        let renamed = written
-            .map_err(|e| match e {
-                safetensors::SafeTensorError::IoError(e) => io_error(&doing, e),
-                e => too_large(e.to_string()),
-            })
-            .and_then(|()| std::fs::rename(partial, path).map_err(|e| io_error(&doing, e)));
-        if renamed.is_err() {
-            // What was begun is of no use; whether it can be removed changes nothing.
-            let _ = std::fs::remove_file(partial);
-        }
-        renamed
+        let metadata = HashMap::from([(DOCUMENT.to_owned(), document)]);
+        safetensors::serialize_to_file(views, Some(metadata), path).map_err(|e| match e {
+            safetensors::SafeTensorError::IoError(e) => io_error(&doing, e),
+            e => too_large(e.to_string()),
+        })
     }
 
     /// Whether everything is kept that launch `call` needs to run again.
@@ -324,10 +321,7 @@ impl Trace {
         let key = key(call, argument, kept);
         match &self.tensors {
             Tensors::Memory(tensors) => tensors.get(&key).map(|t| Cow::Borrowed(&t.bytes[..])),
-            Tensors::File(bytes) => {
-                let file = SafeTensors::deserialize(bytes).ok()?;
-                file.tensor(&key).ok().map(|t| Cow::Borrowed(t.data()))
-            }
+            Tensors::File(bytes, ranges) => bytes.get(ranges.get(&key)?.clone()).map(Cow::Borrowed),
         }
     }
 }

@@ -16,7 +16,10 @@ struct Scribe {
 
 impl Scribe {
     fn note(&self, what: String) {
-        self.seen.lock().unwrap().push(format!("{} {what}", self.name));
+        self.seen
+            .lock()
+            .unwrap()
+            .push(format!("{} {what}", self.name));
     }
 }
 
@@ -39,7 +42,11 @@ impl Observer for Scribe {
         // Outputs can be read: the last argument of a launch is no output here.
         let mut out = vec![0; call.args[0].bytes()];
         stream.download(&mut out, &call.args[0])?;
-        self.note(format!("after {} {}", call.op.name(), out != vec![0; out.len()]));
+        self.note(format!(
+            "after {} {}",
+            call.op.name(),
+            out != vec![0; out.len()]
+        ));
         Ok(())
     }
 }
