@@ -3,10 +3,10 @@
 //! Formulas and sources: `docs/numerics.md`. Kernels compute in f32; their roundings accumulate by one of two
 //! models, and a result inside the probable one passes.
 
-use hal::DType;
+use hal::{DType, Numerics};
 use ops::reference::Tensor;
 
-use crate::number::{overflow, round, spacing};
+use crate::number::{overflow, power_of_two, round, spacing};
 
 /// Unit roundoff of f32, the type that every kernel computes in.
 pub(crate) const U: f64 = DType::F32.unit_roundoff();
@@ -47,6 +47,12 @@ pub struct Bound {
 }
 
 impl Bound {
+    /// Nothing can be said: a sum in the narrow type that the device declares may have overflowed on the way.
+    pub const ANYTHING: Bound = Bound {
+        probable: f64::MAX,
+        certain: f64::MAX,
+    };
+
     /// The element must be equal.
     pub const EXACT: Bound = Bound {
         probable: 0.0,
@@ -80,15 +86,77 @@ pub(crate) fn stored(dtype: DType, value: f64, error: f64) -> f64 {
     u * value.abs() + (1.0 + u) * error + spacing(dtype, 0.0) / 2.0
 }
 
-/// Whether `Σ a·b` (both arguments' products and `more` terms) has no rounding in f32, in any order:
-/// all terms are multiples of 1/4 and their magnitudes sum to less than 2²².
-pub(crate) fn is_exact_in_f32(a: &[f64], b: &[f64], more: &[f64]) -> bool {
-    let quarters = |x: &f64| (x * 4.0).fract() == 0.0;
-    let magnitudes = a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum::<f64>()
-        + more.iter().map(|x| x.abs()).sum::<f64>();
-    magnitudes < f64::from(1 << 22)
-        && a.iter().all(|x| x.fract() == 0.0)
-        && b.iter().chain(more).all(quarters)
+/// Sums of products, as a card declares them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Products {
+    /// The type that they are added up in.
+    sum: DType,
+    /// Bits that operands keep.
+    operand_bits: u32,
+}
+
+impl Products {
+    pub(crate) fn of(card: &Numerics) -> Self {
+        Self {
+            sum: card.accumulator,
+            operand_bits: card.operand_bits,
+        }
+    }
+
+    /// Relative error of a product whose operands have so many bits.
+    pub(crate) fn operands(self, bits: [u32; 2]) -> f64 {
+        let lost = |bits: u32| match bits > self.operand_bits {
+            true => power_of_two(-(self.operand_bits as i32)),
+            false => 0.0,
+        };
+        (1.0 + lost(bits[0])) * (1.0 + lost(bits[1])) - 1.0
+    }
+
+    /// Relative error that `n` successive roundings of the sum may accumulate.
+    pub(crate) fn g(self, model: Model, n: usize) -> f64 {
+        match (self.sum, model) {
+            (DType::F32, _) => model.g(n),
+            // In units of the narrow type. The worst case of a sum of products needs no n·u < 1 (Jeannerod & Rump 2013).
+            (_, Model::Probable) => model.g(n) / U * self.sum.unit_roundoff(),
+            (_, Model::Certain) => n as f64 * self.sum.unit_roundoff(),
+        }
+    }
+
+    /// Error of a sum of products of this magnitude with `n` roundings, of operands of so many bits.
+    pub(crate) fn error(self, model: Model, n: usize, magnitude: f64, bits: [u32; 2]) -> f64 {
+        let operands = self.operands(bits);
+        magnitude * (operands + (1.0 + operands) * self.g(model, n)) + self.below_normal(n)
+    }
+
+    /// What `n` roundings of numbers below the normal range may add up to. In f32 that is charged as flushing.
+    pub(crate) fn below_normal(self, n: usize) -> f64 {
+        match self.sum {
+            DType::F32 => 0.0,
+            sum => 2.0 * n as f64 * spacing(sum, 0.0) / 2.0,
+        }
+    }
+
+    /// Whether a sum of this magnitude may overflow on the way, by no fault of the device.
+    pub(crate) fn may_overflow(self, magnitude: f64) -> bool {
+        // Roundings may carry a partial sum beyond the sum of magnitudes, but not to twice it.
+        self.sum != DType::F32 && 2.0 * magnitude >= overflow(self.sum)
+    }
+
+    /// Whether `Σ a·b` (both arguments' products and `more` terms) has no rounding, in any order: all terms are
+    /// multiples of 1/4, and their magnitudes sum to less than what the type holds of quarters.
+    pub(crate) fn are_exact(self, a: &[f64], b: &[f64], more: &[f64]) -> bool {
+        let quarters = |x: &f64| (x * 4.0).fract() == 0.0;
+        let magnitudes = a.iter().zip(b).map(|(a, b)| (a * b).abs()).sum::<f64>()
+            + more.iter().map(|x| x.abs()).sum::<f64>();
+        magnitudes < 0.25 / self.sum.unit_roundoff()
+            && a.iter().all(|x| x.fract() == 0.0)
+            && b.iter().chain(more).all(quarters)
+    }
+}
+
+/// Bits of a float type's significand.
+pub(crate) fn digits(dtype: DType) -> u32 {
+    -dtype.unit_roundoff().log2() as u32
 }
 
 /// What the elements of one output must be.
@@ -151,6 +219,14 @@ impl Expected {
                 }
                 if want.is_infinite() {
                     return exact(want, got == want);
+                }
+                if bound == Bound::ANYTHING {
+                    return Comparison {
+                        want,
+                        utilisation: 0.0,
+                        bound: bound.probable,
+                        wrong: false,
+                    };
                 }
                 let error = distance(dtype, want, got, bound);
                 Comparison {
@@ -250,10 +326,43 @@ mod tests {
 
     #[test]
     fn knows_exact_sums() {
-        assert!(is_exact_in_f32(&[3.0, -2.0], &[0.25, 8.0], &[1.0]));
-        assert!(!is_exact_in_f32(&[3.5], &[1.0], &[]));
-        assert!(!is_exact_in_f32(&[3.0], &[0.1], &[]));
-        assert!(!is_exact_in_f32(&[4096.0], &[1024.0], &[]));
-        assert!(!is_exact_in_f32(&[f64::NAN], &[1.0], &[]));
+        let wide = Products::of(&Numerics::exact());
+        assert!(wide.are_exact(&[3.0, -2.0], &[0.25, 8.0], &[1.0]));
+        assert!(!wide.are_exact(&[3.5], &[1.0], &[]));
+        assert!(!wide.are_exact(&[3.0], &[0.1], &[]));
+        assert!(!wide.are_exact(&[4096.0], &[1024.0], &[]));
+        assert!(!wide.are_exact(&[f64::NAN], &[1.0], &[]));
+        let narrow = Products::of(&Numerics {
+            accumulator: DType::F16,
+            ..Numerics::exact()
+        });
+        assert!(narrow.are_exact(&[511.0], &[1.0], &[0.75]));
+        assert!(!narrow.are_exact(&[511.0], &[1.0], &[1.0]));
+    }
+
+    #[test]
+    fn a_declared_class_widens_its_own_bounds_only() {
+        let exact = Products::of(&Numerics::exact());
+        assert_eq!(exact.error(Model::Probable, 64, 1.0, [24, 24]), 64.0 * U);
+        assert!(!exact.may_overflow(1e30));
+        let tf32 = Products {
+            operand_bits: 11,
+            ..exact
+        };
+        // 2u + u² for f32 operands, nothing for those that fit.
+        let u = 2f64.powi(-11);
+        assert_eq!(tf32.operands([24, 24]), (1.0 + u) * (1.0 + u) - 1.0);
+        assert_eq!(tf32.operands([11, 8]), 0.0);
+        let f16 = Products {
+            sum: DType::F16,
+            ..exact
+        };
+        assert_eq!(f16.g(Model::Probable, 4096), 512.0 * u);
+        assert_eq!(f16.g(Model::Certain, 4096), 4096.0 * u);
+        assert!(f16.may_overflow(40000.0) && !f16.may_overflow(30000.0));
+        let open = Expected::Within(Tensor::new(&[1], vec![7e4]), vec![Bound::ANYTHING]);
+        for got in [0.0, f64::NAN, f64::NEG_INFINITY] {
+            assert!(!open.compare(DType::F32, 0, got).wrong);
+        }
     }
 }

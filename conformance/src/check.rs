@@ -13,6 +13,7 @@ use wildmatch::WildMatch;
 use crate::cases::Conformance;
 use crate::picks::{Picks, covering};
 use crate::rng::fnv;
+use crate::shapes::Sizes;
 use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, robustness, soak, speed};
 
 /// How many cases are tried.
@@ -21,10 +22,10 @@ use crate::{Case, Level, Levels, Outcome, Rng, Status, Suite, memory, robustness
 pub enum Depth {
     /// A fixed part of the standard cases, for a first look. Certifies nothing.
     Quick,
-    /// Every pair of parameters.
+    /// Every pair of parameters, and the sizes of GLM's own models with few rows and columns.
     #[default]
     Standard,
-    /// Three times as many combinations, and the sizes of GLM's own models.
+    /// Three times as many combinations, and the sizes of GLM's own models whole.
     Full,
 }
 
@@ -284,9 +285,12 @@ fn checks_of<O: Conformance>(selection: &Selection) -> Vec<Check> {
             checks.sort_by_cached_key(|check| fnv(&check.name));
             checks.truncate(QUICK_CASES);
         }
-        Depth::Standard => {}
-        Depth::Full => {
-            for case in O::model_cases() {
+        Depth::Standard | Depth::Full => {
+            let mut models = O::model_cases(Sizes::Thin);
+            if selection.depth == Depth::Full {
+                models.extend(O::model_cases(Sizes::Whole));
+            }
+            for case in models {
                 if seen.insert(case.id()) {
                     let case = Arc::new(case);
                     let again = Arc::clone(&case);

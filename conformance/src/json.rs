@@ -50,3 +50,8 @@ pub(crate) mod how {
         }
     }
 }
+
+/// Counts that are usually none are left out.
+pub(crate) fn is_zero(n: &u64) -> bool {
+    *n == 0
+}

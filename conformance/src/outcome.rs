@@ -132,6 +132,9 @@ pub struct Worst {
 pub struct Metrics {
     /// Elements compared.
     pub elements: u64,
+    /// How many of them may be anything, because the narrow sums that the device declares may have overflowed.
+    #[serde(default, skip_serializing_if = "json::is_zero")]
+    pub unjudged: u64,
     /// Largest error in units in the last place of the result's type.
     #[serde(with = "json::float")]
     pub max_ulp: f64,

@@ -20,7 +20,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hal::{Error, ErrorKind, Result};
+use hal::{DType, Error, ErrorKind, Numerics, Result};
 use ops::Accelerator;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +52,9 @@ pub struct DeviceFacts {
     pub memory_bytes: Option<usize>,
     /// Operations that it has kernels for.
     pub claims: Vec<String>,
+    /// Where its card departs from exact numerics, in words: bounds and properties are those of what it declares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
 }
 
 impl DeviceFacts {
@@ -67,8 +70,38 @@ impl DeviceFacts {
             native_floats: info.native_floats.iter().map(|d| d.name().into()).collect(),
             memory_bytes: accelerator.device.memory().map(|m| m.total_bytes),
             claims: claims.map(|(name, _)| name.to_owned()).collect(),
+            remarks: remarks(&info.numerics),
         }
     }
+}
+
+fn remarks(card: &Numerics) -> Vec<String> {
+    let (exact, mut remarks) = (Numerics::exact(), Vec::new());
+    if card.accumulator != exact.accumulator {
+        remarks.push(format!("products are summed in {}", card.accumulator));
+    }
+    if card.operand_bits < exact.operand_bits {
+        let bits = card.operand_bits;
+        remarks.push(format!("operands of products keep {bits} bits"));
+    }
+    if !card.flushes.is_empty() {
+        let types: Vec<&str> = card.flushes.iter().map(|dtype| dtype.name()).collect();
+        let types = types.join(", ");
+        remarks.push(format!(
+            "products of {types} take numbers below 2^-126 for zero"
+        ));
+    }
+    let lacks = |dtype: &&DType| !card.floats.contains(dtype);
+    let lacking: Vec<&str> = exact
+        .floats
+        .iter()
+        .filter(lacks)
+        .map(|d| d.name())
+        .collect();
+    if !lacking.is_empty() {
+        remarks.push(format!("kernels take no {}", lacking.join(", ")));
+    }
+    remarks
 }
 
 /// One result as reports hold it.
@@ -639,4 +672,29 @@ fn io(path: &Path, e: &std::io::Error) -> Error {
     };
     Error::new(kind, format!("open {}", path.display()), e.to_string())
         .next_step("start without --resume, or name another folder with --report")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_that_is_not_exact_is_remarked_on() {
+        assert!(remarks(&Numerics::exact()).is_empty());
+        let card = Numerics {
+            accumulator: DType::F16,
+            operand_bits: 11,
+            flushes: vec![DType::F32],
+            floats: vec![DType::F32, DType::F16],
+        };
+        assert_eq!(
+            remarks(&card),
+            [
+                "products are summed in f16",
+                "operands of products keep 11 bits",
+                "products of f32 take numbers below 2^-126 for zero",
+                "kernels take no bf16"
+            ]
+        );
+    }
 }

@@ -1,14 +1,26 @@
 //! The sizes of GLM's own models, as cases.
 //!
-//! Lengths that a kernel sums over are those of the model. The number of a product's columns is cut, keeping its
-//! remainder by 128, so that the f64 reference fits in memory; every vocabulary occurs in full with short rows.
+//! Lengths that a kernel sums over are those of the model, and so are head widths, groups of heads, rotated parts and
+//! the layout of the cache. The number of a product's columns is cut, keeping its remainder by 128, so that the f64
+//! reference fits in memory; every vocabulary occurs in full with short rows. [`Sizes::Thin`] keeps a few rows,
+//! columns and heads of each.
 
 use hal::{DType, WeightFormat};
 use ops::{
-    Act, Attention, Embedding, Glu, Half, LayerNorm, Mask, Matmul, RmsNorm, Rope, RopeLayout,
+    Act, Attention, Embedding, Glu, Half, KvWrite, LayerNorm, Mask, Matmul, RmsNorm, Rope,
+    RopeLayout,
 };
 
 use crate::{Case, Generator, Operand, Rng};
+
+/// How much of a model's sizes a case keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    /// What a kernel must get right: lengths of sums, heads, pages. Few rows and columns.
+    Thin,
+    /// All that the f64 reference can hold.
+    Whole,
+}
 
 /// Sizes of one model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -183,10 +195,41 @@ const WEIGHT_ELEMENTS: usize = 1 << 22;
 /// Rows of a product.
 const ROWS: usize = 2;
 
+/// Slots of a page.
+const PAGE_SIZE: usize = 16;
+
 /// Tokens that an attention case has cached: no multiple of a page.
 const CACHED: usize = 299;
 
-fn matmul_of(n: usize, k: usize, x: DType, weight: WeightFormat, bias: bool) -> Case<Matmul> {
+impl Sizes {
+    /// Columns of a product over `k` that has `n`.
+    fn columns(self, n: usize, k: usize) -> usize {
+        let cut = match self {
+            Sizes::Thin => 16,
+            Sizes::Whole => (WEIGHT_ELEMENTS / k).max(128) / 128 * 128,
+        };
+        let rest = match self {
+            Sizes::Thin => n % 16,
+            Sizes::Whole => n % 128,
+        };
+        n.min(cut + rest)
+    }
+
+    /// `m` with this many of its heads: whole groups.
+    fn heads(self, m: &ModelShape) -> ModelShape {
+        let kv_heads = match self {
+            Sizes::Thin => m.kv_heads.min(2),
+            Sizes::Whole => m.kv_heads,
+        };
+        ModelShape {
+            heads: m.heads / m.kv_heads * kv_heads,
+            kv_heads,
+            ..*m
+        }
+    }
+}
+
+fn matmul_of([m, n, k]: [usize; 3], x: DType, weight: WeightFormat, bias: bool) -> Case<Matmul> {
     let op = Matmul {
         n,
         k,
@@ -197,7 +240,7 @@ fn matmul_of(n: usize, k: usize, x: DType, weight: WeightFormat, bias: bool) -> 
         activation: None,
         residual: false,
     };
-    matmul_case(op, ROWS)
+    matmul_case(op, m)
 }
 
 /// `m` rows of normal numbers through `op`.
@@ -214,13 +257,17 @@ pub(crate) fn matmul_case(op: Matmul, m: usize) -> Case<Matmul> {
     Case::new(op, operands)
 }
 
-pub(crate) fn matmul() -> Vec<Case<Matmul>> {
+pub(crate) fn matmul(sizes: Sizes) -> Vec<Case<Matmul>> {
     let formats = [
         (DType::BF16, WeightFormat::Dense(DType::BF16)),
         (DType::F16, WeightFormat::Int8Row),
         (DType::F16, WeightFormat::Int4Row),
         (DType::F16, WeightFormat::Int4Group(128)),
     ];
+    let rows = match sizes {
+        Sizes::Thin => 1,
+        Sizes::Whole => ROWS,
+    };
     let mut cases = Vec::new();
     for m in MODELS {
         let attended = m.heads * m.head_dim;
@@ -231,29 +278,28 @@ pub(crate) fn matmul() -> Vec<Case<Matmul>> {
             products.push((m.hidden, ffn));
         }
         for (n, k) in products {
-            let cut = (WEIGHT_ELEMENTS / k).max(128) / 128 * 128;
-            let n = if n > cut { cut + n % 128 } else { n };
+            let n = sizes.columns(n, k);
             for (x, weight) in formats {
                 if k.is_multiple_of(weight.cols_multiple()) {
-                    cases.push(matmul_of(n, k, x, weight, m.layer_norm));
+                    cases.push(matmul_of([rows, n, k], x, weight, m.layer_norm));
                 }
             }
         }
-        cases.push(matmul_of(
-            m.vocab,
-            32,
-            DType::F16,
-            WeightFormat::Dense(DType::F16),
-            false,
-        ));
+        if sizes == Sizes::Whole {
+            let dense = WeightFormat::Dense(DType::F16);
+            cases.push(matmul_of([rows, m.vocab, 32], DType::F16, dense, false));
+        }
     }
     cases
 }
 
-pub(crate) fn embedding() -> Vec<Case<Embedding>> {
+pub(crate) fn embedding(sizes: Sizes) -> Vec<Case<Embedding>> {
     let cases = MODELS.iter().flat_map(|m| {
-        let wide = (WEIGHT_ELEMENTS / m.hidden, m.hidden);
-        [wide, (m.vocab, 32)].map(|(vocab, dim)| {
+        let tables = match sizes {
+            Sizes::Thin => [(16, m.hidden), (m.vocab, 1)],
+            Sizes::Whole => [(WEIGHT_ELEMENTS / m.hidden, m.hidden), (m.vocab, 32)],
+        };
+        tables.map(|(vocab, dim)| {
             let op = Embedding {
                 vocab,
                 dim,
@@ -271,6 +317,36 @@ pub(crate) fn embedding() -> Vec<Case<Embedding>> {
                 ],
             )
         })
+    });
+    cases.collect()
+}
+
+pub(crate) fn kv_write(sizes: Sizes) -> Vec<Case<KvWrite>> {
+    let pages = match sizes {
+        Sizes::Thin => 1,
+        Sizes::Whole => 8,
+    };
+    let cases = MODELS.iter().map(|m| {
+        let op = KvWrite {
+            kv_heads: m.kv_heads,
+            head_dim: m.head_dim,
+            pages,
+            page_size: PAGE_SIZE,
+            dtype: DType::F16,
+            kv: DType::F16,
+        };
+        let cache = [pages, m.kv_heads, PAGE_SIZE, m.head_dim];
+        let new = [2, m.kv_heads, m.head_dim];
+        Case::new(
+            op,
+            vec![
+                Operand::random(&cache, Generator::Normal),
+                Operand::random(&cache, Generator::Normal),
+                Operand::random(&new, Generator::Normal),
+                Operand::random(&new, Generator::Normal),
+                Operand::values(&[2], vec![(pages * PAGE_SIZE - 1) as f64, 0.0]),
+            ],
+        )
     });
     cases.collect()
 }
@@ -344,7 +420,7 @@ pub(crate) fn glu() -> Vec<Case<Glu>> {
     cases.collect()
 }
 
-pub(crate) fn rope() -> Vec<Case<Rope>> {
+pub(crate) fn rope(sizes: Sizes) -> Vec<Case<Rope>> {
     let models = MODELS.iter().filter(|m| m.rotary_dim > 0);
     let cases = models.map(|m| {
         // ChatGLM-6B turns each half of a head by positions of its own.
@@ -356,7 +432,7 @@ pub(crate) fn rope() -> Vec<Case<Rope>> {
             layout: m.layout,
             dtype: DType::F16,
         };
-        rope_case(op, 3, m.heads)
+        rope_case(op, 3, sizes.heads(m).heads)
     });
     cases.collect()
 }
@@ -388,9 +464,13 @@ pub(crate) fn rope_case(op: Rope, tokens: usize, heads: usize) -> Case<Rope> {
     )
 }
 
-pub(crate) fn attention() -> Vec<Case<Attention>> {
+pub(crate) fn attention(sizes: Sizes) -> Vec<Case<Attention>> {
+    let cached = match sizes {
+        Sizes::Thin => PAGE_SIZE + 3,
+        Sizes::Whole => CACHED,
+    };
     let both = MODELS.iter().flat_map(|m| [(m, 1), (m, 3)]);
-    let cases = both.map(|(m, tokens)| attention_case(m, DType::F16, tokens, CACHED));
+    let cases = both.map(|(m, tokens)| attention_case(&sizes.heads(m), DType::F16, tokens, cached));
     cases.collect()
 }
 
@@ -401,7 +481,7 @@ pub(crate) fn attention_case(
     tokens: usize,
     cached: usize,
 ) -> Case<Attention> {
-    let (page_size, slots) = (16, cached + tokens);
+    let (page_size, slots) = (PAGE_SIZE, cached + tokens);
     let pages = slots.div_ceil(page_size);
     let op = Attention {
         heads: m.heads,
@@ -437,21 +517,34 @@ mod tests {
 
     #[test]
     fn every_model_has_its_cases() {
-        let wide = |k: usize| matmul().iter().filter(|c| c.op.k == k).count();
-        // Down projections of GLM-130B, ChatGLM2 to GLM-4, GLM-4-32B: every format that divides them.
-        assert!(wide(32768) >= 4 && wide(13696) >= 4 && wide(23040) >= 4);
-        assert!(
-            matmul()
-                .iter()
-                .all(|c| c.op.n * c.op.k <= 2 * WEIGHT_ELEMENTS)
-        );
-        for m in MODELS {
-            assert!(matmul().iter().any(|c| c.op.n == m.vocab), "{}", m.name);
-            assert!(m.heads.is_multiple_of(m.kv_heads) && m.rotary_dim <= m.head_dim);
+        for sizes in [Sizes::Thin, Sizes::Whole] {
+            let matmul = matmul(sizes);
+            let wide = |k: usize| matmul.iter().filter(|c| c.op.k == k).count();
+            // Down projections of GLM-130B, ChatGLM2 to GLM-4, GLM-4-32B: every format that divides them.
+            assert!(wide(32768) >= 4 && wide(13696) >= 4 && wide(23040) >= 4);
+            let most = match sizes {
+                Sizes::Thin => 1 << 20,
+                Sizes::Whole => 2 * WEIGHT_ELEMENTS,
+            };
+            assert!(matmul.iter().all(|c| c.op.n * c.op.k <= most));
+            for m in MODELS {
+                let head = matmul.iter().any(|c| c.op.n == m.vocab);
+                assert!(head || sizes == Sizes::Thin, "{}", m.name);
+                assert!(m.heads.is_multiple_of(m.kv_heads) && m.rotary_dim <= m.head_dim);
+                // Groups, widths and the cache's layout are those of the model.
+                let attends = |c: &Case<Attention>| {
+                    c.op.heads / c.op.kv_heads == m.heads / m.kv_heads
+                        && (c.op.head_dim, c.op.mask) == (m.head_dim, m.mask)
+                };
+                assert!(attention(sizes).iter().any(attends), "{}", m.name);
+                let writes =
+                    |c: &Case<KvWrite>| (c.op.kv_heads, c.op.head_dim) == (m.kv_heads, m.head_dim);
+                assert!(kv_write(sizes).iter().any(writes), "{}", m.name);
+            }
         }
         assert_eq!(rms_norm().len() + layer_norm().len(), MODELS.len());
         assert_eq!(
-            (attention().len(), TYPICAL.name),
+            (attention(Sizes::Whole).len(), TYPICAL.name),
             (40, "GLM-4-9B, CodeGeeX4-9B")
         );
     }

@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hal::{Device, Error, ErrorKind, Result, WeightFormat};
+use hal::{Device, Error, ErrorKind, Numerics, Result, WeightFormat};
 use ops::reference::Tensor;
 use ops::{Accelerator, Arg, Context, How, Op, Role};
 
 use crate::bench::{Bench, POISON};
-use crate::bound::Expected;
+use crate::bound::{Bound, Expected};
 use crate::case::Case;
 use crate::cases::Conformance;
 use crate::number::spacing;
@@ -91,7 +91,7 @@ impl Suite {
     }
 
     /// Runs one case and judges it by `truth`, which is of this case and is filled in when it is empty: what a case
-    /// must give does not depend on the device, so many devices can share it.
+    /// must give depends on the device's card alone, so devices of one card can share it.
     pub fn judge<O: Conformance>(&self, case: &Case<O>, truth: &Truth) -> Outcome {
         let start = Instant::now();
         let mut outcome = Outcome::new(O::NAME, case.id());
@@ -134,7 +134,7 @@ impl Suite {
 
     /// Whether `op` has an argument of a float type that the device's card leaves out.
     fn lacks_type<O: Op>(&self, op: &O) -> bool {
-        let floats = &self.context.device().info().numerics.floats;
+        let floats = &self.card().floats;
         let type_of = |arg: &Arg| match arg.role {
             Role::Weight(WeightFormat::Dense(dtype)) => dtype,
             _ => arg.dtype,
@@ -158,6 +158,11 @@ impl Suite {
     /// `Unsupported` when the device has no way to do it, and what the device reports.
     pub fn unguarded_outputs<O: Conformance>(&self, case: &Case<O>) -> Result<Vec<Tensor>> {
         self.run_once(case, false)
+    }
+
+    /// What the device declares of its arithmetic.
+    fn card(&self) -> &Numerics {
+        &self.context.device().info().numerics
     }
 
     /// The device under test.
@@ -212,7 +217,7 @@ impl Suite {
             .filter(|(arg, _)| matches!(arg.role, Role::Out | Role::InOut));
         let expected = truth
             .0
-            .get_or_init(|| case.op.expect(&bench.shapes(), &bench.inputs));
+            .get_or_init(|| case.op.expect(&bench.shapes(), &bench.inputs, self.card()));
         let outputs = first.into_iter().zip(second).zip(expected);
         let mut metrics = Metrics::default();
         for ((arg, operand), ((got, again), expected)) in written.zip(outputs) {
@@ -231,6 +236,7 @@ impl Suite {
                     false => 1.0,
                 };
                 metrics.add(got, c.want, ulp, c.utilisation);
+                metrics.unjudged += u64::from(c.bound == Bound::ANYTHING.probable);
                 if c.wrong {
                     outcome.status = Status::Fail;
                 } else if c.utilisation > 1.0 {
@@ -311,7 +317,8 @@ pub(crate) fn cases_expectations<O: Conformance>() -> Vec<(Vec<Tensor>, Vec<crat
         let bench = Bench::new(&context, &plan, &case).unwrap();
         let shapes = bench.shapes();
         let reference = case.op.reference(&shapes, &bench.inputs);
-        (reference, case.op.expect(&shapes, &bench.inputs))
+        let card = Numerics::exact();
+        (reference, case.op.expect(&shapes, &bench.inputs, &card))
     };
     O::cases().into_iter().map(of_case).collect()
 }

@@ -224,6 +224,7 @@ mod tests {
             native_floats: Vec::new(),
             memory_bytes: None,
             claims: Vec::new(),
+            remarks: Vec::new(),
         }
     }
 

@@ -74,6 +74,37 @@ impl Character {
         Ok(true)
     }
 
+    /// The words that make this of a plain device.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let (plain, mut words) = (Self::default(), Vec::new());
+        let mut word = |says: bool, word: String| {
+            if says {
+                words.push(word);
+            }
+        };
+        word(self.wave != plain.wave, format!("wave{}", self.wave));
+        word(!self.bf16, "nobf16".into());
+        word(self.accumulator == DType::F16, "f16acc".into());
+        word(self.operand_bits == 11, "tf32".into());
+        word(self.operand_bits == 8, "bf16ops".into());
+        word(self.flush, "ftz".into());
+        let memory = self.memory_bytes.unwrap_or(0);
+        let (n, unit) = match memory.trailing_zeros() {
+            30.. if memory > 0 => (memory >> 30, "g"),
+            20.. if memory > 0 => (memory >> 20, "m"),
+            10.. if memory > 0 => (memory >> 10, "k"),
+            _ => (memory, ""),
+        };
+        word(self.memory_bytes.is_some(), format!("mem{n}{unit}"));
+        word(
+            self.align_bytes != plain.align_bytes,
+            format!("align{}", self.align_bytes),
+        );
+        word(self.asynchronous, "async".into());
+        word(self.lies, "lies".into());
+        words
+    }
+
     /// What the card says.
     pub(crate) fn card(&self) -> Numerics {
         if self.lies {
@@ -140,6 +171,30 @@ impl Faults {
             _ => return self.set_count(word),
         }
         Ok(true)
+    }
+
+    /// The words that make these of none.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let counted = [
+            ("oom", self.out_of_memory_at),
+            ("lost", self.lost_at),
+            ("hang", self.hang_at),
+            ("crash", self.crash_at),
+            ("wrong", self.wrong_at),
+        ];
+        let counted = counted
+            .into_iter()
+            .filter_map(|(word, at)| Some(format!("{word}@{}", at?)));
+        let said = [
+            ("leak", self.leak),
+            ("waits-ignored", self.waits_ignored),
+            ("downloads-early", self.downloads_early),
+            ("uploads-short", self.uploads_short),
+            ("replay-stale", self.replay_stale),
+            ("replay-short", self.replay_short),
+        ];
+        let said = said.into_iter().filter(|(_, said)| *said);
+        counted.chain(said.map(|(word, _)| word.into())).collect()
     }
 
     fn set_count(&mut self, word: &str) -> Result<bool> {
@@ -213,6 +268,57 @@ mod tests {
         let mut faults = Faults::default();
         assert!(faults.set("lost@40").unwrap() && faults.lost_at == Some(40));
         assert!(faults.set("oom@0").is_err() && !faults.set("melt@1").unwrap());
+    }
+
+    #[test]
+    fn says_the_words_that_it_reads() {
+        let all = [
+            "wave64",
+            "nobf16",
+            "f16acc",
+            "tf32",
+            "ftz",
+            "mem3m",
+            "align16",
+            "async",
+            "lies",
+            "oom@1",
+            "lost@2",
+            "hang@3",
+            "crash@4",
+            "wrong@5",
+            "leak",
+            "waits-ignored",
+            "downloads-early",
+            "uploads-short",
+            "replay-stale",
+            "replay-short",
+        ];
+        let (mut character, mut faults) = (Character::default(), Faults::default());
+        assert!(character.words().is_empty() && faults.words().is_empty());
+        for word in all {
+            assert!(
+                character.set(word).unwrap() || faults.set(word).unwrap(),
+                "{word}"
+            );
+        }
+        assert_eq!([character.words(), faults.words()].concat(), all);
+        for word in ["mem0", "mem1023", "mem2g", "bf16ops"] {
+            let mut character = Character::default();
+            character.set(word).unwrap();
+            assert_eq!(character.words(), [word]);
+        }
+        // Every word of the list that errors print is among them.
+        for word in Character::WORDS
+            .split(", ")
+            .chain(Faults::WORDS.split(", "))
+        {
+            let stem = word.trim_end_matches("[k|m|g]").trim_end_matches('N');
+            assert!(
+                stem == "bf16ops" || all.iter().any(|said| said.starts_with(stem)),
+                "{word}"
+            );
+        }
     }
 
     #[test]

@@ -272,12 +272,16 @@ impl EmulatorDevice {
     pub(crate) fn new(spec: &str, board: Arc<Board>) -> Self {
         let character = &board.character;
         let numerics = character.card();
+        let words = [character.words(), board.faults.words()].concat();
         Self {
             info: DeviceInfo {
                 id: board.id,
                 spec: spec.into(),
                 name: "emulator".into(),
-                detail: format!("{character:?}, {:?}", board.faults),
+                detail: match words.is_empty() {
+                    true => "32 lanes, f32 sums".into(),
+                    false => words.join(", "),
+                },
                 parallelism: character.wave,
                 native_floats: numerics.floats.clone(),
                 numerics,

@@ -11,7 +11,9 @@
 //!   accelerator, so the same table breaks the CPU's kernels too.
 //! - [`mutation_score`] runs the suite, and the tolerance rules of other projects, against that table.
 //!
-//! Not emulated: limits of work groups and local memory. Nothing here runs a kernel that would feel them.
+//! Not emulated: limits of work groups and local memory. The kernels here have neither groups nor local memory, so a
+//! planner that declined by such a number would test its own invention; a limit belongs to a device that runs kernels
+//! written for groups.
 //!
 //! Who validates what: `ops` has checked shapes, types and devices before a kernel runs. Kernels bound the ids, page
 //! numbers and lengths that they read from memory.

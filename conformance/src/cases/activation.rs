@@ -1,5 +1,6 @@
 //! Cases of [`Activation`].
 
+use hal::Numerics;
 use ops::reference::{Tensor, erf};
 use ops::{Act, Activation, Op};
 
@@ -40,7 +41,7 @@ impl Conformance for Activation {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let bound =
             |(&x, &y): (&f64, &f64)| Bound::of(|_| stored(self.dtype, y, act_error(self.act, x)));

@@ -1,5 +1,6 @@
 //! Cases of [`AddLayerNorm`]: the sum, and the norm of the sum before or after it was rounded to storage.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{AddLayerNorm, Op};
 
@@ -32,7 +33,7 @@ impl Conformance for AddLayerNorm {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let (weight, bias) = (&inputs[2].data, &inputs[3].data);
         let errors = |row: &[f64], moved: &[f64], model| {
             layer_errors(row, moved, weight, bias, self.eps, model)

@@ -1,5 +1,6 @@
 //! Cases of [`AddRmsNorm`]: the sum, and the norm of the sum before or after it was rounded to storage.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{AddRmsNorm, Op};
 
@@ -30,7 +31,7 @@ impl Conformance for AddRmsNorm {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let weight = &inputs[2].data;
         let errors =
             |row: &[f64], moved: &[f64], model| rms_errors(row, moved, weight, self.eps, model);

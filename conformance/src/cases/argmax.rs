@@ -1,5 +1,6 @@
 //! Cases of [`Argmax`]. Nothing is rounded, so indices are exact, ties included.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Argmax, Op};
 
@@ -23,7 +24,7 @@ impl Conformance for Argmax {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let outputs = self.reference(shapes, inputs);
         outputs.into_iter().map(Expected::Bits).collect()
     }

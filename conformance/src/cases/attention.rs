@@ -1,12 +1,14 @@
 //! Cases of [`Attention`]: prefill, decode and mixed batches over shuffled pages, every mask, grouped heads.
 
+use hal::Numerics;
 use ops::reference::{Tensor, softmax};
 use ops::{Attention, Mask, Op};
 
 use super::batched_matmul::condition;
 use super::softmax::EXP;
 use super::{Conformance, FLOATS};
-use crate::bound::{TINY, U, stored};
+use crate::bound::{Products, TINY, U, digits, stored};
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks, Rng};
 
 impl Conformance for Attention {
@@ -98,11 +100,11 @@ impl Conformance for Attention {
         Case::new(op, operands)
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
-        crate::shapes::attention()
+    fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
+        crate::shapes::attention(sizes)
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let [
             q,
@@ -116,6 +118,7 @@ impl Conformance for Attention {
         else {
             unreachable!("counted by the case")
         };
+        let products = Products::of(card);
         let mut bounds = vec![Bound::EXACT; want.data.len()];
         for s in 0..kv_len.data.len() {
             let (start, end) = (q_start.data[s] as usize, q_start.data[s + 1] as usize);
@@ -134,7 +137,7 @@ impl Conformance for Attention {
                 let keys: Vec<&[f64]> = rows.iter().map(|&r| k_pages.row(r)).collect();
                 let values: Vec<&[f64]> = rows.iter().map(|&r| v_pages.row(r)).collect();
                 let at = t * self.heads + h;
-                let errors = row_bounds(self, q.row(at), &keys, &values, want.row(at));
+                let errors = row_bounds(self, products, q.row(at), &keys, &values, want.row(at));
                 bounds[at * self.head_dim..][..self.head_dim].copy_from_slice(&errors);
             }
         }
@@ -153,12 +156,14 @@ enum Batch {
 /// Bounds of one token's head over its visible slots.
 fn row_bounds(
     op: &Attention,
+    products: Products,
     q: &[f64],
     keys: &[&[f64]],
     values: &[&[f64]],
     want: &[f64],
 ) -> Vec<Bound> {
     let scale = f64::from(op.scale);
+    let (score_bits, value_bits) = ([digits(op.dtype), digits(op.kv)], [24, digits(op.kv)]);
     let scores: Vec<f64> = keys
         .iter()
         .map(|k| scale * ops::reference::dot(q, k))
@@ -170,13 +175,16 @@ fn row_bounds(
     let (magnitude, flushed) = keys
         .iter()
         .map(|k| condition(q, k))
-        .fold((0.0, 0.0), |a: (f64, f64), b| {
-            (a.0.max(scale.abs() * b.0), a.1.max(scale.abs() * b.1))
-        });
+        .fold((0.0, 0.0), |a: (f64, f64), b| (a.0.max(b.0), a.1.max(b.1)));
+    let largest = |d: usize| values.iter().map(|v| v[d].abs()).sum();
     // Relative error of exp(s − max), given the scores.
     let exp: Vec<f64> = scores.iter().map(|s| U * (s - max).abs() + EXP).collect();
     let total: f64 = p.iter().zip(&exp).map(|(p, e)| p * e).sum();
     let bound = |(d, &y): (usize, &f64)| {
+        // Weights may be divided by their sum at the end only.
+        if products.may_overflow(magnitude.max(largest(d))) {
+            return Bound::ANYTHING;
+        }
         let (mut seen, mut uneven, mut lost) = (0.0, 0.0, 1.0);
         for ((p, e), v) in p.iter().zip(&exp).zip(values) {
             seen += p * v[d].abs();
@@ -185,10 +193,12 @@ fn row_bounds(
         }
         Bound::of(|model| {
             // A score has the roundings of its dot product, of the scale, and of a change to base 2.
-            let score = model.g(op.head_dim + 4) * magnitude + TINY * flushed;
-            let sums = 2.0 * model.g(keys.len() + 1);
+            let score = products.error(model, op.head_dim + 4, magnitude, score_bits);
+            let score = scale.abs() * (score + TINY * flushed);
+            let sums = 2.0 * products.g(model, keys.len() + 1) + products.operands(value_bits);
             let relative = (2.0 * score).exp_m1() + total + sums + 4.0 * U;
-            stored(op.dtype, y, seen * relative + uneven + TINY * lost)
+            let small = TINY * lost + products.below_normal(keys.len());
+            stored(op.dtype, y, seen * relative + uneven + small)
         })
     };
     want.iter().enumerate().map(bound).collect()

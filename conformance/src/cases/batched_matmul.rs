@@ -1,10 +1,11 @@
 //! Cases of [`BatchedMatmul`]: transposed and repeated operands.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{BatchedMatmul, Op};
 
 use super::{Conformance, FLOATS};
-use crate::bound::{TINY, is_exact_in_f32, stored};
+use crate::bound::{Products, TINY, digits, stored};
 use crate::number::round;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 
@@ -41,7 +42,7 @@ impl Conformance for BatchedMatmul {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], card: &Numerics) -> Vec<Expected> {
         let mut want = self.reference(shapes, inputs).swap_remove(0);
         let [_, _, m, n] = *shapes[0] else {
             unreachable!("checked rank")
@@ -49,19 +50,24 @@ impl Conformance for BatchedMatmul {
         let (k, alpha) = (shapes[1][3], f64::from(self.alpha));
         // Multiplying by a power of two is exact.
         let exact_factor = self.alpha.to_bits() << 9 == 0;
+        let (products, bits) = (Products::of(card), [digits(self.a), digits(self.b)]);
         let mut bounds = Vec::with_capacity(want.data.len());
         for (i, want) in want.data.iter_mut().enumerate() {
             let (batch, at) = (i / (m * n), i % (m * n));
             let a = inputs[0].row(batch * m + at / n);
             let b = inputs[1].row(batch * n + at % n);
-            if exact_factor && is_exact_in_f32(a, b, &[]) {
+            if exact_factor && products.are_exact(a, b, &[]) {
                 *want = round(self.out, *want);
                 bounds.push(Bound::EXACT);
                 continue;
             }
             let (magnitude, flushed) = condition(a, b);
+            if products.may_overflow(magnitude) {
+                bounds.push(Bound::ANYTHING);
+                continue;
+            }
             bounds.push(Bound::of(|model| {
-                let error = model.g(k + 2) * magnitude + TINY * flushed;
+                let error = products.error(model, k + 2, magnitude, bits) + TINY * flushed;
                 stored(self.out, *want, alpha.abs() * error + TINY)
             }));
         }

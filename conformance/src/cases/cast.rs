@@ -1,6 +1,6 @@
 //! Cases of [`Cast`]: bit-exact, ties to even, overflow to infinity, subnormals kept.
 
-use hal::DType;
+use hal::{DType, Numerics};
 use ops::Cast;
 use ops::reference::Tensor;
 
@@ -27,7 +27,7 @@ impl Conformance for Cast {
         )
     }
 
-    fn expect(&self, _shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, _shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         vec![Expected::Bits(inputs[0].clone())]
     }
 }

@@ -1,5 +1,6 @@
 //! Cases of [`Elementwise`]: any strides, broadcast inputs, in place.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Binary, Elementwise, Op};
 
@@ -49,7 +50,7 @@ impl Conformance for Elementwise {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let (a, b) = (&inputs[0].data, &inputs[1].data);
         let bound = |(i, &want): (usize, &f64)| {

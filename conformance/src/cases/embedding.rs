@@ -1,12 +1,13 @@
 //! Cases of [`Embedding`]: dense tables bit-exact, quantised ones within the rounding of `q · scale`, ids outside;
 //! plain tables and those that share memory with an output layer.
 
-use hal::WeightFormat;
+use hal::{Numerics, WeightFormat};
 use ops::reference::Tensor;
 use ops::{Embedding, Op};
 
 use super::{Conformance, FLOATS};
 use crate::bound::{U, stored};
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks, Rng};
 
 impl Conformance for Embedding {
@@ -58,11 +59,11 @@ impl Conformance for Embedding {
         self.plain().is_none().then_some([self.vocab, self.dim])
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
-        crate::shapes::embedding()
+    fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
+        crate::shapes::embedding(sizes)
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         if let WeightFormat::Dense(_) = self.table {
             return vec![Expected::Bits(want)];

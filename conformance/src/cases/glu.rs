@@ -1,11 +1,13 @@
 //! Cases of [`Glu`].
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Act, Glu, Half, Op};
 
 use super::activation::act_error;
 use super::{Conformance, FLOATS};
 use crate::bound::{U, stored};
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 
 impl Conformance for Glu {
@@ -34,11 +36,11 @@ impl Conformance for Glu {
         )
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
+    fn model_cases(_sizes: Sizes) -> Vec<Case<Self>> {
         crate::shapes::glu()
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let [gate, up] = self.halves();
         let mut bounds = Vec::new();

@@ -1,9 +1,11 @@
 //! Cases of [`KvWrite`]: bit-exact, slots in any order, tokens that are skipped.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{KvWrite, Op};
 
 use super::{Conformance, FLOATS};
+use crate::shapes::Sizes;
 use crate::{Case, Expected, Generator, Layout, Operand, Picks, Rng};
 
 impl Conformance for KvWrite {
@@ -52,7 +54,11 @@ impl Conformance for KvWrite {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
+        crate::shapes::kv_write(sizes)
+    }
+
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let caches = self.reference(shapes, inputs);
         caches.into_iter().map(Expected::Bits).collect()
     }

@@ -1,11 +1,13 @@
 //! Cases of [`LayerNorm`], among them rows whose mean is far larger than their spread.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{LayerNorm, Op};
 
 use super::norm::layer_errors;
 use super::{Conformance, FLOATS, NORM_GENERATORS};
 use crate::bound::stored;
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 
 impl Conformance for LayerNorm {
@@ -30,11 +32,11 @@ impl Conformance for LayerNorm {
         )
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
+    fn model_cases(_sizes: Sizes) -> Vec<Case<Self>> {
         crate::shapes::layer_norm()
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let moved = vec![0.0; self.dim];
         let bounds = Bound::rows(want.rows(), |r, model| {

@@ -1,14 +1,15 @@
 //! Cases of [`Matmul`]: every weight format and epilogue.
 
-use hal::WeightFormat;
+use hal::{Numerics, WeightFormat};
 use ops::reference::Tensor;
 use ops::{Act, Matmul, Op};
 
 use super::activation::{act_error, act_spread};
 use super::batched_matmul::condition;
 use super::{Conformance, FLOATS};
-use crate::bound::{TINY, U, is_exact_in_f32, stored};
+use crate::bound::{Products, TINY, U, digits, stored};
 use crate::number::round;
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 
 impl Conformance for Matmul {
@@ -78,26 +79,37 @@ impl Conformance for Matmul {
         Some([self.n, self.k])
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
-        crate::shapes::matmul()
+    fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
+        crate::shapes::matmul(sizes)
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], card: &Numerics) -> Vec<Expected> {
         let mut want = self.reference(shapes, inputs).swap_remove(0);
         let bias = self.bias.then(|| &inputs[2]);
         let residual = self.residual.then(|| &inputs[2 + usize::from(self.bias)]);
+        let products = Products::of(card);
+        let weight_bits = match self.weight {
+            WeightFormat::Dense(dtype) => digits(dtype),
+            // A quantised weight is a product with its scale.
+            _ => 24,
+        };
+        let bits = [digits(self.x), weight_bits];
         let mut bounds = Vec::with_capacity(want.data.len());
         for (i, want) in want.data.iter_mut().enumerate() {
             let (m, n) = (i / self.n, i % self.n);
             let (x, w) = (inputs[0].row(m), inputs[1].row(n));
             let bias = bias.map_or(0.0, |b| b.data[n]);
             let residual = residual.map_or(0.0, |r| r.data[i]);
-            if self.activation.is_none() && is_exact_in_f32(x, w, &[bias, residual]) {
+            if self.activation.is_none() && products.are_exact(x, w, &[bias, residual]) {
                 *want = round(self.out, *want);
                 bounds.push(Bound::EXACT);
                 continue;
             }
             let (magnitude, flushed) = condition(x, w);
+            if products.may_overflow(magnitude + bias.abs()) {
+                bounds.push(Bound::ANYTHING);
+                continue;
+            }
             // The sum before the activation.
             let z = match self.activation {
                 Some(_) => ops::reference::dot(x, w) + bias,
@@ -105,7 +117,8 @@ impl Conformance for Matmul {
             };
             bounds.push(Bound::of(|model| {
                 // One rounding more for the dequantised weight, one for its scale, one for the bias.
-                let error = model.g(self.k + 3) * (magnitude + bias.abs()) + TINY * flushed;
+                let error = products.error(model, self.k + 3, magnitude + bias.abs(), bits)
+                    + TINY * flushed;
                 let error = match self.activation {
                     Some(act) => act_spread(act, z, error) + act_error(act, z),
                     None => error,

@@ -23,11 +23,12 @@ mod top_k;
 
 use std::collections::BTreeSet;
 
-use hal::DType;
+use hal::{DType, Numerics};
 use ops::Op;
 use ops::reference::Tensor;
 
 use crate::picks::covering;
+use crate::shapes::Sizes;
 use crate::{Case, Expected, Generator, Picks};
 
 /// An operation that the suite knows how to try and to judge.
@@ -35,8 +36,9 @@ pub trait Conformance: Op {
     /// The case that these picks choose.
     fn case(picks: &mut Picks) -> Case<Self>;
 
-    /// What the outputs must be. Arguments as for [`Op::reference`]; one entry per `Out` and `InOut`, in order.
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected>;
+    /// What the outputs must be on a device of this card. Arguments as for [`Op::reference`]; one entry per `Out` and
+    /// `InOut`, in order.
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], card: &Numerics) -> Vec<Expected>;
 
     /// Rows and columns of the packed weight, for operations that have one.
     fn weight_shape(&self) -> Option<[usize; 2]> {
@@ -52,8 +54,8 @@ pub trait Conformance: Op {
         cases
     }
 
-    /// Cases of the sizes that GLM's own models have, a few rows each.
-    fn model_cases() -> Vec<Case<Self>> {
+    /// Cases of the sizes that GLM's own models have.
+    fn model_cases(_sizes: Sizes) -> Vec<Case<Self>> {
         Vec::new()
     }
 }

@@ -1,11 +1,13 @@
 //! Cases of [`RmsNorm`].
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Op, RmsNorm};
 
 use super::norm::rms_errors;
 use super::{Conformance, FLOATS, NORM_GENERATORS};
 use crate::bound::stored;
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 
 impl Conformance for RmsNorm {
@@ -29,11 +31,11 @@ impl Conformance for RmsNorm {
         )
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
+    fn model_cases(_sizes: Sizes) -> Vec<Case<Self>> {
         crate::shapes::rms_norm()
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let moved = vec![0.0; self.dim];
         let bounds = Bound::rows(want.rows(), |r, model| {

@@ -1,10 +1,12 @@
 //! Cases of [`Rope`]: both pairings, partial rotation, two position streams, positions outside the table.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Op, Rope, RopeLayout};
 
 use super::{Conformance, FLOATS};
 use crate::bound::{TINY, U, stored};
+use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks, Rng};
 
 /// Rows of the cos and sin tables.
@@ -61,11 +63,11 @@ impl Conformance for Rope {
         )
     }
 
-    fn model_cases() -> Vec<Case<Self>> {
-        crate::shapes::rope()
+    fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
+        crate::shapes::rope(sizes)
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let want = self.reference(shapes, inputs).swap_remove(0);
         let [x, positions, cos, sin] = inputs else {
             unreachable!("four inputs")

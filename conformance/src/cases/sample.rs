@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Sample, SampleControl};
 
@@ -71,7 +72,7 @@ impl Conformance for Sample {
         )
     }
 
-    fn expect(&self, _shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, _shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let [logits, floats, ints, history, history_len] = inputs else {
             unreachable!("five inputs")
         };

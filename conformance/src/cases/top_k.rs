@@ -1,5 +1,6 @@
 //! Cases of [`TopK`]. Nothing is rounded, so values and indices are exact, ties included.
 
+use hal::Numerics;
 use ops::reference::Tensor;
 use ops::{Op, TopK};
 
@@ -26,7 +27,7 @@ impl Conformance for TopK {
         )
     }
 
-    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor]) -> Vec<Expected> {
+    fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
         let outputs = self.reference(shapes, inputs);
         outputs.into_iter().map(Expected::Bits).collect()
     }

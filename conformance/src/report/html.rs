@@ -83,6 +83,9 @@ fn header(document: &Document) -> Markup {
         @if !summary.certifies {
             p.note { strong { "This run certifies nothing: " } (document.why_not()) "." }
         }
+        @if !device.remarks.is_empty() {
+            p.note { strong { "As the device declares, " } (device.remarks.join("; ")) ". It was judged by that." }
+        }
         dl {
             dt { "tried" } dd {
                 (document.results.len()) " checks of levels " (asked.selection.levels) ", "

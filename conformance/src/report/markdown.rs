@@ -37,6 +37,12 @@ pub(super) fn text(document: &Document) -> String {
             document.why_not()
         ));
     }
+    if !asked.device.remarks.is_empty() {
+        line(format_args!(
+            "As the device declares, {}. It was judged by that.\n",
+            asked.device.remarks.join("; ")
+        ));
+    }
     line(format_args!(
         "| level | checks | passed | weak | waived | unsupported | not run | failed | most of a bound |"
     ));
