@@ -1,5 +1,7 @@
 //! The conformance suite on emulators that are odd and right.
 
+use std::cell::Cell;
+
 use conformance::{Status, Suite};
 use ops::Accelerator;
 
@@ -23,8 +25,9 @@ macro_rules! characters {
             ] {
                 let suite = Suite::new(backend_emulator::open(spec).unwrap());
                 $(
-                    let report = suite.run_where::<ops::$op>(|case| case.id().len() % every == 0);
-                    report.require_no_failure().unwrap_or_else(|e| panic!("{spec}: {e}"));
+                    let n = Cell::new(0);
+                    let report = suite.run_where::<ops::$op>(|_| n.replace(n.get() + 1) % every == 0);
+                    report.require_pass().unwrap_or_else(|e| panic!("{spec}: {e}"));
                 )*
             }
         }

@@ -22,12 +22,12 @@ const STYLE: &str = "
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}h1{font-size:26px;margin:0 0 2px}
 h2{font-size:18px;margin:38px 0 8px}p{margin:6px 0}.mute{color:var(--mute)}.num{text-align:right;
-font-variant-numeric:tabular-nums}code,.mono{font:13px/1.45 ui-monospace,Menlo,Consolas,monospace}
+font-variant-numeric:tabular-nums}.num,td.good,td.bad,td.none{white-space:nowrap}code,.mono{font:13px/1.45 ui-monospace,Menlo,Consolas,monospace}
 table{border-collapse:collapse;width:100%;background:var(--card)}th,td{padding:5px 9px;border-bottom:1px solid
 var(--line);text-align:left;vertical-align:top}th{font-weight:600;font-size:13px;color:var(--mute)}
 .scroll{overflow-x:auto;border:1px solid var(--line);border-radius:8px}.scroll tr:last-child td{border-bottom:0}
 .badge{display:inline-block;border-radius:6px;padding:1px 10px;font-weight:650;color:#fff;background:var(--none)}
-.badge.good{background:var(--good)}.badge.bad{background:var(--bad)}.badge.weak{background:var(--weak)}
+h1 .badge{color:var(--bg)}.badge.good{background:var(--good)}.badge.bad{background:var(--bad)}.badge.weak{background:var(--weak)}
 .note{border-left:4px solid var(--weak);background:var(--card);padding:8px 14px;margin:14px 0}
 td.good{background:var(--wash);color:var(--good)}td.bad{background:var(--badwash);color:var(--bad);font-weight:650}
 td.none{color:var(--none)}.good{color:var(--good)}.bad{color:var(--bad)}.weak{color:var(--weak)}
@@ -40,7 +40,8 @@ dl{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:14px 0
 overflow-wrap:anywhere}svg{width:100%;height:auto;background:var(--card);border:1px solid var(--line);border-radius:8px}
 svg text{fill:var(--fg);font:12px system-ui,sans-serif}svg .axis{stroke:var(--line)}svg .mute{fill:var(--mute)}
 svg .fill{fill:var(--accent)}svg .over{fill:var(--bad)}svg .roof{stroke:var(--accent);fill:none;stroke-width:2}
-@media print{main{max-width:none}details{break-inside:avoid}}";
+@media(max-width:640px){main{padding:16px 12px 40px}th,td{padding:4px 6px}.bar{min-width:48px}.chart svg{min-width:620px}}
+.chart{overflow-x:auto}@media print{main{max-width:none}details{break-inside:avoid}}";
 
 pub(super) fn page(document: &Document) -> Markup {
     let asked = &document.asked;
@@ -312,7 +313,7 @@ fn budget(document: &Document) -> Markup {
                 "Every element has its own bound, computed before the device ran. A right kernel stays far below 1; "
                 "beyond 1 is PASS-weak, beyond the certain bound FAIL."
             }
-            (histogram(&bins))
+            div.chart { (histogram(&bins)) }
             div.scroll style="margin-top:12px" { table {
                 tr {
                     th { "operation" } th.num { "cases" } th.num { "elements" } th.num { "most of a bound" }
@@ -415,7 +416,7 @@ fn speed(document: &Document) -> Markup {
                 " copying, " (format!("{:.1} GFLOP/s", first.peak / 1e9)) " in its best matrix product. "
                 "100 % is the roof above that intensity."
             }
-            (roofline(&points))
+            div.chart { (roofline(&points)) }
             div.scroll style="margin-top:12px" { table {
                 tr {
                     th { "operation" } th { "size" } th.num { "median" } th.num { "GB/s" } th.num { "GFLOP/s" }
