@@ -440,6 +440,31 @@ fn devices_lists_the_cpu() {
 }
 
 #[test]
+fn opencl_devices_answer_as_the_cpu_does() {
+    let document: Value = serde_json::from_slice(&glm(&["devices", "--json"]).stdout).unwrap();
+    let devices = document["devices"].as_array().unwrap();
+    let spec = |device: &Value| device["id"].as_str().unwrap().to_owned();
+    let opencl = devices.iter().filter(|d| spec(d).starts_with("opencl"));
+    let (ok, not): (Vec<_>, Vec<_>) = opencl.partition(|d| d["status"] == "ok");
+    if ok.is_empty() {
+        let required = std::env::var("REQUIRE_DEVICE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|name| name.trim() == "opencl"),
+            "REQUIRE_DEVICE names opencl: {not:?}"
+        );
+        return println!("SKIPPED: no OpenCL device: {not:?}");
+    }
+    let ask = ["chat", "-q", "-p", "What is 16 mod 12?", "--seed", "1"];
+    let wanted = stdout(&glm(&ask)).to_owned();
+    for device in ok {
+        let device = spec(device);
+        let got = glm(&[&ask[..], &["--device", &device]].concat());
+        assert!(got.status.success(), "{device}: {}", stderr(&got));
+        assert_eq!(stdout(&got), wanted, "{device}");
+    }
+}
+
+#[test]
 fn inspect_tells_what_is_missing() {
     let (case, dir) = (golden("glm"), TempDir::new().unwrap());
     let mut shapes = golden_shapes(&case);

@@ -49,7 +49,13 @@ pub(crate) fn failure(doing: &'static str, code: ClError) -> Error {
             "report this with the driver's name and version",
         ),
     };
-    Error::new(kind, doing, format!("OpenCL error {} ({code})", code.0)).next_step(next)
+    let what = match code.0 {
+        NO_LOADER => "there is no OpenCL loader library",
+        NO_PLATFORM => "no OpenCL driver is installed",
+        _ => "the OpenCL driver refused",
+    };
+    let detail = format!("{what} (error {}, {code})", code.0);
+    Error::new(kind, doing, detail).next_step(next)
 }
 
 #[cfg(test)]

@@ -25,24 +25,25 @@ KERNEL matmul_row(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
     const i64 i = GROUP_Y, j = GROUP_X;
     GLOBAL const uchar *row = weight + j * row_bytes;
     x += i * x_stride * BYTES(X);
-    float sum = 0.0f, w[8];
+    float w[8], part[8];
+    for (int e = 0; e < 8; e++) part[e] = 0.0f;
     const i64 whole = k & ~(i64)7;
     for (i64 c = 8 * ITEM; c < whole; c += 8 * GROUP) {
         weight_8(row, c, w);
-        float part = 0.0f;
-        for (int e = 0; e < 8; e++) part = FMA(LOAD(X, x, c + e), w[e], part);
 #if SCALED == 2
-        part *= weight_scale(weight + scales_at, j, k, c);
+        const float scale = weight_scale(weight + scales_at, j, k, c);
+        for (int e = 0; e < 8; e++) w[e] *= scale;
 #endif
-        sum += part;
+        for (int e = 0; e < 8; e++) part[e] = FMA(LOAD(X, x, c + e), w[e], part[e]);
     }
+    float sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
     // What is left of k, up to 7 columns.
     for (i64 c = whole + ITEM; c < k; c += GROUP) {
-        float part = LOAD(X, x, c) * weight_at(row, c);
+        float last = LOAD(X, x, c) * weight_at(row, c);
 #if SCALED == 2
-        part *= weight_scale(weight + scales_at, j, k, c);
+        last *= weight_scale(weight + scales_at, j, k, c);
 #endif
-        sum += part;
+        sum += last;
     }
     sum = group_sum(sum, scratch);
 #if SCALED == 1

@@ -66,7 +66,7 @@ pub(super) fn defines(format: WeightFormat) -> Option<[(&'static str, String); 3
     };
     // Kernels take eight columns at a time under one scale.
     let group = format.group().unwrap_or(0);
-    (group % 8 == 0).then_some(())?;
+    group.is_multiple_of(8).then_some(())?;
     Some([
         ("FORMAT", number.to_string()),
         ("SCALED", scaled.to_string()),
