@@ -1,0 +1,213 @@
+//! Adapters: what wgpu finds on this machine, in order of preference, and how one is opened.
+
+use std::sync::Arc;
+
+use hal::{Error, ErrorKind, Result};
+use wgpu::{Backend, Backends, DeviceType, Features};
+
+use crate::Options;
+use crate::gpu::Gpu;
+
+/// Storage buffers that the widest kernel binds: attention with prefixes.
+const STORAGE_BUFFERS: u32 = 8;
+
+/// One adapter of this machine.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// What opens it: `wgpu:vulkan:0`.
+    pub spec: String,
+    /// `vulkan`, `metal`, `dx12` or `gl`.
+    pub backend: &'static str,
+    /// The vendor's name of it.
+    pub name: String,
+    /// Kind of device, driver, and the features that kernels use.
+    pub detail: String,
+    /// The largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+    /// The largest part of a buffer that one kernel can see, in bytes.
+    pub max_binding_bytes: u64,
+    pub(crate) inner: wgpu::Adapter,
+}
+
+/// Every adapter that can compute: discrete GPUs first, software last; one device may appear under two back ends.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub fn devices() -> Result<Vec<Adapter>> {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+        backends: Backends::PRIMARY | Backends::SECONDARY,
+        ..wgpu::InstanceDescriptor::new_without_display_handle()
+    });
+    let mut found = pollster::block_on(instance.enumerate_adapters(Backends::all()));
+    found.retain(|adapter| lacks(adapter).is_none());
+    if found.is_empty() {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            "find a wgpu adapter",
+            "no Vulkan, Metal, DX12 or OpenGL device that computes",
+        )
+        .next_step(
+            "install the GPU vendor's driver, or a software one: on Debian `apt-get install libvulkan1 \
+             mesa-vulkan-drivers`",
+        ));
+    }
+    found.sort_by_key(|adapter| {
+        let info = adapter.get_info();
+        (info.backend == Backend::Gl, rank(info.device_type))
+    });
+    let mut adapters: Vec<Adapter> = Vec::new();
+    for inner in found {
+        let backend = backend_name(inner.get_info().backend);
+        let n = adapters.iter().filter(|a| a.backend == backend).count();
+        adapters.push(Adapter::new(inner, backend, n));
+    }
+    Ok(adapters)
+}
+
+/// What an adapter is missing to run the kernels.
+fn lacks(adapter: &wgpu::Adapter) -> Option<&'static str> {
+    let flags = adapter.get_downlevel_capabilities().flags;
+    let limits = adapter.limits();
+    if !flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS) {
+        return Some("compute shaders");
+    }
+    (limits.max_storage_buffers_per_shader_stage < STORAGE_BUFFERS
+        || limits.max_compute_invocations_per_workgroup < crate::kernel::WORKGROUP)
+        .then_some("storage buffers or invocations")
+}
+
+fn rank(kind: DeviceType) -> u8 {
+    match kind {
+        DeviceType::DiscreteGpu => 0,
+        DeviceType::IntegratedGpu => 1,
+        DeviceType::VirtualGpu => 2,
+        DeviceType::Other => 3,
+        DeviceType::Cpu => 4,
+    }
+}
+
+fn backend_name(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Vulkan => "vulkan",
+        Backend::Metal => "metal",
+        Backend::Dx12 => "dx12",
+        Backend::Gl => "gl",
+        _ => "other",
+    }
+}
+
+/// The adapter that `spec` names.
+pub(crate) fn find(spec: &str) -> Result<Adapter> {
+    let doing = format!("open device '{spec}'");
+    let wrong = |why: &str| {
+        Err(Error::invalid(doing.clone(), why).next_step("write wgpu, wgpu:1 or wgpu:vulkan:0"))
+    };
+    let mut parts = spec.split(':');
+    if parts.next() != Some("wgpu") {
+        return wrong("the spec does not start with wgpu");
+    }
+    let parts: Vec<&str> = parts.collect();
+    let (backend, number) = match parts[..] {
+        [] => (None, "0"),
+        [number] if number.bytes().all(|b| b.is_ascii_digit()) => (None, number),
+        [backend] => (Some(backend), "0"),
+        [backend, number] => (Some(backend), number),
+        _ => return wrong("too many parts"),
+    };
+    let Ok(number) = number.parse::<usize>() else {
+        return wrong("the last part is not a number");
+    };
+    if let Some(name) = backend
+        && !["vulkan", "metal", "dx12", "gl"].contains(&name)
+    {
+        return wrong("the back ends are vulkan, metal, dx12 and gl");
+    }
+    let all = devices()?;
+    let names: Vec<String> = all
+        .iter()
+        .map(|a| format!("{} ({})", a.spec, a.name))
+        .collect();
+    let mut matching = all
+        .into_iter()
+        .filter(|a| backend.is_none_or(|b| b == a.backend));
+    matching.nth(number).ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            doing,
+            format!("the adapters are {}", names.join(", ")),
+        )
+        .next_step("choose one of them")
+    })
+}
+
+impl Adapter {
+    fn new(inner: wgpu::Adapter, backend: &'static str, number: usize) -> Self {
+        let (info, limits) = (inner.get_info(), inner.limits());
+        let used = used_features(&inner, &Options::default());
+        let names: Vec<String> = used
+            .iter_names()
+            .map(|(name, _)| name.to_ascii_lowercase())
+            .collect();
+        let lanes = match used.contains(Features::SUBGROUP) {
+            true => format!(
+                " of {} to {}",
+                info.subgroup_min_size, info.subgroup_max_size
+            ),
+            false => String::new(),
+        };
+        let detail = format!(
+            "{:?}, {} {}, {}{lanes}",
+            info.device_type,
+            info.driver,
+            info.driver_info,
+            names.join(" ")
+        );
+        Self {
+            spec: format!("wgpu:{backend}:{number}"),
+            backend,
+            name: info.name,
+            detail,
+            max_buffer_bytes: limits.max_buffer_size,
+            max_binding_bytes: limits.max_storage_buffer_binding_size,
+            inner,
+        }
+    }
+
+    /// Opens it.
+    pub(crate) fn open(&self, options: &Options) -> Result<Arc<Gpu>> {
+        let features = used_features(&self.inner, options);
+        let request = self.inner.request_device(&wgpu::DeviceDescriptor {
+            label: None,
+            required_features: features,
+            required_limits: self.inner.limits(),
+            ..Default::default()
+        });
+        let (device, queue) = pollster::block_on(request).map_err(|e| {
+            Error::new(
+                ErrorKind::Unexpected,
+                format!("open device '{}'", self.spec),
+                "the driver refused",
+            )
+            .with_source(e)
+        })?;
+        Ok(Gpu::new(self, device, queue, features))
+    }
+}
+
+/// The features that this crate uses, of those that the adapter has.
+fn used_features(adapter: &wgpu::Adapter, options: &Options) -> Features {
+    let mut wanted = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+    if options.subgroups {
+        wanted |= Features::SUBGROUP;
+    }
+    if options.immediates {
+        wanted |= Features::IMMEDIATES;
+    }
+    let mut has = adapter.features() & wanted;
+    if has.contains(Features::IMMEDIATES)
+        && (adapter.limits().max_immediate_size as usize) < crate::kernel::PARAMS_BYTES
+    {
+        has.remove(Features::IMMEDIATES);
+    }
+    has
+}

@@ -1,0 +1,182 @@
+//! What device, memory, streams and kernels share: the wgpu device, its losses and failures, its pipelines.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use hal::{DeviceId, Error, ErrorKind, Result};
+use wgpu::{ErrorFilter, Features};
+
+use crate::Adapter;
+use crate::kernel::{Program, Text};
+
+/// An open wgpu device.
+#[derive(Debug)]
+pub(crate) struct Gpu {
+    pub(crate) id: DeviceId,
+    pub(crate) adapter: Adapter,
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) features: Features,
+    pub(crate) limits: wgpu::Limits,
+    faults: Arc<Faults>,
+    /// Programs that were compiled, by their text.
+    programs: Mutex<HashMap<Text, Arc<Program>>>,
+    layouts: Mutex<HashMap<Vec<bool>, wgpu::BindGroupLayout>>,
+    /// Writes single bytes, see `stream`.
+    pub(crate) patch: OnceLock<Arc<Program>>,
+}
+
+/// What wgpu's callbacks leave behind.
+#[derive(Debug, Default)]
+struct Faults {
+    lost: AtomicBool,
+    why_lost: Mutex<String>,
+    failed: Mutex<Option<Error>>,
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    pub(crate) fn new(
+        adapter: &Adapter,
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        features: Features,
+    ) -> Arc<Self> {
+        let faults = Arc::new(Faults::default());
+        let on_lost = Arc::clone(&faults);
+        device.set_device_lost_callback(move |reason, message| {
+            *lock(&on_lost.why_lost) = format!("{reason:?}: {message}");
+            on_lost.lost.store(true, Ordering::SeqCst);
+        });
+        let on_error = Arc::clone(&faults);
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            lock(&on_error.failed).get_or_insert(translate("run queued work", e));
+        }));
+        Arc::new(Self {
+            id: DeviceId::new(),
+            adapter: adapter.clone(),
+            limits: device.limits(),
+            device,
+            queue,
+            features,
+            faults,
+            programs: Mutex::default(),
+            layouts: Mutex::default(),
+            patch: OnceLock::new(),
+        })
+    }
+
+    /// `DeviceLost` once the device is; then whatever queued work failed with, once.
+    pub(crate) fn alive(&self, doing: &'static str) -> Result<()> {
+        if self.faults.lost.load(Ordering::SeqCst) {
+            let why = lock(&self.faults.why_lost).clone();
+            return Err(Error::new(ErrorKind::DeviceLost, doing, why).next_step(
+                "open the device again; the system log may say why the driver gave up",
+            ));
+        }
+        match lock(&self.faults.failed).take() {
+            Some(e) => Err(e),
+            None => Ok(()),
+        }
+    }
+
+    /// What `f` gives, or the error that wgpu raised meanwhile.
+    pub(crate) fn catching<T>(&self, doing: &str, f: impl FnOnce() -> T) -> Result<T> {
+        let scopes = [
+            ErrorFilter::Internal,
+            ErrorFilter::Validation,
+            ErrorFilter::OutOfMemory,
+        ]
+        .map(|filter| self.device.push_error_scope(filter));
+        let made = f();
+        let mut raised = None;
+        for scope in scopes.into_iter().rev() {
+            raised = raised.or(pollster::block_on(scope.pop()));
+        }
+        match raised {
+            Some(e) => Err(translate(doing, e)),
+            None => Ok(made),
+        }
+    }
+
+    /// The compiled program of this text.
+    ///
+    /// # Errors
+    /// `CompileFailed`, `DeviceLost`.
+    pub(crate) fn program(&self, text: Text) -> Result<Arc<Program>> {
+        self.alive("compile a kernel")?;
+        let mut programs = lock(&self.programs);
+        if let Some(program) = programs.get(&text) {
+            return Ok(Arc::clone(program));
+        }
+        let program = Arc::new(Program::compile(self, &text)?);
+        programs.insert(text, Arc::clone(&program));
+        Ok(program)
+    }
+
+    /// The layout of bindings that are read-only or not.
+    pub(crate) fn layout(&self, read_only: &[bool], uniform: bool) -> wgpu::BindGroupLayout {
+        let mut key = read_only.to_vec();
+        key.push(uniform);
+        let make = || {
+            let entry = |i: usize, ty, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
+                binding: i as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty,
+                    has_dynamic_offset,
+                    min_binding_size: None,
+                },
+                count: None,
+            };
+            let mut entries: Vec<_> = read_only
+                .iter()
+                .enumerate()
+                .map(|(i, &read_only)| {
+                    entry(i, wgpu::BufferBindingType::Storage { read_only }, false)
+                })
+                .collect();
+            if uniform {
+                entries.push(entry(
+                    read_only.len(),
+                    wgpu::BufferBindingType::Uniform,
+                    true,
+                ));
+            }
+            self.device
+                .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+                    label: None,
+                    entries: &entries,
+                })
+        };
+        lock(&self.layouts).entry(key).or_insert_with(make).clone()
+    }
+
+    /// How many rows of so many bytes one binding surely holds; at least one.
+    pub(crate) fn binding_rows(&self, row_bytes: usize) -> usize {
+        // The start of a binding may lie an alignment before its view, its end a few words behind.
+        let margin = 2 * self.limits.min_storage_buffer_offset_alignment as usize;
+        let bytes = self.limits.max_storage_buffer_binding_size as usize - margin;
+        (bytes / row_bytes.max(1)).max(1)
+    }
+
+    /// Whether parameters travel as immediates.
+    pub(crate) fn immediates(&self) -> bool {
+        self.features.contains(Features::IMMEDIATES)
+    }
+}
+
+/// wgpu's error as ours.
+fn translate(doing: &str, e: wgpu::Error) -> Error {
+    let (kind, detail) = match &e {
+        wgpu::Error::OutOfMemory { .. } => {
+            (ErrorKind::OutOfMemory, "the driver has no more".to_owned())
+        }
+        other => (ErrorKind::Unexpected, other.to_string()),
+    };
+    Error::new(kind, doing, detail).with_source(e)
+}
