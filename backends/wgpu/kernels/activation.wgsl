@@ -20,8 +20,8 @@ fn run(lid: u32, group: u32) {
     if row >= p.rows || unit >= out_units(start, p.dim) {
         return;
     }
-    let from = p.x_first + row * p.x_stride;
+    let source = p.x_first + row * p.x_stride;
     let cols = out_cols(start, unit);
-    let values = vec2<f32>(act(p.kind, x_at(from + cols.x)), act(p.kind, x_at(from + cols.y)));
+    let values = vec2<f32>(act(p.kind, x_at(source + cols.x)), act(p.kind, x_at(source + cols.y)));
     out_put_unit(start, p.dim, unit, values);
 }

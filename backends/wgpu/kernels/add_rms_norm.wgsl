@@ -23,11 +23,11 @@ fn run(lid: u32, group: u32) {
     }
     let start = p.out_first + group * p.out_stride;
     let sums = p.sum_first + group * p.sum_stride;
-    let from = p.x_first + group * p.x_stride;
+    let source = p.x_first + group * p.x_stride;
     let rest = p.residual_first + group * p.residual_stride;
     for (var unit = lid; unit < sum_units(sums, p.dim); unit += WG) {
         let c = sum_cols(sums, unit);
-        let x = vec2<f32>(x_at(from + c.x), x_at(from + c.y));
+        let x = vec2<f32>(x_at(source + c.x), x_at(source + c.y));
         let r = vec2<f32>(residual_at(rest + c.x), residual_at(rest + c.y));
         sum_put_unit(sums, p.dim, unit, x + p.alpha * r);
     }

@@ -12,15 +12,15 @@ fn run(lid: u32, group: u32) {
     if group >= p.rows {
         return;
     }
-    let from = p.x_first + group * p.x_stride;
+    let source = p.x_first + group * p.x_stride;
     var largest = 0u;
     for (var c = lid; c < p.cols; c += WG) {
-        largest = max(largest, ordered(x_at(from + c)));
+        largest = max(largest, ordered(x_at(source + c)));
     }
     largest = max_all(largest, lid);
     var first = 0xffffffffu;
     for (var c = lid; c < p.cols; c += WG) {
-        if ordered(x_at(from + c)) == largest {
+        if ordered(x_at(source + c)) == largest {
             first = min(first, c);
         }
     }

@@ -40,18 +40,18 @@ fn run(lid: u32, group: u32) {
     let row = (s / p.page_size * p.kv_heads + head) * p.page_size + s % p.page_size;
     if values {
         let start = p.v_pages_first + row * p.head_dim;
-        let from = p.v_first + token * p.v_token + head * p.v_head;
+        let source = p.v_first + token * p.v_token + head * p.v_head;
         if unit < v_pages_units(start, p.head_dim) {
             let c = v_pages_cols(start, unit);
-            let x = vec2<f32>(v_at(from + c.x), v_at(from + c.y));
+            let x = vec2<f32>(v_at(source + c.x), v_at(source + c.y));
             v_pages_put_unit(start, p.head_dim, unit, x);
         }
     } else {
         let start = p.k_pages_first + row * p.head_dim;
-        let from = p.k_first + token * p.k_token + head * p.k_head;
+        let source = p.k_first + token * p.k_token + head * p.k_head;
         if unit < k_pages_units(start, p.head_dim) {
             let c = k_pages_cols(start, unit);
-            let x = vec2<f32>(k_at(from + c.x), k_at(from + c.y));
+            let x = vec2<f32>(k_at(source + c.x), k_at(source + c.y));
             k_pages_put_unit(start, p.head_dim, unit, x);
         }
     }

@@ -38,3 +38,44 @@ fn packed_scale(first: u32, r: u32, c: u32, group: u32, words: u32) -> f32 {
     let g = c / group;
     return f16_decode(scales[first + r * words + g / 2u] >> (g % 2u * 16u));
 }
+
+struct Eight {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
+
+fn nibbles(word: u32) -> vec4<f32> {
+    return vec4<f32>((vec4<i32>(bitcast<i32>(word)) << vec4<u32>(28u, 24u, 20u, 16u)) >> vec4<u32>(28u));
+}
+
+// Columns 8e to 8e + 7 of the row that begins at word `row`, without their scale. Rows are filled up with zeros to eight
+// columns at least.
+fn packed_eight(row: u32, e: u32) -> Eight {
+    switch FORMAT {
+        case 0u: {
+            let i = row / 4u + 2u * e;
+            return Eight(bitcast<vec4<f32>>(data[i]), bitcast<vec4<f32>>(data[i + 1u]));
+        }
+        case 1u: {
+            let w = data[row / 4u + e];
+            return Eight(
+                vec4<f32>(f16_decode(w.x), f16_decode(w.x >> 16u), f16_decode(w.y), f16_decode(w.y >> 16u)),
+                vec4<f32>(f16_decode(w.z), f16_decode(w.z >> 16u), f16_decode(w.w), f16_decode(w.w >> 16u)),
+            );
+        }
+        case 2u: {
+            let w = data[row / 4u + e];
+            let low = vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u);
+            let high = vec4<u32>(w.z << 16u, w.z & 0xffff0000u, w.w << 16u, w.w & 0xffff0000u);
+            return Eight(bitcast<vec4<f32>>(low), bitcast<vec4<f32>>(high));
+        }
+        case 3u: {
+            let i = row + 2u * e;
+            return Eight(vec4<f32>(unpack4xI8(packed_word(i))), vec4<f32>(unpack4xI8(packed_word(i + 1u))));
+        }
+        default: {
+            let w = packed_word(row + e);
+            return Eight(nibbles(w), nibbles(w >> 16u));
+        }
+    }
+}

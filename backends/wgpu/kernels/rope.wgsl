@@ -37,11 +37,11 @@ fn run(lid: u32, group: u32) {
         return;
     }
     let to = p.out_first + token * p.out_token + head * p.out_head + stream * p.part;
-    let from = p.x_first + token * p.x_token + head * p.x_head + stream * p.part;
+    let source = p.x_first + token * p.x_token + head * p.x_head + stream * p.part;
     if item >= p.pairs {
         if p.in_place == 0u {
             let c = item + p.pairs;
-            out_put(to + c, x_at(from + c));
+            out_put(to + c, x_at(source + c));
         }
         return;
     }
@@ -51,8 +51,8 @@ fn run(lid: u32, group: u32) {
     let row = u32(clamp(at, 0, i32(p.max_positions) - 1)) * p.pairs + item;
     let c = cos_at(p.cos_first + row);
     let s = sin_at(p.sin_first + row);
-    let x0 = x_at(from + a);
-    let x1 = x_at(from + b);
+    let x0 = x_at(source + a);
+    let x1 = x_at(source + b);
     out_put(to + a, x0 * c - x1 * s);
     out_put(to + b, x1 * c + x0 * s);
 }

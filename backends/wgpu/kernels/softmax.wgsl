@@ -42,12 +42,12 @@ fn run(lid: u32, group: u32) {
     let batch = group / p.height;
     let r = group % p.height;
     let start = p.out_first + batch * p.out_batch_stride + r * p.out_stride;
-    let from = p.x_first + batch * p.x_batch_stride + r * p.x_stride;
+    let source = p.x_first + batch * p.x_batch_stride + r * p.x_stride;
     let n = seen(r);
     // As integers, so that a NaN is the largest of all.
     var largest = 0u;
     for (var c = lid; c < n; c += WG) {
-        largest = max(largest, ordered(p.scale * x_at(from + c)));
+        largest = max(largest, ordered(p.scale * x_at(source + c)));
     }
     largest = max_all(largest, lid);
     // A row without columns, or with nothing but −∞, becomes zeros.
@@ -55,14 +55,14 @@ fn run(lid: u32, group: u32) {
     let most = unordered(largest);
     var sum = 0.0;
     for (var c = lid; c < n; c += WG) {
-        sum += exp_of(p.scale * x_at(from + c) - most);
+        sum += exp_of(p.scale * x_at(source + c) - most);
     }
     sum = sum_all(sum, lid);
     for (var unit = lid; unit < out_units(start, p.cols); unit += WG) {
         let c = out_cols(start, unit);
         let e = vec2<f32>(
-            exp_of(p.scale * x_at(from + c.x) - most),
-            exp_of(p.scale * x_at(from + c.y) - most),
+            exp_of(p.scale * x_at(source + c.x) - most),
+            exp_of(p.scale * x_at(source + c.y) - most),
         ) / sum;
         let hidden = vec2<bool>(nothing || c.x >= n, nothing || c.y >= n);
         out_put_unit(start, p.cols, unit, select(e, vec2<f32>(0.0), hidden));

@@ -1,7 +1,6 @@
 //! Streams: launches collected in a command encoder, transfers, events.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hal::{Error, ErrorKind, Event, EventState, Result, Stream, View, check_transfer};
@@ -15,6 +14,9 @@ const BATCH: usize = 64;
 
 /// The most bytes that wait in staging memory at a time.
 const STAGING_BYTES: usize = 32 << 20;
+
+/// How long one look for a due answer takes.
+const ANSWER_TICK: Duration = Duration::from_millis(5);
 
 /// Distance of one launch's parameters from the next's in the uniform buffer.
 const UNIFORM_STEP: usize = 256;
@@ -228,21 +230,55 @@ pub(crate) fn wait(gpu: &Gpu, doing: &'static str, index: SubmissionIndex) -> Re
     })
 }
 
-/// The first `bytes` bytes of a mappable buffer that the work up to `index` fills.
+/// What a callback of wgpu says. Callbacks run on whichever thread polls, so that having waited for the device is not
+/// to have been called.
+#[derive(Debug)]
+struct Answer<T> {
+    said: Mutex<Option<T>>,
+    spoken: Condvar,
+}
+
+impl<T> Answer<T> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            said: Mutex::new(None),
+            spoken: Condvar::new(),
+        })
+    }
+
+    fn say(&self, answer: T) {
+        *lock(&self.said) = Some(answer);
+        self.spoken.notify_all();
+    }
+
+    /// Waits for the answer, which is due.
+    fn hear(&self, gpu: &Gpu, doing: &'static str) -> Result<T>
+    where
+        T: Clone,
+    {
+        loop {
+            gpu.alive(doing)?;
+            let _ = gpu.device.poll(PollType::Poll);
+            let waited = self
+                .spoken
+                .wait_timeout_while(lock(&self.said), ANSWER_TICK, |said| said.is_none());
+            let (said, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            if let Some(answer) = &*said {
+                return Ok(answer.clone());
+            }
+        }
+    }
+}
+
+/// Has the first `bytes` bytes of a mappable buffer read, which the work up to `index` fills.
 fn read(
     gpu: &Gpu,
     doing: &'static str,
-    from: &wgpu::Buffer,
+    buffer: &wgpu::Buffer,
     bytes: u64,
     index: SubmissionIndex,
-    use_bytes: impl FnOnce(&[u8]),
+    take: impl FnOnce(&[u8]),
 ) -> Result<()> {
-    let mapped: Arc<OnceLock<Result<(), wgpu::BufferAsyncError>>> = Arc::default();
-    let done = Arc::clone(&mapped);
-    from.map_async(MapMode::Read, ..bytes, move |result| {
-        let _ = done.set(result);
-    });
-    wait(gpu, doing, index)?;
     let failed = |e: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(
             ErrorKind::Unexpected,
@@ -251,17 +287,17 @@ fn read(
         )
         .with_source(e)
     };
-    match mapped.get() {
-        Some(Ok(())) => {}
-        Some(Err(e)) => return Err(failed(Box::new(e.clone()))),
-        None => return Err(failed("the device answered nothing".into())),
-    }
-    let range = from
+    let mapped = Answer::new();
+    let answer = Arc::clone(&mapped);
+    buffer.map_async(MapMode::Read, ..bytes, move |result| answer.say(result));
+    wait(gpu, doing, index)?;
+    mapped.hear(gpu, doing)?.map_err(|e| failed(Box::new(e)))?;
+    let range = buffer
         .get_mapped_range(..bytes)
         .map_err(|e| failed(e.to_string().into()))?;
-    use_bytes(&range);
+    take(&range);
     drop(range);
-    from.unmap();
+    buffer.unmap();
     Ok(())
 }
 
@@ -358,19 +394,17 @@ impl Stream for WgpuStream {
         // An event needs a submission, even of nothing.
         self.encoder();
         self.submit();
-        let mark = WgpuEvent {
+        let seen = Answer::new();
+        let answer = Arc::clone(&seen);
+        let now = move || answer.say(Instant::now());
+        self.gpu.queue.on_submitted_work_done(now);
+        Ok(Event::new(WgpuEvent {
             gpu: Arc::clone(&self.gpu),
             index: self.submitted.clone().expect("just submitted"),
-            passed: Arc::default(),
+            seen,
             stamp,
-            nanoseconds: OnceLock::new(),
-        };
-        let passed = Arc::clone(&mark.passed);
-        self.gpu.queue.on_submitted_work_done(move || {
-            *lock(&passed.at) = Some(Instant::now());
-            passed.is.store(true, Ordering::Release);
-        });
-        Ok(Event::new(mark))
+            nanoseconds: Mutex::new(None),
+        }))
     }
 
     fn wait(&mut self, event: &Event) -> Result<()> {
@@ -438,49 +472,40 @@ impl WgpuStream {
 struct WgpuEvent {
     gpu: Arc<Gpu>,
     index: SubmissionIndex,
-    passed: Arc<Passed>,
+    /// When the host saw it pass.
+    seen: Arc<Answer<Instant>>,
     /// Where the device writes its clock.
     stamp: Option<wgpu::Buffer>,
     /// The device's clock at the mark, once it was read.
-    nanoseconds: OnceLock<f64>,
-}
-
-/// Whether the mark has passed, and when the host saw it.
-#[derive(Debug, Default)]
-struct Passed {
-    is: AtomicBool,
-    at: Mutex<Option<Instant>>,
+    nanoseconds: Mutex<Option<f64>>,
 }
 
 impl WgpuEvent {
-    /// Whether the mark has passed.
     fn has_passed(&self) -> bool {
-        // Callbacks run while somebody polls.
-        let _ = self.gpu.device.poll(PollType::Poll);
-        self.passed.is.load(Ordering::Acquire)
+        let now = PollType::Wait {
+            submission_index: Some(self.index.clone()),
+            timeout: Some(Duration::ZERO),
+        };
+        self.gpu.device.poll(now).is_ok()
     }
 
     /// The device's clock at the mark.
     fn clock(&self, stamp: &wgpu::Buffer) -> Result<f64> {
-        if let Some(&nanoseconds) = self.nanoseconds.get() {
+        let mut known = lock(&self.nanoseconds);
+        if let Some(nanoseconds) = *known {
             return Ok(nanoseconds);
         }
         let mut ticks = 0;
         let index = self.index.clone();
-        read(
-            &self.gpu,
-            "measure between events",
-            stamp,
-            8,
-            index,
-            |bytes| {
-                ticks = bytes.try_into().map_or(0, u64::from_le_bytes);
-            },
-        )?;
+        read(&self.gpu, MEASURE, stamp, 8, index, |bytes| {
+            ticks = bytes.try_into().map_or(0, u64::from_le_bytes);
+        })?;
         let nanoseconds = ticks as f64 * f64::from(self.gpu.queue.get_timestamp_period());
-        Ok(*self.nanoseconds.get_or_init(|| nanoseconds))
+        Ok(*known.insert(nanoseconds))
     }
 }
+
+const MEASURE: &str = "measure between events";
 
 impl EventState for WgpuEvent {
     fn synchronize(&self) -> Result<()> {
@@ -488,10 +513,11 @@ impl EventState for WgpuEvent {
     }
 
     fn since(&self, earlier: &Event) -> Result<Duration> {
-        let wrong = |why| Err(Error::invalid("measure between events", why));
+        let wrong = |why| Err(Error::invalid(MEASURE, why));
         let Some(earlier) = earlier.downcast::<WgpuEvent>() else {
             return wrong("they are of different back ends");
         };
+        self.gpu.alive(MEASURE)?;
         if !self.has_passed() || !earlier.has_passed() {
             return wrong("one of them has not passed");
         }
@@ -499,9 +525,8 @@ impl EventState for WgpuEvent {
             let nanoseconds = self.clock(end)? - earlier.clock(start)?;
             return Ok(Duration::from_nanos(nanoseconds.max(0.0) as u64));
         }
-        match (*lock(&earlier.passed.at), *lock(&self.passed.at)) {
-            (Some(start), Some(end)) => Ok(end.saturating_duration_since(start)),
-            _ => wrong("one of them has not passed"),
-        }
+        let start = earlier.seen.hear(&earlier.gpu, MEASURE)?;
+        let end = self.seen.hear(&self.gpu, MEASURE)?;
+        Ok(end.saturating_duration_since(start))
     }
 }

@@ -18,14 +18,14 @@ fn $name_cols(start: u32, unit: u32) -> vec2<u32> {
     let first = unit * 2u - (start & 1u);
     return vec2<u32>(first, first + 1u);
 }
-fn $name_put_unit(start: u32, n: u32, unit: u32, values: vec2<f32>) {
+fn $name_put_unit(start: u32, n: u32, unit: u32, pair: vec2<f32>) {
     let cols = $name_cols(start, unit);
     if cols.x < n && cols.y < n {
-        let word = $type_encode(values.x) | $type_encode(values.y) << 16u;
+        let word = $type_encode(pair.x) | $type_encode(pair.y) << 16u;
         atomicStore(&$name[(start >> 1u) + unit], word);
     } else if cols.x < n {
-        $name_put(start + cols.x, values.x);
+        $name_put(start + cols.x, pair.x);
     } else if cols.y < n {
-        $name_put(start + cols.y, values.y);
+        $name_put(start + cols.y, pair.y);
     }
 }

@@ -13,6 +13,6 @@ fn $name_units(start: u32, n: u32) -> u32 {
 fn $name_cols(start: u32, unit: u32) -> vec2<u32> {
     return vec2<u32>(unit);
 }
-fn $name_put_unit(start: u32, n: u32, unit: u32, values: vec2<$type>) {
-    $name[start + unit] = bitcast<u32>(values.x);
+fn $name_put_unit(start: u32, n: u32, unit: u32, pair: vec2<$type>) {
+    $name[start + unit] = bitcast<u32>(pair.x);
 }

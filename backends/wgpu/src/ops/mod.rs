@@ -4,6 +4,8 @@ mod activation;
 mod add_layer_norm;
 mod add_rms_norm;
 mod argmax;
+mod attention;
+mod batched_matmul;
 mod cast;
 mod copy;
 mod elementwise;
@@ -11,16 +13,20 @@ mod embedding;
 mod glu;
 mod kv_write;
 mod layer_norm;
+mod matmul;
 mod norm;
 mod rms_norm;
 mod rope;
 mod rows;
+mod sample;
 mod softmax;
 mod strided;
+mod top_k;
 mod weight;
 
 use std::sync::Arc;
 
+use hal::{DType, Result, View};
 use ops::{Ops, Planner};
 
 use crate::gpu::Gpu;
@@ -39,7 +45,10 @@ fn planner<O: 'static>(
 pub(crate) fn table(gpu: &Arc<Gpu>) -> Ops {
     Ops {
         embedding: planner(gpu, embedding::plan),
+        matmul: planner(gpu, matmul::plan),
+        batched_matmul: planner(gpu, batched_matmul::plan),
         softmax: planner(gpu, softmax::plan),
+        attention: planner(gpu, attention::plan),
         kv_write: planner(gpu, kv_write::plan),
         rope: planner(gpu, rope::plan),
         rms_norm: planner(gpu, rms_norm::plan),
@@ -52,6 +61,17 @@ pub(crate) fn table(gpu: &Arc<Gpu>) -> Ops {
         cast: planner(gpu, cast::plan),
         copy: planner(gpu, copy::plan),
         argmax: planner(gpu, argmax::plan),
-        ..Ops::none()
+        top_k: planner(gpu, top_k::plan),
+        sample: planner(gpu, sample::plan),
     }
+}
+
+/// The first `bytes` of a workspace as words. It may begin at any byte that is a multiple of four.
+fn words<'a>(workspace: &View<'a>, bytes: usize) -> Result<View<'a>> {
+    View::at(
+        workspace.buffer(),
+        workspace.offset_bytes(),
+        DType::I32,
+        &[bytes / 4],
+    )
 }

@@ -1,6 +1,6 @@
 //! How weights lie in device memory, and how they get there.
 //!
-//! Rows of elements, each filled up to 16 bytes, then from a multiple of 256 bytes on the scales of all rows: one f32
+//! Rows of elements, each filled up to 32 bytes, then from a multiple of 256 bytes on the scales of all rows: one f32
 //! per row, or the f16 of its groups, filled up to words. Column c of eight int4 columns is in bits 4c of its word.
 
 use std::ops::Range;
@@ -44,7 +44,8 @@ impl Layout {
             format,
             rows,
             cols,
-            row_words: format.row_bytes(cols).next_multiple_of(16) / 4,
+            // Eight columns of f32 are 32 bytes, of all other formats at most 16.
+            row_words: format.row_bytes(cols).next_multiple_of(32) / 4,
             scale_words,
         })
     }
