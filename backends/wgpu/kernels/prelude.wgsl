@@ -91,3 +91,14 @@ fn exp_of(x: f32) -> f32 {
     let high = bitcast<f32>(u32(i32(n) - half + 127) << 23u);
     return select(y * low * high, x, is_nan(x));
 }
+
+// x · f, also when x is below the normal range and the device takes such numbers for zero.
+fn times(x: f32, f: f32) -> f32 {
+    let bits = bitcast<u32>(x);
+    if (bits & 0x7f800000u) != 0u {
+        return x * f;
+    }
+    // x·2^64 is a normal number, or zero.
+    let scaled = f32(bits & 0x7fffffu) * 2.5849394142282115e-26;
+    return bitcast<f32>(bitcast<u32>(scaled) | (bits & 0x80000000u)) * f * 5.421010862427522e-20;
+}

@@ -27,6 +27,6 @@ fn run(lid: u32, group: u32) {
         let c = out_cols(start, unit);
         let x = vec2<f32>(x_at(source + c.x), x_at(source + c.y));
         let w = vec2<f32>(weight_at(p.weight_first + c.x), weight_at(p.weight_first + c.y));
-        out_put_unit(start, p.dim, unit, x * scale * w);
+        out_put_unit(start, p.dim, unit, vec2<f32>(times(x.x, scale * w.x), times(x.y, scale * w.y)));
     }
 }

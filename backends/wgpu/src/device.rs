@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use hal::{
     Buffer, DType, Device, DeviceId, DeviceInfo, Error, ErrorKind, Memory, MemoryInfo, Numerics,
-    Result, Stream,
+    Result, Stream, View,
 };
 
 use crate::gpu::Gpu;
+use crate::kernel::{Params, Slot, Text, bind};
 use crate::stream::WgpuStream;
 
 /// Sizes are multiples of this: of every copy's and every binding's alignment.
@@ -20,9 +21,16 @@ pub(crate) struct WgpuDevice {
 }
 
 impl WgpuDevice {
-    pub(crate) fn new(gpu: &Arc<Gpu>) -> Self {
+    /// # Errors
+    /// What the device reports when it is asked for the first time.
+    pub(crate) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
+        let mut numerics = Numerics::exact();
+        if flushes(gpu)? {
+            // f16 becomes f32 numbers of the normal range; bf16 has the range of f32.
+            numerics.flushes = vec![DType::F32, DType::BF16];
+        }
         let adapter = &gpu.adapter;
-        Self {
+        Ok(Self {
             info: DeviceInfo {
                 id: gpu.id,
                 spec: adapter.spec.clone(),
@@ -31,10 +39,10 @@ impl WgpuDevice {
                 // wgpu does not tell how many units there are; this is what surely works in parallel.
                 parallelism: adapter.inner.get_info().subgroup_max_size.max(1) as usize,
                 native_floats: vec![DType::F32],
-                numerics: Numerics::exact(),
+                numerics,
             },
             gpu: Arc::clone(gpu),
-        }
+        })
     }
 }
 
@@ -56,6 +64,27 @@ impl Device for WgpuDevice {
         self.gpu.alive("make a stream")?;
         Ok(Box::new(WgpuStream::new(&self.gpu)))
     }
+}
+
+/// Whether products lose numbers below 2⁻¹²⁶: WGSL lets every device choose.
+fn flushes(gpu: &Arc<Gpu>) -> Result<bool> {
+    let slots = [Slot::words("out")];
+    let body = include_str!("../kernels/probe.wgsl");
+    let program = gpu.program(Text::new(gpu, "probe", body, &slots, &[]))?;
+    let buffer = alloc(gpu, 8)?;
+    let view = View::new(&buffer, DType::F32, &[2])?;
+    let mut stream = WgpuStream::new(gpu);
+    let small = |exponent| 2f32.powi(exponent);
+    let params = Params::new()
+        .float(small(-130))
+        .float(1.0)
+        .float(small(-100))
+        .float(small(-30));
+    stream.dispatch(&program, &[bind(gpu, &view)?], &params, 1)?;
+    let mut products = [0u8; 8];
+    stream.download(&mut products, &view)?;
+    let want = [small(-130).to_le_bytes(); 2];
+    Ok(products != *want.as_flattened())
 }
 
 /// Memory of at least `bytes` bytes. Dropping it is safe at any time: wgpu keeps it while queued work uses it.

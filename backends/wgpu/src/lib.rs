@@ -79,7 +79,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 pub fn open_with(spec: &str, options: &Options) -> Result<Accelerator> {
     let gpu = adapter::find(spec)?.open(options)?;
     Ok(Accelerator {
-        device: std::sync::Arc::new(device::WgpuDevice::new(&gpu)),
+        device: std::sync::Arc::new(device::WgpuDevice::new(&gpu)?),
         ops: ops::table(&gpu),
     })
 }

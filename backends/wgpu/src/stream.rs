@@ -517,6 +517,9 @@ impl EventState for WgpuEvent {
         let Some(earlier) = earlier.downcast::<WgpuEvent>() else {
             return wrong("they are of different back ends");
         };
+        if earlier.gpu.id != self.gpu.id {
+            return wrong("they are of different devices");
+        }
         self.gpu.alive(MEASURE)?;
         if !self.has_passed() || !earlier.has_passed() {
             return wrong("one of them has not passed");

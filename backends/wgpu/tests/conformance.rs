@@ -2,6 +2,10 @@
 
 use std::sync::OnceLock;
 
+use backend_wgpu::Options;
+use conformance::discipline::{discipline, streams};
+use conformance::metamorphic::properties;
+use conformance::probe::probe;
 use conformance::{Catalogue, Depth, Selection, Status, Suite};
 use ops::Accelerator;
 
@@ -50,6 +54,34 @@ fn memory_and_streams() {
     }
 }
 
+/// What the card says is what the probes find, results do not depend on the run, and streams keep their promises.
+#[test]
+fn arithmetic_and_discipline() {
+    for accelerator in accelerators() {
+        let info = accelerator.device.info();
+        let findings = probe(accelerator).unwrap();
+        println!("{}\n{findings}", info.spec);
+        let wrong = findings.contradictions(&info.numerics);
+        assert!(wrong.is_empty(), "{}: {wrong:?}", info.spec);
+        for found in discipline(accelerator).unwrap() {
+            println!("{found}");
+            assert_eq!(found.deterministic, Some(true), "{}: {found}", info.spec);
+        }
+        for (promise, kept) in streams(accelerator) {
+            assert_eq!(kept, Ok(()), "{}: {promise}", info.spec);
+        }
+    }
+}
+
+#[test]
+fn every_property_holds() {
+    for accelerator in accelerators() {
+        for property in properties(accelerator) {
+            assert!(property.is_fine(), "{property}");
+        }
+    }
+}
+
 macro_rules! each_op {
     ($($name:ident $op:ident),*) => {
         $(#[test]
@@ -64,3 +96,21 @@ macro_rules! each_op {
     };
 }
 conformance::for_each_op!(each_op);
+
+/// A tenth of the cases without what an adapter may lack: sub-groups, immediates.
+macro_rules! plain {
+    ($($name:ident $op:ident),*) => {
+        #[test]
+        fn plain_adapters_conform() {
+            let Some(first) = accelerators().first() else { return };
+            let options = Options { subgroups: false, immediates: false };
+            let spec = &first.device.info().spec;
+            let suite = Suite::new(backend_wgpu::open_with(spec, &options).unwrap());
+            $(
+                let report = suite.run_where::<ops::$op>(|case| case.id().len() % 10 == 0);
+                report.require_pass().unwrap();
+            )*
+        }
+    };
+}
+conformance::for_each_op!(plain);
