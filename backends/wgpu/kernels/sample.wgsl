@@ -1,6 +1,6 @@
 // Draws a token per row: a workgroup each. The order of tokens is that of their penalised logits' keys, then of their
-// ids; a cut in it is a key and, among tokens of that key, an id. Cuts are found by bisection, bit by bit, so that every
-// sum runs over the tokens in the same order.
+// ids; a cut in it is a key and, among tokens of that key, an id. Cuts are found digit by digit: a pass over the row sums
+// what has each digit, always in the same order.
 
 struct Params {
     rows: u32,
@@ -40,14 +40,6 @@ fn before(cut: Cut, c: u32) -> bool {
     return key > cut.key || (key == cut.key && c < cut.end);
 }
 
-fn count_before(cut: Cut, lid: u32) -> u32 {
-    var n = 0u;
-    for (var c = lid; c < p.vocab; c += WG) {
-        n += u32(before(cut, c));
-    }
-    return count_all(n, lid);
-}
-
 fn mass_before(cut: Cut, lid: u32) -> f32 {
     var mass = 0.0;
     for (var c = lid; c < p.vocab; c += WG) {
@@ -58,36 +50,88 @@ fn mass_before(cut: Cut, lid: u32) -> f32 {
     return sum_all(mass, lid);
 }
 
-// What a cut must reach: a number of tokens, or a mass (or more than it).
+// What a cut must reach: a number of tokens, or a mass (or more than it). Numbers up to 2^24 are exact as floats.
 struct Goal {
-    tokens: u32,
-    mass: f32,
+    counts: bool,
+    amount: f32,
     more: bool,
 }
 
-fn reaches(cut: Cut, goal: Goal, lid: u32) -> bool {
-    if goal.tokens > 0u {
-        return count_before(cut, lid) >= goal.tokens;
+fn worth(goal: Goal, c: u32) -> f32 {
+    if goal.counts {
+        return 1.0;
     }
-    let mass = mass_before(cut, lid);
-    return mass > 0.0 && (mass > goal.mass || (mass == goal.mass && !goal.more));
+    return weight_of(c);
 }
+
+fn reaches(sum: f32, goal: Goal) -> bool {
+    return sum > goal.amount || (sum == goal.amount && !goal.more);
+}
+
+const DIGITS: u32 = 16u;
 
 // The shortest cut that reaches the goal, which the whole row does. Its last token is `end − 1`.
 fn shortest(goal: Goal, lid: u32) -> Cut {
+    // What is surely before the cut.
+    var sum = 0.0;
     var key = 0u;
-    for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-        if reaches(Cut(key | bit, p.vocab), goal, lid) {
-            key |= bit;
+    for (var step = 0u; step < 8u; step++) {
+        let shift = 28u - 4u * step;
+        var digits = array<f32, DIGITS>();
+        for (var c = lid; c < p.vocab; c += WG) {
+            let k = key_of(c);
+            // The digits before this one are those of the key so far.
+            if ((k ^ key) >> shift) < DIGITS {
+                digits[(k >> shift) % DIGITS] += worth(goal, c);
+            }
         }
-    }
-    var end = 0u;
-    for (var bit = 0x80000000u; bit > 0u; bit >>= 1u) {
-        if (end | bit) < p.vocab && !reaches(Cut(key, end | bit), goal, lid) {
-            end |= bit;
+        // The lowest digit that any worth has, should roundings keep all of them from the goal.
+        var chosen = 0u;
+        var sum_above = sum;
+        for (var d = DIGITS; d > 0u; d--) {
+            let part = sum_all(digits[d - 1u], lid);
+            if part > 0.0 {
+                chosen = d - 1u;
+                sum_above = sum;
+                sum += part;
+                if reaches(sum, goal) {
+                    break;
+                }
+            }
         }
+        sum = sum_above;
+        key |= chosen << shift;
     }
-    return Cut(key, end + 1u);
+    // The same for the ids of that key, which ascend.
+    var id = 0u;
+    for (var step = 0u; step < 8u; step++) {
+        let shift = 28u - 4u * step;
+        if (p.vocab - 1u) >> shift == 0u {
+            continue;
+        }
+        var digits = array<f32, DIGITS>();
+        for (var c = lid; c < p.vocab; c += WG) {
+            if key_of(c) == key && ((c ^ id) >> shift) < DIGITS {
+                digits[(c >> shift) % DIGITS] += worth(goal, c);
+            }
+        }
+        var chosen = 0u;
+        var sum_below = sum;
+        for (var d = 0u; d < DIGITS; d++) {
+            let part = sum_all(digits[d], lid);
+            if part > 0.0 {
+                chosen = d;
+                sum_below = sum;
+                sum += part;
+                if reaches(sum, goal) {
+                    break;
+                }
+            }
+        }
+        sum = sum_below;
+        id |= chosen << shift;
+    }
+    return Cut(key, id + 1u);
 }
 
 // The upper half of a product.
@@ -119,7 +163,7 @@ fn draw(row: u32, temperature: f32, largest: u32, lid: u32) -> u32 {
     let top_k = bitcast<u32>(ints_at(p.ints_first + row * 4u));
     var kept = Cut(0u, p.vocab);
     if top_k > 0u && top_k < p.vocab {
-        kept = shortest(Goal(top_k, 0.0, false), lid);
+        kept = shortest(Goal(true, f32(top_k), false), lid);
     }
     let most = unordered(largest);
     var sum = 0.0;
@@ -150,13 +194,13 @@ fn draw(row: u32, temperature: f32, largest: u32, lid: u32) -> u32 {
         return max_all(last, lid);
     }
     if top_p < 1.0 {
-        kept = shortest(Goal(0u, top_p * mass, false), lid);
+        kept = shortest(Goal(false, top_p * mass, false), lid);
         mass = mass_before(kept, lid);
     }
     let ints = p.ints_first + row * 4u;
     let seed = vec2<u32>(bitcast<u32>(ints_at(ints + 1u)), bitcast<u32>(ints_at(ints + 2u)));
     let u = uniform_number(seed, bitcast<u32>(ints_at(ints + 3u)));
-    return shortest(Goal(0u, u * mass, true), lid).end - 1u;
+    return shortest(Goal(false, u * mass, true), lid).end - 1u;
 }
 
 fn run(lid: u32, group: u32) {

@@ -155,11 +155,16 @@ impl Adapter {
             ),
             false => String::new(),
         };
+        let driver = [info.driver, info.driver_info];
+        let driver: Vec<&str> = driver
+            .iter()
+            .map(|s| s.trim())
+            .filter(|s| !s.is_empty())
+            .collect();
         let detail = format!(
-            "{:?}, {} {}, {}{lanes}",
+            "{:?}, {}, {}{lanes}",
             info.device_type,
-            info.driver,
-            info.driver_info,
+            driver.join(" "),
             names.join(" ")
         );
         Self {
@@ -176,10 +181,15 @@ impl Adapter {
     /// Opens it.
     pub(crate) fn open(&self, options: &Options) -> Result<Arc<Gpu>> {
         let features = used_features(&self.inner, options);
+        let mut limits = self.inner.limits();
+        if let Some(bytes) = options.max_binding_bytes {
+            limits.max_storage_buffer_binding_size =
+                limits.max_storage_buffer_binding_size.min(bytes);
+        }
         let request = self.inner.request_device(&wgpu::DeviceDescriptor {
             label: None,
             required_features: features,
-            required_limits: self.inner.limits(),
+            required_limits: limits,
             ..Default::default()
         });
         let (device, queue) = pollster::block_on(request).map_err(|e| {
@@ -210,4 +220,33 @@ fn used_features(adapter: &wgpu::Adapter, options: &Options) -> Features {
         has.remove(Features::IMMEDIATES);
     }
     has
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specs_that_cannot_be_read_are_refused() {
+        for spec in [
+            "",
+            "cuda:0",
+            "wgpu:x:0",
+            "wgpu:vulkan:x",
+            "wgpu:vulkan:0:1",
+            "wgpu:",
+        ] {
+            let kind = find(spec).map_err(|e| e.kind()).err();
+            assert_eq!(kind, Some(ErrorKind::InvalidArgument), "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_number_too_large_is_not_found() {
+        for spec in ["wgpu:1000", "wgpu:gl:1000"] {
+            let error = find(spec).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+            assert!(error.next().is_some());
+        }
+    }
 }

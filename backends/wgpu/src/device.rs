@@ -7,7 +7,7 @@ use hal::{
     Result, Stream, View,
 };
 
-use crate::gpu::Gpu;
+use crate::gpu::{Arithmetic, Gpu};
 use crate::kernel::{Params, Slot, Text, bind};
 use crate::stream::WgpuStream;
 
@@ -25,7 +25,8 @@ impl WgpuDevice {
     /// What the device reports when it is asked for the first time.
     pub(crate) fn new(gpu: &Arc<Gpu>) -> Result<Self> {
         let mut numerics = Numerics::exact();
-        if flushes(gpu)? {
+        let found = probe(gpu)?;
+        if gpu.arithmetic.get_or_init(|| found).flushes {
             // f16 becomes f32 numbers of the normal range; bf16 has the range of f32.
             numerics.flushes = vec![DType::F32, DType::BF16];
         }
@@ -66,13 +67,13 @@ impl Device for WgpuDevice {
     }
 }
 
-/// Whether products lose numbers below 2⁻¹²⁶: WGSL lets every device choose.
-fn flushes(gpu: &Arc<Gpu>) -> Result<bool> {
+/// Asks the device what WGSL leaves to it.
+fn probe(gpu: &Arc<Gpu>) -> Result<Arithmetic> {
     let slots = [Slot::words("out")];
     let body = include_str!("../kernels/probe.wgsl");
     let program = gpu.program(Text::new(gpu, "probe", body, &slots, &[]))?;
-    let buffer = alloc(gpu, 8)?;
-    let view = View::new(&buffer, DType::F32, &[2])?;
+    let buffer = alloc(gpu, 12)?;
+    let view = View::new(&buffer, DType::I32, &[3])?;
     let mut stream = WgpuStream::new(gpu);
     let small = |exponent| 2f32.powi(exponent);
     let params = Params::new()
@@ -81,10 +82,13 @@ fn flushes(gpu: &Arc<Gpu>) -> Result<bool> {
         .float(small(-100))
         .float(small(-30));
     stream.dispatch(&program, &[bind(gpu, &view)?], &params, 1)?;
-    let mut products = [0u8; 8];
-    stream.download(&mut products, &view)?;
-    let want = [small(-130).to_le_bytes(); 2];
-    Ok(products != *want.as_flattened())
+    let mut found = [0u8; 12];
+    stream.download(&mut found, &view)?;
+    let products = [small(-130).to_le_bytes(); 2];
+    Ok(Arithmetic {
+        flushes: found[..8] != *products.as_flattened(),
+        native_half: found[8..] == [0; 4],
+    })
 }
 
 /// Memory of at least `bytes` bytes. Dropping it is safe at any time: wgpu keeps it while queued work uses it.

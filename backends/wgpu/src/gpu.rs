@@ -23,8 +23,19 @@ pub(crate) struct Gpu {
     /// Programs that were compiled, by their text.
     programs: Mutex<HashMap<Text, Arc<Program>>>,
     layouts: Mutex<HashMap<Vec<bool>, wgpu::BindGroupLayout>>,
+    /// What a probe found when the device was opened.
+    pub(crate) arithmetic: OnceLock<Arithmetic>,
     /// Writes single bytes, see `stream`.
     pub(crate) patch: OnceLock<Arc<Program>>,
+}
+
+/// What WGSL leaves to the device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arithmetic {
+    /// Products lose numbers below 2⁻¹²⁶.
+    pub(crate) flushes: bool,
+    /// Its own conversion of f16 to f32 is exact for every number.
+    pub(crate) native_half: bool,
 }
 
 /// What wgpu's callbacks leave behind.
@@ -66,6 +77,7 @@ impl Gpu {
             faults,
             programs: Mutex::default(),
             layouts: Mutex::default(),
+            arithmetic: OnceLock::new(),
             patch: OnceLock::new(),
         })
     }
@@ -164,6 +176,11 @@ impl Gpu {
         (bytes / row_bytes.max(1)).max(1)
     }
 
+    /// Whether kernels may use the device's own conversion of f16.
+    pub(crate) fn native_half(&self) -> bool {
+        self.arithmetic.get().is_some_and(|found| found.native_half)
+    }
+
     /// Whether parameters travel as immediates.
     pub(crate) fn immediates(&self) -> bool {
         self.features.contains(Features::IMMEDIATES)
@@ -179,4 +196,35 @@ fn translate(doing: &str, e: wgpu::Error) -> Error {
         other => (ErrorKind::Unexpected, other.to_string()),
     };
     Error::new(kind, doing, detail).with_source(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use hal::{DType, Device, View};
+
+    use super::*;
+    use crate::device::WgpuDevice;
+
+    #[test]
+    fn a_lost_device_stays_lost() {
+        let gpu = match crate::adapter::find("wgpu") {
+            Ok(adapter) => adapter.open(&crate::Options::default()).unwrap(),
+            Err(e) => return println!("SKIPPED: {e}"),
+        };
+        let device = WgpuDevice::new(&gpu).unwrap();
+        let buffer = device.alloc(16).unwrap();
+        let view = View::new(&buffer, DType::U8, &[16]).unwrap();
+        let mut stream = device.stream().unwrap();
+        stream.upload(&view, &[1; 16]).unwrap();
+        gpu.device.destroy();
+        // The loss is told to whoever polls.
+        let _ = gpu.device.poll(wgpu::PollType::Poll);
+        let lost = |result: Result<()>| result.map_err(|e| e.kind()) == Err(ErrorKind::DeviceLost);
+        assert!(lost(stream.download(&mut [0; 16], &view)));
+        assert!(lost(stream.upload(&view, &[0; 16])));
+        assert!(lost(stream.synchronize()));
+        assert!(lost(stream.record().map(drop)));
+        assert!(lost(device.alloc(16).map(drop)));
+        assert!(lost(device.stream().map(drop)));
+    }
 }

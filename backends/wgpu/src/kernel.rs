@@ -156,7 +156,8 @@ impl Text {
         constants: &[(&str, u32)],
     ) -> Self {
         let mut source = String::from(PRELUDE);
-        for (constant, value) in constants {
+        let native_half = ("NATIVE_HALF", gpu.native_half().into());
+        for (constant, value) in constants.iter().chain([&native_half]) {
             // Writing to a string does not fail.
             let _ = writeln!(source, "const {constant}: u32 = {value}u;");
         }

@@ -52,6 +52,8 @@ pub struct Options {
     pub subgroups: bool,
     /// Whether to pass parameters as immediates where the adapter has them.
     pub immediates: bool,
+    /// The most bytes of a binding, if less than the adapter's: to try on small arguments what large ones meet.
+    pub max_binding_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
         Self {
             subgroups: true,
             immediates: true,
+            max_binding_bytes: None,
         }
     }
 }

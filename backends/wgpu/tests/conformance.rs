@@ -6,8 +6,11 @@ use backend_wgpu::Options;
 use conformance::discipline::{discipline, streams};
 use conformance::metamorphic::properties;
 use conformance::probe::probe;
-use conformance::{Catalogue, Depth, Selection, Status, Suite};
-use ops::Accelerator;
+use conformance::{
+    Case, Catalogue, Conformance, Depth, Generator, Layout, Operand, Selection, Status, Suite,
+};
+use hal::{DType, WeightFormat};
+use ops::{Accelerator, Cast, Embedding, KvWrite, Matmul, RmsNorm, StridedCopy};
 
 /// Every adapter, opened once; `None`, with a word on stdout, when there is none.
 fn accelerators() -> &'static [Accelerator] {
@@ -103,7 +106,7 @@ macro_rules! plain {
         #[test]
         fn plain_adapters_conform() {
             let Some(first) = accelerators().first() else { return };
-            let options = Options { subgroups: false, immediates: false };
+            let options = Options { subgroups: false, immediates: false, ..Options::default() };
             let spec = &first.device.info().spec;
             let suite = Suite::new(backend_wgpu::open_with(spec, &options).unwrap());
             $(
@@ -114,3 +117,103 @@ macro_rules! plain {
     };
 }
 conformance::for_each_op!(plain);
+
+/// The same with bindings of 64 KiB, as for arguments a thousand times as large: the weights, tables, caches and tensors
+/// here are longer than one, and are used in parts.
+#[test]
+fn long_arguments_are_used_in_parts() {
+    let Some(first) = accelerators().first() else {
+        return;
+    };
+    let options = Options {
+        max_binding_bytes: Some(64 << 10),
+        ..Options::default()
+    };
+    let spec = &first.device.info().spec;
+    let suite = Suite::new(backend_wgpu::open_with(spec, &options).unwrap());
+    fn check<O: Conformance>(suite: &Suite, op: O, operands: Vec<Operand>) {
+        let outcome = suite.run_case(&Case::new(op, operands));
+        assert!(outcome.status <= Status::PassWeak, "{outcome}");
+    }
+    let random = |shape: &[usize]| Operand::random(shape, Generator::Normal);
+    let (f32, f16) = (DType::F32, DType::F16);
+    for weight in [WeightFormat::Dense(f16), WeightFormat::Int4Group(32)] {
+        for m in [2, 9] {
+            let op = Matmul {
+                bias: true,
+                residual: true,
+                ..Matmul::new(777, 512, f16, weight)
+            };
+            let operands = vec![
+                Operand::out(&[m, 777]),
+                random(&[m, 512]),
+                random(&[777, 512]),
+                random(&[777]),
+                random(&[m, 777]),
+            ];
+            check(&suite, op, operands);
+        }
+    }
+    for (table, tied) in [
+        (WeightFormat::Dense(f32), false),
+        (WeightFormat::Dense(f32), true),
+        (WeightFormat::Int8Row, false),
+    ] {
+        let op = Embedding {
+            vocab: 1000,
+            dim: 160,
+            table,
+            out: f32,
+            tied,
+        };
+        let ids = vec![0.0, 999.0, -1.0, 500.0, 1000.0, 101.0];
+        let operands = vec![
+            Operand::out(&[6, 160]),
+            Operand::values(&[6], ids),
+            random(&[1000, 160]),
+        ];
+        check(&suite, op, operands);
+    }
+    let op = KvWrite {
+        kv_heads: 2,
+        head_dim: 64,
+        pages: 40,
+        page_size: 16,
+        dtype: f16,
+        kv: f16,
+    };
+    let cache = [40, 2, 16, 64];
+    let slots = vec![0.0, 639.0, -1.0, 320.0, 640.0];
+    let operands = vec![
+        random(&cache),
+        random(&cache),
+        random(&[5, 2, 64]),
+        random(&[5, 2, 64]),
+        Operand::values(&[5], slots),
+    ];
+    check(&suite, op, operands);
+    let shape = [300, 301];
+    let copy = vec![
+        Operand::out(&shape).layout(Layout::Transposed),
+        random(&shape),
+    ];
+    check(&suite, StridedCopy { dtype: f16 }, copy);
+    let cast = vec![
+        Operand::out(&shape),
+        random(&shape).layout(Layout::Padded(5)),
+    ];
+    check(&suite, Cast { from: f32, to: f16 }, cast);
+    // What cannot be split says which limit it meets.
+    let op = RmsNorm {
+        dim: 512,
+        dtype: f32,
+        eps: 1e-5,
+    };
+    let operands = vec![Operand::out(&[64, 512]), random(&[64, 512]), random(&[512])];
+    let outcome = suite.run_case(&Case::new(op, operands));
+    assert_eq!(outcome.status, Status::Fail);
+    assert!(
+        outcome.why.contains("max_storage_buffer_binding_size"),
+        "{outcome}"
+    );
+}
