@@ -18,10 +18,12 @@ pub const NAMES: &[&str] = &[
     "opencl",
     #[cfg(feature = "emulator")]
     "emulator",
+    #[cfg(feature = "wgpu")]
+    "wgpu",
 ];
 
 /// Opens the device that `spec` names: `cpu`; `opencl:0`, or `opencl:` and the numbers of platform and device;
-/// `emulator`, or `emulator:` and what it is like.
+/// `emulator`, or `emulator:` and what it is like; `wgpu`, or `wgpu:` and which adapter.
 ///
 /// # Errors
 /// `NotFound` for a back end that this build lacks; what the back end reports otherwise.
@@ -37,6 +39,8 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
         _ if spec == "opencl" || spec.starts_with("opencl:") => backend_opencl::open(spec),
         #[cfg(feature = "emulator")]
         _ if spec == "emulator" || spec.starts_with("emulator:") => backend_emulator::open(spec),
+        #[cfg(feature = "wgpu")]
+        _ if spec == "wgpu" || spec.starts_with("wgpu:") => backend_wgpu::open(spec),
         _ => Err(Error::new(
             ErrorKind::NotFound,
             format!("open device '{spec}'"),
@@ -60,20 +64,20 @@ pub fn list(options: &Options) -> Vec<(String, Result<Accelerator>)> {
 
 /// The devices of one back end, or why there are none.
 fn specs(name: &str) -> Vec<(String, Result<()>)> {
-    #[cfg(feature = "opencl")]
-    if name == "opencl" {
-        return match backend_opencl::devices() {
-            Ok(found) if found.is_empty() => vec![(
-                name.into(),
-                Err(Error::new(
-                    ErrorKind::NotFound,
-                    "look for OpenCL",
-                    "its drivers have no device",
-                )),
-            )],
-            Ok(found) => found.into_iter().map(|d| (d.spec, Ok(()))).collect(),
-            Err(e) => vec![(name.into(), Err(e))],
-        };
+    let found: Result<Vec<String>> = match name {
+        #[cfg(feature = "opencl")]
+        "opencl" => backend_opencl::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => backend_wgpu::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
+        _ => Ok(vec![name.into()]),
+    };
+    match found {
+        Ok(specs) if specs.is_empty() => {
+            let doing = format!("look for {name}");
+            let e = Error::new(ErrorKind::NotFound, doing, "its drivers have no device");
+            vec![(name.into(), Err(e))]
+        }
+        Ok(specs) => specs.into_iter().map(|spec| (spec, Ok(()))).collect(),
+        Err(e) => vec![(name.into(), Err(e))],
     }
-    vec![(name.into(), Ok(()))]
 }
