@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use backend_simt::{Argument, Facts, Limits, SimtDriver, Source};
-use hal::{Error, ErrorKind, Result};
+use hal::{DType, Error, ErrorKind, Result};
 use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue, enqueue_write_buffer};
 use opencl3::context::Context;
 use opencl3::error_codes::ClError;
@@ -49,6 +49,13 @@ impl OpenCl {
             Some(language) => format!("-cl-std={language} -D SUBGROUPS"),
             None => String::from("-cl-std=CL1.2"),
         };
+        // A processor without f16 of its own: its compiler calls a function for each conversion.
+        if found.limits.wide_items
+            && !found.native_floats.contains(&DType::F16)
+            && found.numerics.flushes.is_empty()
+        {
+            options.push_str(" -D F16_BITS");
+        }
         if found.exact_division {
             options.push_str(" -cl-fp32-correctly-rounded-divide-sqrt");
         }

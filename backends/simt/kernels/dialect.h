@@ -59,11 +59,12 @@ typedef long i64;
 #define ITEM ((int)threadIdx.x)
 #define BARRIER __syncthreads()
 #define BARRIER_GLOBAL __syncthreads()
-typedef unsigned char uchar;
-typedef unsigned short ushort;
-typedef unsigned int uint;
-typedef unsigned long long ulong;
-typedef long long i64;
+// Macros, because headers that a compiler brings along may have types of these names.
+#define uchar unsigned char
+#define ushort unsigned short
+#define uint unsigned int
+#define ulong unsigned long long
+#define i64 long long
 #define AS_FLOAT(x) __uint_as_float(x)
 #define AS_UINT(x) __float_as_uint(x)
 #define EXP(x) expf(x)
@@ -184,7 +185,16 @@ FN float load_bf16(GLOBAL const uchar *p, i64 i) { return bf16_decode(((GLOBAL c
 FN void store_bf16(GLOBAL uchar *p, i64 i, float x) { ((GLOBAL ushort *)p)[i] = bf16_encode(x); }
 
 #if defined(DIALECT_OPENCL)
+#ifdef F16_BITS
+// For processors whose compiler makes a call of vload_half: no branch, so that it can be vectorised. Needs subnormal f32.
+FN float load_f16(GLOBAL const uchar *p, i64 i) {
+    const uint h = ((GLOBAL const ushort *)p)[i], rest = h & 0x7fffu;
+    const uint bits = AS_UINT(AS_FLOAT(rest << 13) * AS_FLOAT(0x77800000u)) | (rest >= 0x7c00u ? 0x7f800000u : 0u);
+    return AS_FLOAT(bits | (h & 0x8000u) << 16);
+}
+#else
 FN float load_f16(GLOBAL const uchar *p, i64 i) { return vload_half((size_t)i, (GLOBAL const half *)p); }
+#endif
 FN void store_f16(GLOBAL uchar *p, i64 i, float x) { vstore_half_rte(x, (size_t)i, (GLOBAL half *)p); }
 #elif defined(DIALECT_CUDA)
 FN float load_f16(GLOBAL const uchar *p, i64 i) {

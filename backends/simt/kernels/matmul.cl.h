@@ -93,6 +93,8 @@ KERNEL matmul_tile(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i
             for (int q = 0; q < 8; q++) b[(c + q) * TN + j] = w[q] * scale;
         }
         BARRIER;
+        // Unrolled in full, this takes compilers seconds.
+#pragma unroll 2
         for (int c = 0; c < TK; c++) {
             float u[RM], v[RN];
             for (int i = 0; i < RM; i++) u[i] = a[c * TM + ti * RM + i];

@@ -1,4 +1,4 @@
-// A weight [rows, cols] as the planners pack it: rows of `row_bytes` (a multiple of 16; zeros after the last column),
+// A weight [rows, cols] as the planners pack it: rows of `row_bytes` (a multiple of 32; zeros after the last column),
 // and from byte `scales_at` on the scales, row by row. FORMAT: 0 f32, 1 f16, 2 bf16, 3 int8, 4 int4 (two columns per
 // byte, the even one in the high half). SCALED: 0 no scales, 1 one f32 per row, 2 one f16 per WEIGHT_GROUP columns.
 

@@ -10,7 +10,7 @@ use hal::{
 };
 
 use crate::driver::SimtDriver;
-use crate::program::Programs;
+use crate::program::{Programs, cache_folder};
 
 /// What device, memory, streams and kernels share.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl<D: SimtDriver> Chip<D> {
             numerics: facts.numerics.clone(),
         };
         Self {
-            programs: Programs::default(),
+            programs: Programs::new(cache_folder().map(|folder| folder.join("programs"))),
             info,
             used_bytes: AtomicUsize::new(0),
             driver,

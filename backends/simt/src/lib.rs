@@ -29,6 +29,7 @@ use std::sync::Arc;
 use ::ops::Accelerator;
 
 pub use driver::{Argument, Arguments, Facts, Limits, MAX_ARGUMENTS, SimtDriver, Source};
+pub use program::cache_folder;
 
 /// An accelerator with every operation over `driver`.
 pub fn open<D: SimtDriver>(driver: D) -> Accelerator {

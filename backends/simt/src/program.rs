@@ -1,7 +1,7 @@
 //! Compiled programs: one per text and set of definitions, kept in memory, and on disk where the driver gives binaries.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hal::Result;
@@ -16,22 +16,28 @@ type Defines = Vec<(&'static str, String)>;
 type Table<D> = HashMap<(&'static str, Defines), Arc<<D as SimtDriver>::Program>>;
 
 /// The programs of one device.
-pub(crate) struct Programs<D: SimtDriver>(Mutex<Table<D>>);
-
-impl<D: SimtDriver> Default for Programs<D> {
-    fn default() -> Self {
-        Self(Mutex::default())
-    }
+pub(crate) struct Programs<D: SimtDriver> {
+    table: Mutex<Table<D>>,
+    /// Where binaries are kept.
+    folder: Option<PathBuf>,
 }
 
 impl<D: SimtDriver> std::fmt::Debug for Programs<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         write!(f, "{} programs", table.len())
     }
 }
 
 impl<D: SimtDriver> Programs<D> {
+    /// None yet; binaries are kept in `folder`.
+    pub(crate) fn new(folder: Option<PathBuf>) -> Self {
+        Self {
+            table: Mutex::default(),
+            folder,
+        }
+    }
+
     /// The program of `source` with `defines`.
     ///
     /// # Errors
@@ -43,13 +49,13 @@ impl<D: SimtDriver> Programs<D> {
         defines: Defines,
     ) -> Result<Arc<D::Program>> {
         // Held while compiling: two plans of one program compile it once.
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (source.name, defines);
         if let Some(program) = table.get(&key) {
             return Ok(Arc::clone(program));
         }
-        let place = place(driver, source, &key.1);
-        let kept = place.as_ref().and_then(read);
+        let place = self.place(driver, source, &key.1);
+        let kept = place.as_deref().and_then(read);
         let program = driver.compile(source, &key.1, kept.as_deref())?;
         if kept.is_none()
             && let Some(place) = place
@@ -62,33 +68,25 @@ impl<D: SimtDriver> Programs<D> {
         table.insert(key, Arc::clone(&program));
         Ok(program)
     }
+
+    /// Where the binary of a program is kept: named by everything that it depends on.
+    fn place(&self, driver: &D, source: &Source, defines: &[(&str, String)]) -> Option<PathBuf> {
+        let mut hash = Sha256::new();
+        let fingerprint = driver.facts().fingerprint.as_ref()?;
+        for part in [fingerprint.as_str(), source.text] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        for (name, value) in defines {
+            hash.update(format!("{name}={value}\n"));
+        }
+        let name = format!("{}-{}", source.name, hex(&hash.finalize()));
+        Some(self.folder.as_ref()?.join(name))
+    }
 }
 
-/// Where the binary of a program is kept: named by everything that it depends on.
-fn place<D: SimtDriver>(
-    driver: &D,
-    source: &Source,
-    defines: &[(&str, String)],
-) -> Option<PathBuf> {
-    let mut hash = Sha256::new();
-    let fingerprint = driver.facts().fingerprint.as_ref()?;
-    for part in [fingerprint.as_str(), source.text] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    for (name, value) in defines {
-        hash.update(format!("{name}={value}\n"));
-    }
-    let digest = hex(&hash.finalize());
-    Some(
-        cache_folder()?
-            .join("programs")
-            .join(format!("{}-{digest}", source.name)),
-    )
-}
-
-/// `$GLM_CACHE`, else the user's cache folder.
-fn cache_folder() -> Option<PathBuf> {
+/// Where compiled programs are kept: `$GLM_CACHE`, else the user's cache folder; `None` where there is neither.
+pub fn cache_folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(folder) = set("GLM_CACHE") {
         return Some(folder.into());
@@ -101,13 +99,13 @@ fn cache_folder() -> Option<PathBuf> {
 }
 
 /// A kept binary whose checksum is right.
-fn read(place: &PathBuf) -> Option<Vec<u8>> {
+fn read(place: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(place).ok()?;
     let binary = bytes.split_off(SUM_BYTES.min(bytes.len()));
     (bytes[..] == Sha256::digest(&binary)[..]).then_some(binary)
 }
 
-fn write(place: &PathBuf, binary: &[u8]) -> std::io::Result<()> {
+fn write(place: &Path, binary: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = place.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -121,4 +119,211 @@ fn write(place: &PathBuf, binary: &[u8]) -> std::io::Result<()> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use hal::{DType, Error, Numerics};
+
+    use super::*;
+    use crate::driver::{Argument, Facts, Limits};
+
+    /// Compiles anything to its definitions, and counts.
+    #[derive(Debug)]
+    struct Paper {
+        facts: Facts,
+        limits: Limits,
+        compiled: AtomicUsize,
+        loaded: AtomicUsize,
+    }
+
+    impl Paper {
+        fn new(fingerprint: &str) -> Self {
+            Self {
+                facts: Facts {
+                    spec: "paper".into(),
+                    name: "paper".into(),
+                    detail: String::new(),
+                    fingerprint: Some(fingerprint.into()),
+                    native_floats: vec![DType::F32],
+                    numerics: Numerics::exact(),
+                },
+                limits: Limits {
+                    max_group: 64,
+                    local_bytes: 1 << 15,
+                    max_alloc_bytes: 1,
+                    memory_bytes: 1,
+                    wave: 1,
+                    parallelism: 1,
+                    wide_items: false,
+                },
+                compiled: AtomicUsize::new(0),
+                loaded: AtomicUsize::new(0),
+            }
+        }
+
+        fn counts(&self) -> (usize, usize) {
+            let count = |n: &AtomicUsize| n.load(Ordering::SeqCst);
+            (count(&self.compiled), count(&self.loaded))
+        }
+    }
+
+    fn none<T>() -> Result<T> {
+        Err(Error::unsupported("use paper", "it only compiles"))
+    }
+
+    impl SimtDriver for Paper {
+        type Memory = ();
+        type Program = Vec<u8>;
+        type Kernel = ();
+        type Queue = ();
+        type Mark = ();
+
+        fn facts(&self) -> &Facts {
+            &self.facts
+        }
+        fn limits(&self) -> &Limits {
+            &self.limits
+        }
+        fn alloc(&self, _: usize) -> Result<()> {
+            none()
+        }
+        fn compile(
+            &self,
+            source: &Source,
+            defines: &[(&str, String)],
+            binary: Option<&[u8]>,
+        ) -> Result<Vec<u8>> {
+            if let Some(binary) = binary {
+                self.loaded.fetch_add(1, Ordering::SeqCst);
+                return Ok(binary.to_vec());
+            }
+            self.compiled.fetch_add(1, Ordering::SeqCst);
+            Ok(format!("{} {defines:?}", source.name).into_bytes())
+        }
+        fn binary(&self, program: &Vec<u8>) -> Option<Vec<u8>> {
+            Some(program.clone())
+        }
+        fn kernel(&self, _: &Vec<u8>, _: &str, _: usize) -> Result<()> {
+            none()
+        }
+        fn queue(&self) -> Result<()> {
+            none()
+        }
+        fn upload(&self, (): &mut (), (): &(), _: usize, _: &[u8]) -> Result<()> {
+            none()
+        }
+        fn download(&self, (): &mut (), _: &mut [u8], (): &(), _: usize) -> Result<()> {
+            none()
+        }
+        unsafe fn launch(
+            &self,
+            (): &mut (),
+            (): &(),
+            _: [usize; 3],
+            _: usize,
+            _: &[Argument<'_, ()>],
+        ) -> Result<()> {
+            none()
+        }
+        fn record(&self, (): &mut ()) -> Result<()> {
+            none()
+        }
+        fn wait(&self, (): &mut (), (): &()) -> Result<()> {
+            none()
+        }
+        fn synchronize(&self, (): &mut ()) -> Result<()> {
+            none()
+        }
+        fn finish(&self, (): &()) -> Result<()> {
+            none()
+        }
+        fn elapsed(&self, (): &(), (): &()) -> Result<Option<Duration>> {
+            none()
+        }
+    }
+
+    const SOURCE: Source = Source {
+        name: "copy",
+        text: "kernel",
+    };
+
+    fn tile(n: usize) -> Defines {
+        vec![("TILE", n.to_string())]
+    }
+
+    /// A folder of its own for each test, removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(test: &str) -> Self {
+            let name = format!("glm-programs-{test}-{}", std::process::id());
+            Self(std::env::temp_dir().join(name))
+        }
+
+        fn programs(&self) -> Programs<Paper> {
+            Programs::new(Some(self.0.clone()))
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(&self.0).unwrap();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn a_program_is_compiled_once_and_kept() {
+        let folder = Folder::new("once");
+        let (paper, programs) = (Paper::new("a"), folder.programs());
+        for n in [1, 2, 1, 2] {
+            programs.program(&paper, &SOURCE, tile(n)).unwrap();
+        }
+        assert_eq!((paper.counts(), folder.files().len()), ((2, 0), 2));
+        // Another process, the same driver; and a newer one.
+        for (fingerprint, counts) in [("a", (0, 1)), ("b", (1, 0))] {
+            let paper = Paper::new(fingerprint);
+            let programs = folder.programs();
+            let program = programs.program(&paper, &SOURCE, tile(1)).unwrap();
+            assert_eq!(*program, b"copy [(\"TILE\", \"1\")]");
+            assert_eq!(paper.counts(), counts, "{fingerprint}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_compiled_again() {
+        let folder = Folder::new("damaged");
+        let paper = Paper::new("a");
+        folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();
+        let file = folder.files().remove(0);
+        let whole = std::fs::read(&file).unwrap();
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for damaged in [flipped, whole[..whole.len() - 1].to_vec(), Vec::new()] {
+            std::fs::write(&file, damaged).unwrap();
+            let paper = Paper::new("a");
+            folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();
+            assert_eq!(paper.counts(), (1, 0));
+            assert_eq!(std::fs::read(&file).unwrap(), whole, "and kept again");
+        }
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_no_error() {
+        let paper = Paper::new("a");
+        let nowhere = Programs::new(Some("/dev/null/programs".into()));
+        nowhere.program(&paper, &SOURCE, tile(1)).unwrap();
+        Programs::new(None)
+            .program(&paper, &SOURCE, tile(1))
+            .unwrap();
+        assert_eq!(paper.counts(), (2, 0));
+    }
 }

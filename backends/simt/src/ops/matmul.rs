@@ -16,9 +16,6 @@ const SOURCE: Source = source!("matmul", "reduce.h", "activate.h", "weight.h");
 /// Rows of `x` up to which each has its own groups.
 const FEW: usize = 4;
 
-/// Rows and columns of a tile per work-item.
-const EACH: usize = 4;
-
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
     let (Some(format), Some(layout)) = (
         weight::defines(op.weight),
@@ -27,10 +24,12 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
         return Ok(None);
     };
     let limits = chip.driver.limits();
-    // A tile of 64 x 64 keeps many small cores busy, one of 32 x 32 fits a large one's registers.
-    let side = match limits.wide_items {
-        false if limits.max_group >= 256 && limits.local_bytes >= 16 << 10 => 16,
-        _ if limits.max_group >= 64 => 8,
+    // Tiles of 64 x 64 in all: by many work-items that share them, or by few that each do more (a CPU's core). Smaller
+    // ones for devices with small groups.
+    let (side, each) = match (limits.max_group, limits.wide_items) {
+        (256.., false) => (16, 4),
+        (64.., true) => (8, 8),
+        (64.., false) => (8, 4),
         _ => return Ok(None),
     };
     let mut defines = vec![
@@ -38,8 +37,8 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
         ("ROWS", String::from("1")),
         ("TILE", String::from("1")),
         ("SIDE", side.to_string()),
-        ("RM", EACH.to_string()),
-        ("RN", EACH.to_string()),
+        ("RM", each.to_string()),
+        ("RN", each.to_string()),
     ];
     defines.extend(format);
     let kernel = |name| chip.kernel(&SOURCE, name, side * side, &defines);
@@ -58,7 +57,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
             false => x,
         };
         let m = x.dim(0);
-        let side = side * EACH;
+        let side = side * each;
         let (kernel, grid) = match m <= FEW {
             true => (&row, [n, m, 1]),
             false => (&tile, [n.div_ceil(side) * m.div_ceil(side), 1, 1]),

@@ -1,4 +1,4 @@
-//! How weights lie in device memory, for products and embeddings: rows padded to 16 bytes, then the scales.
+//! How weights lie in device memory, for products and embeddings: rows padded to 32 bytes, then the scales.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use ops::HostWeight;
 use crate::device::Chip;
 use crate::driver::SimtDriver;
 
-/// Rows begin at multiples of this many bytes, so that kernels may load words.
-const ROW_ALIGN: usize = 16;
+/// Rows begin at multiples of this many bytes: eight elements of the widest format, which kernels take at a time.
+const ROW_ALIGN: usize = 32;
 
 /// Scales begin at a multiple of this.
 const SCALE_ALIGN: usize = 256;
@@ -120,7 +120,7 @@ mod tests {
         for format in WeightFormat::ALL {
             let layout = Layout::packed(format, 3, 128).unwrap();
             assert!(layout.row_bytes >= format.row_bytes(128), "{format}");
-            assert_eq!((layout.row_bytes % 16, layout.scales_at % 256), (0, 0));
+            assert_eq!((layout.row_bytes % 32, layout.scales_at % 256), (0, 0));
             assert!(layout.scales_at >= 3 * layout.row_bytes);
             assert_eq!(Layout::packed(format, usize::MAX / 2, 128), None);
         }
