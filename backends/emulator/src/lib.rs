@@ -9,11 +9,10 @@
 //! - With `async`, work waits in its stream until somebody needs it: the laziest order that events allow.
 //! - Wrong results are a table of named [`mutants`], each a change around one operation's kernel. They fit any
 //!   accelerator, so the same table breaks the CPU's kernels too.
+//! - `emulator:simt,wave64,wg128,local16k` is another device: it compiles the portable kernels of `backend_simt`, those that GPUs
+//!   get, as C++ and runs their work-items as fibers. Its groups, waves and local memory are as small as one likes; the plain
+//!   kernels have none of these.
 //! - [`mutation_score`] runs the suite, and the tolerance rules of other projects, against that table.
-//!
-//! Not emulated: limits of work groups and local memory. The kernels here have neither groups nor local memory, so a
-//! planner that declined by such a number would test its own invention; a limit belongs to a device that runs kernels
-//! written for groups.
 //!
 //! Who validates what: `ops` has checked shapes, types and devices before a kernel runs. Kernels bound the ids, page
 //! numbers and lengths that they read from memory.
@@ -32,6 +31,11 @@ mod kernels;
 pub mod mutants;
 mod rules;
 mod score;
+#[expect(
+    unsafe_code,
+    reason = "memory of a device, and code that was compiled at run time"
+)]
+mod simt;
 
 use std::sync::Arc;
 
@@ -41,19 +45,24 @@ use ops::{Accelerator, Ops};
 pub use character::{Character, Faults};
 pub use rules::Rule;
 pub use score::{Options, RuleScore, Score, Survivor, mutation_score, survivors};
+pub use simt::sanitizer;
 
 use device::{Board, EmulatorDevice};
 
 /// Opens the emulator that `spec` describes: `emulator`, or `emulator:` and a list of properties, faults and
-/// `mutant=operation/name`.
+/// `mutant=operation/name`; `emulator:simt` and its limits run portable kernels.
 ///
 /// # Errors
-/// `InvalidArgument` for a word that is none of these; it lists those that are.
+/// `InvalidArgument` for a word that is none of these; it lists those that are. `NotFound` for `simt` without a C++ compiler.
 pub fn open(spec: &str) -> Result<Accelerator> {
     let words = spec.strip_prefix("emulator").unwrap_or(spec);
     let words = words.strip_prefix(':').unwrap_or(words);
+    let list: Vec<&str> = words.split(',').filter(|word| !word.is_empty()).collect();
+    if let Some((&"simt", shape)) = list.split_first() {
+        return simt::open(spec, simt::Shape::parse(spec, shape)?);
+    }
     let (mut character, mut faults, mut mutant) = (Character::default(), Faults::default(), None);
-    for word in words.split(',').filter(|word| !word.is_empty()) {
+    for word in list {
         match word.strip_prefix("mutant=") {
             Some(name) => mutant = Some(name),
             None => {

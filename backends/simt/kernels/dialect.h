@@ -91,20 +91,20 @@ FN float wave_sum(float x) {
 #endif
 
 #ifdef DIALECT_HOST
-// The host's side declares group_x, group_y, group_z, groups_x, item() and barrier_wait() before this text, and makes
-// LOCAL variables the group's own.
+// The host's side declares host_group_x() and its like, host_item() and host_barrier() before this text, WAVE_SUM where WAVE is
+// defined, and runs one group at a time.
 #define KERNEL extern "C" void
 #define GLOBAL
-#define LOCAL static thread_local
+#define LOCAL static
 #define LOCAL_PTR
 #define FN static inline
-#define GROUP_X (group_x())
-#define GROUP_Y (group_y())
-#define GROUP_Z (group_z())
-#define GROUPS_X (groups_x())
-#define ITEM (item())
-#define BARRIER barrier_wait(__LINE__)
-#define BARRIER_GLOBAL barrier_wait(__LINE__)
+#define GROUP_X (host_group_x())
+#define GROUP_Y (host_group_y())
+#define GROUP_Z (host_group_z())
+#define GROUPS_X (host_groups_x())
+#define ITEM (host_item())
+#define BARRIER host_barrier(__LINE__)
+#define BARRIER_GLOBAL host_barrier(__LINE__)
 typedef unsigned char uchar;
 typedef unsigned short ushort;
 typedef unsigned int uint;

@@ -1,0 +1,106 @@
+//! The portable kernels, run on the host: every operation, in waves of 32 and 64 and in small groups.
+//!
+//! Kernels are compiled by the machine's C++ compiler, once: they are kept in the user's cache folder.
+
+use std::cell::Cell;
+use std::process::Command;
+
+use conformance::{Case, Conformance, Suite, for_each_op};
+use ops::{Accelerator, Op};
+
+/// Devices like those of NVIDIA, of AMD and Hygon, and a small one without waves.
+const SPECS: [&str; 3] = [
+    "emulator:simt,wave32,wg256,local48k",
+    "emulator:simt,wave64,wg256,local64k",
+    "emulator:simt,wg32,local16k",
+];
+
+/// Opens `spec`; `None`, with the reason printed, where there is no C++ compiler.
+fn open(spec: &str) -> Option<Accelerator> {
+    match backend_emulator::open(spec) {
+        Ok(accelerator) => Some(accelerator),
+        Err(e) => {
+            let required = std::env::var("REQUIRE_DEVICE").unwrap_or_default();
+            let required = required.split(',').any(|name| name == "simt");
+            assert!(!required, "{spec} is required: {e}");
+            println!("SKIPPED: {spec}: {e}");
+            None
+        }
+    }
+}
+
+macro_rules! one_test_per_op {
+    ($($name:ident $op:ident),*) => {
+        $(#[test]
+        fn $name() {
+            for spec in SPECS {
+                let Some(accelerator) = open(spec) else { return };
+                let report = Suite::new(accelerator).run::<ops::$op>();
+                println!("{spec}: {report}");
+                report.require_pass().unwrap();
+            }
+        })*
+    };
+}
+for_each_op!(one_test_per_op);
+
+/// Set in the process that runs with the sanitizer.
+const INSIDE: &str = "GLM_TEST_INSIDE_SANITIZER";
+
+/// Elements that all arguments of a case may have together.
+const SMALL: usize = 6000;
+
+/// Cases per operation.
+const CASES: usize = 4;
+
+fn is_small<O: Op>(case: &Case<O>) -> bool {
+    let elements = |shape: &[usize]| shape.iter().product::<usize>();
+    let all: usize = case.operands.iter().map(|o| elements(&o.shape)).sum();
+    // Not those without work.
+    all < SMALL && case.operands.iter().any(|o| elements(&o.shape) > 40)
+}
+
+/// The first small cases of an operation.
+fn run_small<O: Conformance>(suite: &Suite) {
+    let left = Cell::new(CASES);
+    let report = suite.run_where::<O>(|case| {
+        let taken = left.get() > 0 && is_small(case);
+        left.set(left.get() - usize::from(taken));
+        taken
+    });
+    println!("{report}");
+    report.require_pass().unwrap();
+}
+
+#[test]
+fn no_kernel_leaves_its_memory() {
+    if std::env::var_os(INSIDE).is_some() {
+        let Some(accelerator) = open("emulator:simt,wave32,wg64,local16k,asan") else {
+            panic!("the sanitizer was preloaded");
+        };
+        let suite = Suite::new(accelerator);
+        macro_rules! run {
+            ($($name:ident $op:ident),*) => {{ $(run_small::<ops::$op>(&suite);)* }};
+        }
+        return for_each_op!(run);
+    }
+    let Some(library) = backend_emulator::sanitizer() else {
+        println!("SKIPPED: the C++ compiler has no address sanitizer");
+        return;
+    };
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "no_kernel_leaves_its_memory", "--nocapture"])
+        .env(INSIDE, "1")
+        .env("LD_PRELOAD", library)
+        .env("ASAN_OPTIONS", "detect_leaks=0")
+        .output()
+        .unwrap();
+    let (out, error) = (output.stdout, output.stderr);
+    let text = [out, error]
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .concat();
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
