@@ -168,7 +168,9 @@ fn the_first_launch_that_is_wrong_is_found() {
     ] {
         let broken = trace(&format!("emulator:mutant={mutant}"), &[]);
         let comparison = compare(&cpu, &broken, LIMIT).unwrap();
-        let found = comparison.divergence.map(|at| comparison.pairs[at].op.clone());
+        let found = comparison
+            .divergence
+            .map(|at| comparison.pairs[at].op.clone());
         let expected = mutant.split_once('/').map(|(op, _)| op);
         if found.as_deref() != expected {
             missed.push((mutant, found));
