@@ -410,3 +410,65 @@ impl SimtDriver for OpenCl {
         Ok(Some(Duration::from_nanos(to.saturating_sub(from))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first device, if there is one.
+    fn device() -> Option<OpenCl> {
+        let found = crate::find::devices()
+            .ok()
+            .and_then(|all| all.into_iter().next());
+        if found.is_none() {
+            let required = std::env::var("REQUIRE_DEVICE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name.trim() == "opencl"));
+            println!("SKIPPED: no OpenCL device");
+        }
+        Some(OpenCl::new(&found?).unwrap())
+    }
+
+    const GOOD: Source = Source {
+        name: "good",
+        text: "__kernel void good(__global int *x, long at) { x[at / 4] = VALUE; }",
+    };
+
+    #[test]
+    fn a_source_that_does_not_compile_gives_the_log() {
+        let Some(device) = device() else { return };
+        let bad = Source {
+            name: "bad",
+            text: "__kernel void bad(__global int *x) { x[0] = undeclared_name; }",
+        };
+        let e = device.compile(&bad, &[], None).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::CompileFailed);
+        assert!(e.to_string().contains("undeclared_name"), "{e}");
+        // A definition that is missing.
+        let e = device.compile(&GOOD, &[], None).unwrap_err();
+        assert!(e.to_string().contains("VALUE"), "{e}");
+    }
+
+    #[test]
+    fn binaries_load_and_others_are_ignored() {
+        let Some(device) = device() else { return };
+        let defines = [("VALUE", String::from("7"))];
+        let program = device.compile(&GOOD, &defines, None).unwrap();
+        let Some(binary) = device.binary(&program) else {
+            return println!("SKIPPED: the driver gives no binaries");
+        };
+        let damaged = vec![0x5a; binary.len()];
+        for kept in [&binary[..], &damaged] {
+            let program = device.compile(&GOOD, &defines, Some(kept)).unwrap();
+            let kernel = device.kernel(&program, "good", 1).unwrap();
+            let mut queue = device.queue().unwrap();
+            let memory = device.alloc(8).unwrap();
+            let arguments = [Argument::Memory(&memory, 4)];
+            // SAFETY: these are the kernel's two parameters, and it writes bytes 4 to 8.
+            unsafe { device.launch(&mut queue, &kernel, [1; 3], 1, &arguments) }.unwrap();
+            let mut bytes = [0; 4];
+            device.download(&mut queue, &mut bytes, &memory, 4).unwrap();
+            assert_eq!(i32::from_le_bytes(bytes), 7);
+        }
+        assert!(device.kernel(&program, "nothing", 1).is_err());
+    }
+}

@@ -4,6 +4,7 @@ mod common;
 
 use std::process::Command;
 
+use conformance::discipline::discipline;
 use conformance::probe::probe;
 use conformance::{Catalogue, Depth, Selection, Suite};
 use hal::ErrorKind;
@@ -39,6 +40,16 @@ fn the_card_is_what_the_probes_find() {
         println!("{findings}");
         let wrong = findings.contradictions(&accelerator.device.info().numerics);
         assert!(wrong.is_empty(), "{wrong:?}");
+    });
+}
+
+#[test]
+fn results_depend_on_nothing_else() {
+    each_device(|accelerator| {
+        for found in discipline(&accelerator).unwrap() {
+            println!("{found}");
+            assert_eq!(found.deterministic, Some(true), "{found}");
+        }
     });
 }
 

@@ -224,16 +224,8 @@ FN void store_f16(GLOBAL uchar *p, i64 i, float x) { ((GLOBAL ushort *)p)[i] = f
 #define BYTES(type) JOIN(BYTES_, type)
 
 // Of a type that is chosen at run time.
-FN float load_any(int code, GLOBAL const uchar *p, i64 i) {
-    return code == 0 ? load_f32(p, i) : code == 1 ? load_f16(p, i) : load_bf16(p, i);
-}
 FN void store_any(int code, GLOBAL uchar *p, i64 i, float x) {
     if (code == 0) store_f32(p, i, x);
     else if (code == 1) store_f16(p, i, x);
     else store_bf16(p, i, x);
 }
-// What x becomes when it is stored and loaded again.
-FN float round_f32(float x) { return x; }
-FN float round_f16(float x) { return f16_decode(f16_encode(x)); }
-FN float round_bf16(float x) { return bf16_decode(bf16_encode(x)); }
-#define ROUND(type, x) JOIN(round_, type)(x)

@@ -12,7 +12,6 @@ FN void epilogue(GLOBAL uchar *out, GLOBAL const uchar *bias, GLOBAL const uchar
     store_any(out_code, out, m * out_stride + n, sum);
 }
 
-#ifdef ROWS
 KERNEL matmul_row(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i64 n, i64 k, i64 row_bytes, i64 scales_at,
                   i64 out_stride, i64 x_stride, i64 residual_stride, int out_code, int has_bias, int act,
                   int has_residual) {
@@ -53,9 +52,7 @@ KERNEL matmul_row(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
         epilogue(out, bias, residual, i, j, out_stride, residual_stride, out_code, has_bias, act, has_residual, sum);
     }
 }
-#endif
 
-#ifdef TILE
 // SIDE x SIDE work-items, each with RM x RN elements.
 #define TM (SIDE * RM)
 #define TN (SIDE * RN)
@@ -115,4 +112,3 @@ KERNEL matmul_tile(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i
         }
     }
 }
-#endif

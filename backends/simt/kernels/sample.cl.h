@@ -21,7 +21,7 @@ FN uint philox_word(uint seed_low, uint seed_high, uint counter) {
     return x0;
 }
 
-KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(history_len), OUT(workspace), i64 rows, i64 vocab,
+KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(history_len), OUT(workspace), i64 vocab,
               i64 logits_stride, i64 history_stride, i64 capacity, int index_digits) {
     BIND_OUT(out);
     BIND_IN(logits);

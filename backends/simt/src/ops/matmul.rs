@@ -34,8 +34,6 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
     };
     let mut defines = vec![
         ("X", op.x.to_string()),
-        ("ROWS", String::from("1")),
-        ("TILE", String::from("1")),
         ("SIDE", side.to_string()),
         ("RM", each.to_string()),
         ("RN", each.to_string()),

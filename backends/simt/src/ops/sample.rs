@@ -38,7 +38,6 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Sample) -> Planned {
             .view(history)
             .view(history_len)
             .view(workspace)
-            .long(logits.dim(0))
             .long(logits.dim(1))
             .long(logits.strides()[0])
             .long(history.strides()[0])
