@@ -2,6 +2,7 @@
 
 mod common;
 
+use conformance::metamorphic::properties;
 use conformance::{Suite, for_each_op};
 
 use common::each_device;
@@ -19,3 +20,12 @@ macro_rules! one_test_per_op {
     };
 }
 for_each_op!(one_test_per_op);
+
+#[test]
+fn every_property_holds() {
+    each_device(|accelerator| {
+        for property in properties(&accelerator) {
+            assert!(property.is_fine(), "{property}");
+        }
+    });
+}
