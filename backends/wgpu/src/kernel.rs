@@ -206,12 +206,13 @@ impl Program {
             &format!("compile {} on {}", text.name, gpu.adapter.spec),
             || {
                 let layout = gpu.layout(&text.read_only, uniform);
-                let module = gpu
-                    .device
-                    .create_shader_module(wgpu::ShaderModuleDescriptor {
+                let module = trusted(
+                    gpu,
+                    wgpu::ShaderModuleDescriptor {
                         label: Some(text.name),
                         source: wgpu::ShaderSource::Wgsl(text.source.as_str().into()),
-                    });
+                    },
+                );
                 let pipeline_layout =
                     gpu.device
                         .create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -247,6 +248,19 @@ impl Program {
             layout,
         })
     }
+}
+
+/// Makes a module that bounds its accesses, but neither counts the rounds of its loops nor guards its divisions.
+#[expect(unsafe_code, reason = "the only call that leaves checks out")]
+fn trusted(gpu: &Gpu, module: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderModule {
+    let checks = wgpu::ShaderRuntimeChecks {
+        force_loop_bounding: false,
+        int_div_checks: false,
+        ..wgpu::ShaderRuntimeChecks::checked()
+    };
+    // SAFETY: the texts are this crate's own. Every loop counts up to a parameter or a constant, or halves a number.
+    // Every divisor is a constant or the length of a dimension of an argument that is not empty; none is signed.
+    unsafe { gpu.device.create_shader_module_trusted(module, checks) }
 }
 
 /// A view as a kernel gets it: a part of its buffer that begins where bindings may, and where in it the view begins.
