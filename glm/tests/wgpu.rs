@@ -66,6 +66,7 @@ fn answer(context: &Context, weights: Option<WeightFormat>, question: &str) -> (
 fn answers_as_on_the_cpu() {
     let Some(adapter) = adapter() else { return };
     let cpu = open("cpu").unwrap();
+    let mut all = Vec::new();
     for weights in [None, Some(WeightFormat::Int4Group(32))] {
         let question = "What is 16 mod 12?";
         let (text, logits) = answer(&adapter, weights, question);
@@ -75,7 +76,9 @@ fn answers_as_on_the_cpu() {
         let gap = gaps.fold(0.0, f32::max);
         println!("{weights:?}: {text:?}, logits within {gap:e}");
         assert!(gap <= 2e-3, "{weights:?}: {gap}");
+        all.push(logits);
     }
+    assert_ne!(all[0], all[1], "the weights' format made no difference");
     for ((op, how), n) in adapter.counts() {
         println!("{op} {how}: {n}");
         assert_eq!(how, "native", "{op}");
