@@ -1,5 +1,5 @@
-// out = softmax(scale · q · kᵀ) · v over the pages of the token's sequence: a workgroup per token and head, which takes
-// WG slots at a time and keeps a running maximum.
+// out = softmax(scale · q · kᵀ) · v over the pages of the token's sequence: a workgroup per token and head, which
+// takes WG slots at a time and keeps a running maximum.
 
 // The longest head.
 const HEAD: u32 = 256u;

@@ -1,5 +1,5 @@
-// out = exp(s − max) / Σ exp(s − max), s = scale · x, over the first columns, as many as the row sees: a workgroup per
-// row.
+// out = exp(s − max) / Σ exp(s − max), s = scale · x, over the first columns, as many as the row sees: a workgroup
+// per row.
 
 struct Params {
     rows: u32,
