@@ -24,7 +24,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         let mut out = std::io::stdout().lock();
         writeln!(
             out,
-            "{:<10} {:<32} {:<20} STATUS",
+            "{:<14} {:<32} {:<20} STATUS",
             "ID", "NAME", "MEM FREE/TOTAL"
         )?;
         for (spec, device) in &devices {
@@ -43,7 +43,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
                 Some(n) => format!("{} ({}, {n} threads)", text("status"), text("detail")),
                 None => text("status"),
             };
-            writeln!(out, "{spec:<10} {:<32} {memory:<20} {detail}", text("name"))?;
+            writeln!(out, "{spec:<14} {:<32} {memory:<20} {detail}", text("name"))?;
         }
     }
     if ok {
