@@ -30,6 +30,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
         (256.., false) => (16, 4),
         (64.., true) => (8, 8),
         (64.., false) => (8, 4),
+        (16.., _) => (4, 4),
         _ => return Ok(None),
     };
     let mut defines = vec![
