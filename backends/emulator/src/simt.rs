@@ -262,12 +262,13 @@ type Launch = unsafe extern "C" fn(
     count: c_int,
 ) -> c_int;
 
+/// Held by a launch: local memory and fibers are a library's own, and two kernels of one text share their library.
+static RUNNING: Mutex<()> = Mutex::new(());
+
 /// A loaded kernel.
 struct Kernel {
     name: String,
     launch: Launch,
-    /// One launch at a time: local memory and fibers are the library's own.
-    running: Mutex<()>,
     _library: Library,
 }
 
@@ -411,10 +412,7 @@ impl SimtDriver for HostDriver {
         let size = |n: usize| c_int::try_from(n).map_err(|_| failed(format!("a size of {n}")));
         let grid = [size(grid[0])?, size(grid[1])?, size(grid[2])?];
         let backwards = self.launches.fetch_add(1, Ordering::Relaxed) % 2;
-        let running = kernel
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the library was made of our own entry, which checks the number of arguments; the caller vouches for what
         // the kernel does with them.
         let line = unsafe {
@@ -477,7 +475,6 @@ fn load(path: &Path, name: String) -> Result<Kernel> {
     Ok(Kernel {
         name,
         launch,
-        running: Mutex::new(()),
         _library: library,
     })
 }

@@ -44,6 +44,23 @@ macro_rules! one_test_per_op {
 }
 for_each_op!(one_test_per_op);
 
+/// Two kernels of one text are one library: threads that launch them take turns.
+#[test]
+fn two_devices_run_at_once() {
+    let Some(first) = open(SPECS[0]) else { return };
+    let Some(second) = open(SPECS[0]) else { return };
+    std::thread::scope(|scope| {
+        for accelerator in [first, second] {
+            scope.spawn(|| {
+                let suite = Suite::new(accelerator);
+                for _ in 0..20 {
+                    run_small::<ops::LayerNorm>(&suite);
+                }
+            });
+        }
+    });
+}
+
 /// Set in the process that runs with the sanitizer.
 const INSIDE: &str = "GLM_TEST_INSIDE_SANITIZER";
 
