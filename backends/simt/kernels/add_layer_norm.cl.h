@@ -10,11 +10,7 @@ KERNEL add_layer_norm(OUT(out), OUT(sum), IN(x), IN(residual), IN(weight), IN(bi
     BIND_IN(bias);
     LOCAL float scratch[GROUP];
     const i64 r = GROUP_X;
-    // Each work-item reads back only what it wrote itself.
-    for (i64 i = ITEM; i < dim; i += GROUP) {
-        const float y = alpha * LOAD(X, residual, r * residual_stride + i);
-        STORE(X, sum, r * sum_stride + i, LOAD(X, x, r * x_stride + i) + y);
-    }
+    SUM_ROW(sum, x, residual, r, dim, sum_stride, x_stride, residual_stride, alpha)
     sum += r * sum_stride * BYTES(X);
     out += r * out_stride * BYTES(X);
     float mean, scale;

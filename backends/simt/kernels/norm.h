@@ -24,3 +24,10 @@
         }                                                                                                              \
         result = 1.0f / SQRT(group_sum(part, scratch) / (float)dim + eps);                                             \
     }
+
+// Row r of the residual sum, as it is stored. Each work-item later reads back only what it wrote itself.
+#define SUM_ROW(sum, x, residual, r, dim, sum_stride, x_stride, residual_stride, alpha)                                \
+    for (i64 i = ITEM; i < dim; i += GROUP) {                                                                          \
+        const float y = alpha * LOAD(X, residual, r * residual_stride + i);                                            \
+        STORE(X, sum, r * sum_stride + i, LOAD(X, x, r * x_stride + i) + y);                                           \
+    }

@@ -6,39 +6,12 @@ use ops::AddLayerNorm;
 
 use crate::device::Chip;
 use crate::driver::{SimtDriver, Source};
-use crate::launch::{Planned, defines, native, source};
+use crate::launch::{Planned, source};
 
-use super::ROW;
+use super::norm;
 
 const SOURCE: Source = source!("add_layer_norm", "reduce.h", "norm.h");
 
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &AddLayerNorm) -> Planned {
-    let kernel = chip.kernel(
-        &SOURCE,
-        "add_layer_norm",
-        chip.group(ROW),
-        &defines!["X": op.dtype],
-    )?;
-    let (alpha, eps) = (op.alpha, op.eps);
-    native(chip, move |queue, args| {
-        let [out, sum, x, residual, weight, bias] = args else {
-            unreachable!("counted by check_args")
-        };
-        queue
-            .call()
-            .view(out)
-            .view(sum)
-            .view(x)
-            .view(residual)
-            .view(weight)
-            .view(bias)
-            .long(x.dim(1))
-            .long(out.strides()[0])
-            .long(sum.strides()[0])
-            .long(x.strides()[0])
-            .long(residual.strides()[0])
-            .float(alpha)
-            .float(eps)
-            .run(&kernel, [x.dim(0), 1, 1])
-    })
+    norm::plan(chip, &SOURCE, op.dtype, &[op.alpha, op.eps])
 }

@@ -14,6 +14,7 @@ mod glu;
 mod kv_write;
 mod layer_norm;
 mod matmul;
+mod norm;
 mod rms_norm;
 mod rope;
 mod sample;
