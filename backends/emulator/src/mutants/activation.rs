@@ -16,27 +16,15 @@ pub(super) fn mutants() -> Vec<Change<Activation>> {
     mutants.extend(common::nan());
     let own: Vec<Change<Activation>> = vec![
         Change::op("gelu-by-tanh-instead-of-erf", |op| Activation {
-            act: if op.act == Act::GeluErf {
-                Act::GeluTanh
-            } else {
-                op.act
-            },
+            act: common::replaced(op.act, Act::GeluErf, Act::GeluTanh),
             ..op.clone()
         }),
         Change::op("gelu-by-erf-instead-of-tanh", |op| Activation {
-            act: if op.act == Act::GeluTanh {
-                Act::GeluErf
-            } else {
-                op.act
-            },
+            act: common::replaced(op.act, Act::GeluTanh, Act::GeluErf),
             ..op.clone()
         }),
         Change::op("silu-instead-of-quick-gelu", |op| Activation {
-            act: if op.act == Act::GeluQuick {
-                Act::Silu
-            } else {
-                op.act
-            },
+            act: common::replaced(op.act, Act::GeluQuick, Act::Silu),
             ..op.clone()
         }),
         Change::run("function-forgotten", |at| {

@@ -230,3 +230,8 @@ pub(super) fn nan<O: Conformance>() -> Vec<Change<O>> {
         })
     })]
 }
+
+/// `by` in place of `old`; everything else stays.
+pub(super) fn replaced<T: PartialEq>(x: T, old: T, by: T) -> T {
+    if x == old { by } else { x }
+}

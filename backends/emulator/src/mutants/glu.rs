@@ -38,19 +38,11 @@ pub(super) fn mutants() -> Vec<Change<Glu>> {
             ..op.clone()
         }),
         Change::op("gelu-by-tanh-instead-of-erf", |op| Glu {
-            act: if op.act == Act::GeluErf {
-                Act::GeluTanh
-            } else {
-                op.act
-            },
+            act: common::replaced(op.act, Act::GeluErf, Act::GeluTanh),
             ..op.clone()
         }),
         Change::op("quick-gelu-instead-of-silu", |op| Glu {
-            act: if op.act == Act::Silu {
-                Act::GeluQuick
-            } else {
-                op.act
-            },
+            act: common::replaced(op.act, Act::Silu, Act::GeluQuick),
             ..op.clone()
         }),
         Change::op("limit-ignored", |op| Glu {
