@@ -50,6 +50,7 @@ mod robustness;
 mod run;
 pub mod runner;
 pub mod shapes;
+mod skip;
 mod soak;
 mod speed;
 mod suite;
@@ -66,6 +67,7 @@ pub use picks::Picks;
 pub use rng::Rng;
 pub use run::run;
 pub use runner::{Asked, DeviceFacts, Record};
+pub use skip::skip;
 pub use suite::{Suite, Truth};
 
 /// Calls a macro with the name and the type of every operation: `$mac! { name Type, ... }`.

@@ -69,6 +69,23 @@ impl Suite {
         }
     }
 
+    /// Runs the first few cases of `O` that are small: for tools that watch every access and are slow.
+    pub fn run_small<O: Conformance>(&self, cases: usize) -> Report {
+        /// Elements that all arguments of a case may have together.
+        const SMALL: usize = 6000;
+        /// One argument at least has more: cases without work show nothing.
+        const WORK: usize = 40;
+        let is_small = |case: &Case<O>| {
+            let lengths = case.operands.iter().map(|o| o.shape.iter().product());
+            let lengths: Vec<usize> = lengths.collect();
+            lengths.iter().sum::<usize>() < SMALL && lengths.iter().any(|&n| n > WORK)
+        };
+        let small = O::cases().into_iter().filter(is_small).take(cases);
+        Report {
+            outcomes: small.map(|case| self.run_case(&case)).collect(),
+        }
+    }
+
     /// Runs every standard check of one level, operations or not.
     pub fn run_level(&self, level: Level) -> Report {
         let selection = Selection {

@@ -2,11 +2,10 @@
 //!
 //! Kernels are compiled by the machine's C++ compiler, once: they are kept in the user's cache folder.
 
-use std::cell::Cell;
 use std::process::Command;
 
-use conformance::{Case, Conformance, Suite, for_each_op};
-use ops::{Accelerator, Op};
+use conformance::{Conformance, Suite, for_each_op};
+use ops::Accelerator;
 
 /// Devices like those of NVIDIA, of AMD and Hygon, and a small one without waves.
 const SPECS: [&str; 3] = [
@@ -20,10 +19,7 @@ fn open(spec: &str) -> Option<Accelerator> {
     match backend_emulator::open(spec) {
         Ok(accelerator) => Some(accelerator),
         Err(e) => {
-            let required = std::env::var("REQUIRE_DEVICE").unwrap_or_default();
-            let required = required.split(',').any(|name| name == "simt");
-            assert!(!required, "{spec} is required: {e}");
-            println!("SKIPPED: {spec}: {e}");
+            conformance::skip("simt", format!("{spec}: {e}"));
             None
         }
     }
@@ -64,27 +60,12 @@ fn two_devices_run_at_once() {
 /// Set in the process that runs with the sanitizer.
 const INSIDE: &str = "GLM_TEST_INSIDE_SANITIZER";
 
-/// Elements that all arguments of a case may have together.
-const SMALL: usize = 6000;
-
 /// Cases per operation.
 const CASES: usize = 4;
 
-fn is_small<O: Op>(case: &Case<O>) -> bool {
-    let elements = |shape: &[usize]| shape.iter().product::<usize>();
-    let all: usize = case.operands.iter().map(|o| elements(&o.shape)).sum();
-    // Not those without work.
-    all < SMALL && case.operands.iter().any(|o| elements(&o.shape) > 40)
-}
-
 /// The first small cases of an operation.
 fn run_small<O: Conformance>(suite: &Suite) {
-    let left = Cell::new(CASES);
-    let report = suite.run_where::<O>(|case| {
-        let taken = left.get() > 0 && is_small(case);
-        left.set(left.get() - usize::from(taken));
-        taken
-    });
+    let report = suite.run_small::<O>(CASES);
     println!("{report}");
     report.require_pass().unwrap();
 }

@@ -7,24 +7,13 @@
 use std::path::Path;
 use std::process::Command;
 
-use conformance::{Case, Suite, for_each_op};
-use ops::Op;
+use conformance::{Suite, for_each_op};
 
 /// Set in the process that runs the cases.
 const INSIDE: &str = "GLM_TEST_INSIDE_OCLGRIND";
 
-/// Elements that all arguments of a case may have together.
-const SMALL: usize = 6000;
-
 /// Cases per operation.
 const CASES: usize = 6;
-
-fn is_small<O: Op>(case: &Case<O>) -> bool {
-    let elements = |shape: &[usize]| shape.iter().product::<usize>();
-    let all: usize = case.operands.iter().map(|o| elements(&o.shape)).sum();
-    // Not those without work.
-    all < SMALL && case.operands.iter().any(|o| elements(&o.shape) > 40)
-}
 
 #[test]
 fn no_kernel_races_or_leaves_its_memory() {
@@ -34,13 +23,8 @@ fn no_kernel_races_or_leaves_its_memory() {
     let icd = std::env::var("OCLGRIND_ICD")
         .unwrap_or_else(|_| "/usr/lib/oclgrind/liboclgrind-rt-icd.so".into());
     if !Path::new(&icd).exists() {
-        let required = std::env::var("REQUIRE_DEVICE").unwrap_or_default();
-        assert!(
-            !required.split(',').any(|name| name.trim() == "oclgrind"),
-            "REQUIRE_DEVICE names oclgrind: there is no {icd}"
-        );
-        println!("SKIPPED: there is no {icd} (Debian: oclgrind)");
-        return;
+        let why = format!("there is no {icd} (Debian: oclgrind)");
+        return conformance::skip("oclgrind", why);
     }
     let folder = std::env::temp_dir().join(format!("glm-oclgrind-{}", std::process::id()));
     let log = folder.join("log");
@@ -80,12 +64,7 @@ fn run() {
     println!("{}", device.device.info().name);
     macro_rules! each {
         ($($name:ident $op:ident),*) => {$({
-            let left = std::cell::Cell::new(CASES);
-            let report = Suite::new(device.clone()).run_where::<ops::$op>(|case| {
-                let keep = is_small(case) && left.get() > 0;
-                left.set(left.get() - usize::from(keep));
-                keep
-            });
+            let report = Suite::new(device.clone()).run_small::<ops::$op>(CASES);
             println!("{report}");
             report.require_pass().unwrap();
         })*};
