@@ -22,33 +22,7 @@ fn run(lid: u32, group: u32) {
     if group >= p.rows {
         return;
     }
-    let start = p.out_first + group * p.out_stride;
     let sums = p.sum_first + group * p.sum_stride;
-    let source = p.x_first + group * p.x_stride;
-    let rest = p.residual_first + group * p.residual_stride;
-    for (var unit = lid; unit < sum_units(sums, p.dim); unit += WG) {
-        let c = sum_cols(sums, unit);
-        let x = vec2<f32>(x_at(source + c.x), x_at(source + c.y));
-        let r = vec2<f32>(residual_at(rest + c.x), residual_at(rest + c.y));
-        sum_put_unit(sums, p.dim, unit, x + p.alpha * r);
-    }
-    storageBarrier();
-    var total = 0.0;
-    for (var c = lid; c < p.dim; c += WG) {
-        total += sum_at(sums + c);
-    }
-    let mean = sum_all(total, lid) / f32(p.dim);
-    var squares = 0.0;
-    for (var c = lid; c < p.dim; c += WG) {
-        let d = sum_at(sums + c) - mean;
-        squares += d * d;
-    }
-    let scale = 1.0 / sqrt(sum_all(squares, lid) / f32(p.dim) + p.eps);
-    for (var unit = lid; unit < out_units(start, p.dim); unit += WG) {
-        let c = out_cols(start, unit);
-        let x = vec2<f32>(sum_at(sums + c.x), sum_at(sums + c.y));
-        let w = vec2<f32>(weight_at(p.weight_first + c.x), weight_at(p.weight_first + c.y));
-        let b = vec2<f32>(bias_at(p.bias_first + c.x), bias_at(p.bias_first + c.y));
-        out_put_unit(start, p.dim, unit, (x - mean) * scale * w + b);
-    }
+    sum_row(lid, group, sums);
+    layer_row(lid, p.out_first + group * p.out_stride, sums);
 }

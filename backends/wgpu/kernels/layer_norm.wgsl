@@ -12,28 +12,13 @@ struct Params {
     bias_first: u32,
 }
 
+fn value_at(i: u32) -> f32 {
+    return x_at(i);
+}
+
 fn run(lid: u32, group: u32) {
     if group >= p.rows {
         return;
     }
-    let start = p.out_first + group * p.out_stride;
-    let source = p.x_first + group * p.x_stride;
-    var sum = 0.0;
-    for (var c = lid; c < p.dim; c += WG) {
-        sum += x_at(source + c);
-    }
-    let mean = sum_all(sum, lid) / f32(p.dim);
-    var squares = 0.0;
-    for (var c = lid; c < p.dim; c += WG) {
-        let d = x_at(source + c) - mean;
-        squares += d * d;
-    }
-    let scale = 1.0 / sqrt(sum_all(squares, lid) / f32(p.dim) + p.eps);
-    for (var unit = lid; unit < out_units(start, p.dim); unit += WG) {
-        let c = out_cols(start, unit);
-        let x = vec2<f32>(x_at(source + c.x), x_at(source + c.y));
-        let w = vec2<f32>(weight_at(p.weight_first + c.x), weight_at(p.weight_first + c.y));
-        let b = vec2<f32>(bias_at(p.bias_first + c.x), bias_at(p.bias_first + c.y));
-        out_put_unit(start, p.dim, unit, (x - mean) * scale * w + b);
-    }
+    layer_row(lid, p.out_first + group * p.out_stride, p.x_first + group * p.x_stride);
 }

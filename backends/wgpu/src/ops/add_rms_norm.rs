@@ -2,39 +2,18 @@
 
 use std::sync::Arc;
 
-use hal::{Result, View};
 use ops::AddRmsNorm;
 
 use super::norm;
 use crate::gpu::Gpu;
-use crate::kernel::{Kernel, Params, Planned, Program, Text, native, slots};
-use crate::stream::WgpuStream;
+use crate::kernel::Planned;
 
-const BODY: &str = include_str!("../../kernels/add_rms_norm.wgsl");
+const BODY: &str = concat!(
+    include_str!("../../kernels/rms_row.wgsl"),
+    include_str!("../../kernels/sum_row.wgsl"),
+    include_str!("../../kernels/add_rms_norm.wgsl"),
+);
 
 pub(super) fn plan(gpu: &Arc<Gpu>, op: &AddRmsNorm) -> Planned {
-    let Some(slots) = slots(op) else {
-        return Ok(None);
-    };
-    let program = gpu.program(Text::new(gpu, "add_rms_norm", BODY, &slots, &[]))?;
-    native(Native {
-        program,
-        op: op.clone(),
-    })
-}
-
-struct Native {
-    program: Arc<Program>,
-    op: AddRmsNorm,
-}
-
-impl Kernel for Native {
-    fn queue(&self, stream: &mut WgpuStream, args: &[View<'_>], _: &View<'_>) -> Result<()> {
-        let params = Params::new()
-            .word(args[0].dim(0))
-            .word(self.op.dim)
-            .float(self.op.eps)
-            .float(self.op.alpha);
-        norm::queue(stream, &self.program, args, params)
-    }
+    norm::plan(gpu, op, BODY, &[op.eps, op.alpha])
 }
