@@ -128,20 +128,13 @@ impl Matrix {
 
     /// The key; of several, where they differ, each part's own: `layers.3.self_attn.{q_proj,k_proj,v_proj}`.
     fn name(&self) -> String {
-        let split = |key: &'_ String| -> (String, String) {
-            match key.rsplit_once('.') {
-                Some((before, last)) => (before.into(), last.into()),
-                None => (String::new(), key.clone()),
-            }
+        let [first, _, ..] = &self.keys[..] else {
+            return self.keys.concat();
         };
-        match &self.keys[..] {
-            [key] => key.clone(),
-            keys => {
-                let (before, _) = split(&keys[0]);
-                let parts: Vec<String> = keys.iter().map(|key| split(key).1).collect();
-                format!("{before}.{{{}}}", parts.join(","))
-            }
-        }
+        let before = first.rsplit_once('.').map_or("", |(before, _)| before);
+        let last = |key: &String| key.rsplit('.').next().map(str::to_owned);
+        let parts: Vec<String> = self.keys.iter().filter_map(last).collect();
+        format!("{before}.{{{}}}", parts.join(","))
     }
 
     /// Bytes on the device, before a backend's padding.

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::args::{Compare, Global};
 use crate::failure::Failure;
-use crate::{output, replay};
+use crate::{load, output, replay};
 
 /// Differences that are printed; `--json` has all.
 const PRINTED: usize = 20;
@@ -163,16 +163,7 @@ fn share(x: f64) -> String {
 }
 
 fn reports(global: &Global, args: &Compare) -> Result<(), Failure> {
-    let read = |path: &Path| -> hal::Result<Document> {
-        let text = std::fs::read_to_string(path).map_err(|e| {
-            Error::new(
-                ErrorKind::Io,
-                format!("read {}", path.display()),
-                e.to_string(),
-            )
-        })?;
-        Document::read(&text)
-    };
+    let read = |path: &Path| Document::read(&load::text(path)?);
     let (a, b) = (read(&args.a)?, read(&args.b)?);
     let facts = |d: &Document| (d.asked.device.name.clone(), d.asked.device.detail.clone());
     let same = facts(&a) == facts(&b);

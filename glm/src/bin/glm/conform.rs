@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use conformance::report::{Document, Key, Timing, Verdict, difference, now};
 use conformance::runner::{Driver, ProcessWorker, Progress, Worker, serve};
@@ -22,7 +22,7 @@ use serde_json::json;
 
 use crate::args::{Conform, Global};
 use crate::failure::Failure;
-use crate::output;
+use crate::{load, output};
 
 /// Failures that are printed; the report holds all.
 const PRINTED: usize = 20;
@@ -74,7 +74,7 @@ pub(crate) fn run(global: &Global, args: &Conform) -> Result<(), Failure> {
         None => Waivers::default(),
     };
     let key = match &args.sign_key {
-        Some(path) => Some(Key::parse(&read(path)?)?),
+        Some(path) => Some(Key::parse(&load::text(path)?)?),
         None => None,
     };
     let (first, device) = start(global, &selection)?;
@@ -201,9 +201,7 @@ impl Run<'_> {
 fn work(global: &Global, catalogue: &Catalogue) -> Result<(), Failure> {
     // Ctrl-C reaches the whole process group: the driver decides.
     let _ = ctrlc::set_handler(|| {});
-    let options = backends::Options {
-        threads: global.threads,
-    };
+    let options = load::device_options(global);
     let open = || backends::open(&global.device, &options);
     Ok(serve(
         catalogue,
@@ -243,7 +241,7 @@ fn start(global: &Global, selection: &Selection) -> Result<(ProcessWorker, Devic
 
 /// Checks digest and signature, then runs a sample again.
 fn verify(global: &Global, args: &Conform, path: &Path) -> Result<(), Failure> {
-    let document = Document::read(&read(path)?)?;
+    let document = Document::read(&load::text(path)?)?;
     let seed = args.order_seed.unwrap_or_else(clock_seed);
     let names: Vec<&str> = document
         .sample(args.sample.0, seed)
@@ -398,17 +396,6 @@ fn bar(global: &Global, checks: usize, done: usize) -> ProgressBar {
         .with_position(done as u64)
 }
 
-fn read(path: &Path) -> hal::Result<String> {
-    std::fs::read_to_string(path).map_err(|e| {
-        let kind = match e.kind() {
-            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
-            _ => ErrorKind::Io,
-        };
-        Error::new(kind, format!("read {}", path.display()), e.to_string())
-            .next_step("check the path")
-    })
-}
-
 fn create(folder: &Path) -> hal::Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| {
         let doing = format!("create {}", folder.display());
@@ -417,7 +404,7 @@ fn create(folder: &Path) -> hal::Result<()> {
     })
 }
 
+/// Short enough to be typed again.
 fn clock_seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_nanos() as u64 & 0xffff_ffff)
+    load::clock_seed() & 0xffff_ffff
 }

@@ -7,12 +7,10 @@ use serde_json::{Value, json};
 
 use crate::args::Global;
 use crate::failure::Failure;
-use crate::output;
+use crate::{load, output};
 
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
-    let devices = backends::list(&backends::Options {
-        threads: global.threads,
-    });
+    let devices = backends::list(&load::device_options(global));
     let ok = devices.iter().any(|(_, device)| device.is_ok());
     if global.json {
         let devices: Vec<Value> = devices

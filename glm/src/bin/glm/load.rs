@@ -25,10 +25,26 @@ pub(crate) fn context(global: &Global) -> Result<Context, Failure> {
 
 /// Opens `device`.
 pub(crate) fn accelerator(global: &Global, device: &str) -> Result<Accelerator, Failure> {
-    let options = backends::Options {
+    backends::open(device, &device_options(global)).map_err(Failure::device)
+}
+
+/// How devices are opened.
+pub(crate) fn device_options(global: &Global) -> backends::Options {
+    backends::Options {
         threads: global.threads,
-    };
-    backends::open(device, &options).map_err(Failure::device)
+    }
+}
+
+/// A file of text.
+pub(crate) fn text(path: &Path) -> hal::Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let kind = match e.kind() {
+            std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Error::new(kind, format!("read {}", path.display()), e.to_string())
+            .next_step("check the path")
+    })
 }
 
 /// `options` with what `--dtype` says.
@@ -123,7 +139,7 @@ pub(crate) fn params(
 }
 
 /// Sampled answers differ from run to run unless `--seed` is given.
-fn clock_seed() -> u64 {
+pub(crate) fn clock_seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |now| now.as_nanos() as u64)
 }

@@ -4,13 +4,12 @@ use std::io::Write;
 
 use backend_emulator::{Options, Score, mutation_score};
 use conformance::Selection;
-use glm::backends;
 use hal::{Error, ErrorKind};
 use serde::Serialize;
 
 use crate::args::{Conform, Global};
 use crate::failure::Failure;
-use crate::output;
+use crate::{load, output};
 
 #[derive(Serialize)]
 struct Document<'a> {
@@ -21,10 +20,7 @@ struct Document<'a> {
 
 /// Breaks the kernels of the chosen device, which is taken to be right.
 pub(super) fn run(global: &Global, args: &Conform, selection: &Selection) -> Result<(), Failure> {
-    let options = backends::Options {
-        threads: global.threads,
-    };
-    let accelerator = backends::open(&global.device, &options).map_err(Failure::device)?;
+    let accelerator = load::accelerator(global, &global.device)?;
     let score = mutation_score(
         &accelerator,
         &Options {
