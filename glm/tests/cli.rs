@@ -440,22 +440,29 @@ fn devices_lists_the_cpu() {
 }
 
 #[test]
-fn opencl_devices_answer_as_the_cpu_does() {
+fn accelerators_answer_as_the_cpu_does() {
     let document: Value = serde_json::from_slice(&glm(&["devices", "--json"]).stdout).unwrap();
-    let devices = document["devices"].as_array().unwrap();
-    let spec = |device: &Value| device["id"].as_str().unwrap().to_owned();
-    let opencl = devices.iter().filter(|d| spec(d).starts_with("opencl"));
-    let (ok, not): (Vec<_>, Vec<_>) = opencl.partition(|d| d["status"] == "ok");
-    if ok.is_empty() {
-        return conformance::skip("opencl", format!("no OpenCL device: {not:?}"));
-    }
     let ask = ["chat", "-q", "-p", "What is 16 mod 12?", "--seed", "1"];
     let wanted = stdout(&glm(&ask)).to_owned();
-    for device in ok {
-        let device = spec(device);
-        let got = glm(&[&ask[..], &["--device", &device]].concat());
-        assert!(got.status.success(), "{device}: {}", stderr(&got));
-        assert_eq!(stdout(&got), wanted, "{device}");
+    for name in ["opencl", "wgpu"] {
+        let mut ok = Vec::new();
+        for device in document["devices"].as_array().unwrap() {
+            let spec = device["id"].as_str().unwrap();
+            if spec.starts_with(name) && device["status"] == "ok" {
+                ok.push(spec);
+            }
+        }
+        if ok.is_empty() {
+            conformance::skip(
+                name,
+                format!("this build or machine has no device of {name}"),
+            );
+        }
+        for device in ok {
+            let got = glm(&[&ask[..], &["--device", device]].concat());
+            assert!(got.status.success(), "{device}: {}", stderr(&got));
+            assert_eq!(stdout(&got), wanted, "{device}");
+        }
     }
 }
 

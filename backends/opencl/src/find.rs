@@ -25,7 +25,7 @@ pub struct Found {
     pub name: String,
     /// Who made it.
     pub vendor: String,
-    /// The platform, with its version.
+    /// The platform's name and version.
     pub platform: String,
     /// Version of the driver.
     pub driver: String,
@@ -143,7 +143,11 @@ fn describe(spec: String, platform: &Platform, device: Device) -> Result<Found> 
         spec,
         name: text(device.name().map_err(ask)?),
         vendor: text(device.vendor().map_err(ask)?),
-        platform: text(platform.version().map_err(ask)?),
+        platform: format!(
+            "{} {}",
+            text(platform.name().map_err(ask)?),
+            text(platform.version().map_err(ask)?)
+        ),
         driver: text(device.driver_version().map_err(ask)?),
         language,
         limits,

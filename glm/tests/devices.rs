@@ -1,0 +1,106 @@
+//! The demo model on every accelerator of this machine: the answers of the CPU, and its logits but for roundings.
+
+use std::ops::ControlFlow;
+
+use glm::backends;
+use glm::demo;
+use glm::engine::GenerationParams;
+use glm::model::{Chunk, Options, Rows};
+use glm::prompt::{ChatOptions, Message};
+use hal::{DType, WeightFormat};
+use ops::Context;
+
+fn open(device: &str) -> hal::Result<Context> {
+    backends::open(device, &backends::Options::default()).map(Context::new)
+}
+
+/// Shapes that the portable kernels meet on GPUs: waves of 32 and of 64.
+#[cfg(feature = "emulator")]
+const EMULATED: &[&str] = &[
+    "emulator:simt,wave32,wg256,local48k",
+    "emulator:simt,wave64,wg256,local64k",
+];
+#[cfg(not(feature = "emulator"))]
+const EMULATED: &[&str] = &[];
+
+/// Runs `test` on every accelerator; each back end that has none says so on stdout.
+fn each_accelerator(test: impl Fn(&str, &Context)) {
+    let found = backends::list(&backends::Options::default());
+    let emulated = EMULATED.iter().map(|spec| (spec.to_string(), open(spec)));
+    let all = found
+        .into_iter()
+        .filter(|(spec, _)| spec != "cpu" && spec != "emulator")
+        .map(|(spec, found)| (spec, found.map(Context::new)))
+        .chain(emulated);
+    for (spec, context) in all {
+        let name = match spec.split_once(':') {
+            Some(("emulator", _)) => "simt",
+            Some((name, _)) => name,
+            None => &spec,
+        };
+        match context {
+            Ok(context) => test(&spec, &context),
+            Err(e) => conformance::skip(name, e),
+        }
+    }
+}
+
+/// The answer to a question, and the logits after it was asked.
+fn answer(context: &Context, weights: Option<WeightFormat>, question: &str) -> (String, Vec<f32>) {
+    let options = Options {
+        dtype: Some(DType::F32),
+        weights,
+        context: Some(128),
+        ..Options::default()
+    };
+    let source = demo::folder_files();
+    let engine = source.load(context, &options, |_, _| {}).unwrap();
+    let form = source.chat_form(engine.tokenizer()).unwrap();
+    let chat = ChatOptions {
+        add_generation_prompt: true,
+        ..ChatOptions::default()
+    };
+    let messages = [Message::new("user", question)];
+    let prompt = form.encode(engine.tokenizer(), &messages, &chat);
+    let ids = prompt.unwrap().ids;
+    let params = GenerationParams::from(&source.generation_config().unwrap());
+    let mut session = engine.session().unwrap();
+    let result = session.generate(&ids, &params, |_| ControlFlow::Continue(()));
+    let text = result.unwrap().text;
+    drop(session);
+    let mut model = engine.model();
+    let mut sequence = model.sequence();
+    let chunk = Chunk {
+        sequence: &mut sequence,
+        ids: &ids,
+        positions: None,
+    };
+    model.forward(&mut [chunk], Rows::Last).unwrap();
+    let logits = model.read_logits().unwrap();
+    (text, logits.to_vec())
+}
+
+#[test]
+fn answers_as_on_the_cpu() {
+    let cpu = open("cpu").unwrap();
+    let question = "What is 16 mod 12?";
+    let formats = [None, Some(WeightFormat::Int4Group(32))];
+    let wanted = formats.map(|weights| answer(&cpu, weights, question));
+    assert_ne!(
+        wanted[0].1, wanted[1].1,
+        "the weights' format made no difference"
+    );
+    each_accelerator(|spec, context| {
+        for (weights, (wanted, reference)) in formats.iter().zip(&wanted) {
+            let (text, logits) = answer(context, *weights, question);
+            assert_eq!(text, *wanted, "{spec} {weights:?}");
+            let gaps = logits.iter().zip(reference).map(|(a, b)| (a - b).abs());
+            let gap = gaps.fold(0.0, f32::max);
+            println!("{spec} {weights:?}: {text:?}, logits within {gap:e}");
+            assert!(gap <= 2e-3, "{spec} {weights:?}: {gap}");
+        }
+        for ((op, how), _) in context.counts() {
+            assert_eq!(how, "native", "{spec}: {op}");
+        }
+    });
+}
