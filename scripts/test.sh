@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# All tests, those of OpenCL and Vulkan on software drivers: installs the drivers on Debian and Ubuntu where it is root,
+# else says how. Arguments go to `cargo test`.
+#
+# DRIVERS=all fetches two more, Intel's OpenCL runtime and SwiftShader, into target/drivers, and fails where a driver is
+# missing although it is root and the package servers answer.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+folder=$PWD/target/drivers
+mkdir -p "$folder"
+
+say() { printf '%s\n' "$*" >&2; }
+
+installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+
+# One at a time: a release that lacks one package still gets the others.
+install_packages() {
+    local missing=() package
+    for package in ocl-icd-libopencl1 pocl-opencl-icd oclgrind libvulkan1 mesa-vulkan-drivers; do
+        installed "$package" || missing+=("$package")
+    done
+    [ "${#missing[@]}" -gt 0 ] || [ "${DRIVERS:-}" = all ] || return 0
+    if [ "$(id -u)" -ne 0 ]; then
+        [ "${#missing[@]}" -eq 0 ] && return 0
+        say "Drivers for more tests: sudo apt-get install -y --no-install-recommends ${missing[*]}"
+        excuse="not root"
+        return 0
+    fi
+    apt-get update -qq -o APT::Update::Error-Mode=any >&2 ||
+        { excuse="the package servers do not answer"; say "SKIPPED: $excuse"; return 0; }
+    [ "${#missing[@]}" -eq 0 ] || say "Installing ${missing[*]}"
+    for package in "${missing[@]}"; do
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >"$folder/apt.log" 2>&1 ||
+            say "SKIPPED: apt-get install $package failed: $(tail -n 1 "$folder/apt.log")"
+    done
+}
+
+# Intel's runtime has f16, sub-groups of 16 and integer dot products, which PoCL may lack.
+fetch_intel() {
+    local lib=$folder/intel
+    if [ ! -e "$lib/libintelocl.so" ]; then
+        say "Fetching Intel's OpenCL runtime (280 MB)"
+        rm -rf "$folder/wheels" && mkdir -p "$folder/wheels" "$lib"
+        python3 -m pip download -q --disable-pip-version-check -d "$folder/wheels" intel-opencl-rt intel-cmplr-lib-rt >&2 ||
+            { say "SKIPPED: Intel's runtime: pip download failed"; return 0; }
+        local wheel
+        for wheel in "$folder"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$folder/wheels/open"; done
+        # Its own loader of drivers stays behind: the system's is used.
+        rm -f "$folder"/wheels/open/*/data/lib/libOpenCL*
+        mv -t "$lib" "$folder"/wheels/open/*.data/data/lib/*
+        rm -rf "$folder/wheels"
+    fi
+    mkdir -p "$folder/vendors"
+    cp /etc/OpenCL/vendors/*.icd "$folder/vendors" 2>/dev/null || true
+    echo "$lib/libintelocl.so" >"$folder/vendors/intel.icd"
+    export OCL_ICD_VENDORS=$folder/vendors LD_LIBRARY_PATH=$lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+}
+
+# SwiftShader has sub-groups of 4 and flushes denormals. It comes inside Debian's Chromium, of which nothing else is used.
+fetch_swiftshader() {
+    local library=$folder/swiftshader/libvk_swiftshader.so
+    if [ ! -e "$library" ]; then
+        say "Fetching SwiftShader (30 MB)"
+        mkdir -p "$folder/swiftshader"
+        (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root chromium-common >&2 && dpkg-deb --fsys-tarfile chromium-common_*.deb |
+            tar -x -C swiftshader --strip-components=4 ./usr/lib/chromium/libvk_swiftshader.so) ||
+            { say "SKIPPED: SwiftShader: no package chromium-common with it here"; return 0; }
+        rm -f "$folder"/chromium-common_*.deb
+    fi
+    printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$library" \
+        >"$folder/swiftshader/icd.json"
+    export VK_ADD_DRIVER_FILES=$folder/swiftshader/icd.json
+}
+
+# Why drivers may be missing.
+excuse=
+if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
+    install_packages
+    if [ "${DRIVERS:-}" = all ]; then
+        fetch_intel
+        fetch_swiftshader
+    fi
+else
+    say "Not Debian or Ubuntu: the tests use the OpenCL and Vulkan drivers that are here."
+fi
+# Software drivers write here.
+export POCL_CACHE_DIR=$folder/pocl XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$folder}
+
+# What is installed must work. What is not is skipped, with its reason.
+there() { installed "$1" && printf '%s,' "$2" || true; }
+required=${REQUIRE_DEVICE:-}
+if [ -z "$required" ] && command -v dpkg-query >/dev/null; then
+    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt)
+fi
+export REQUIRE_DEVICE=${required%,}
+say "Devices that must be tested: ${REQUIRE_DEVICE:-none}"
+
+if [ "${DRIVERS:-}" = all ]; then
+    devices=$(cargo run -q -p glm --features wgpu -- devices)
+    say "$devices"
+    for name in 'Portable Computing Language' 'Intel(R) OpenCL' llvmpipe SwiftShader; do
+        grep -qF "$name" <<<"$devices" && continue
+        say "NOT TESTED: there is no device of $name${excuse:+: $excuse}"
+        [ -n "$excuse" ] || exit 1
+    done
+fi
+exec cargo test --workspace --features glm/wgpu "$@"
