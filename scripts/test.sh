@@ -83,6 +83,9 @@ if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
 else
     say "Not Debian or Ubuntu: the tests use the OpenCL and Vulkan drivers that are here."
 fi
+if installed oclgrind; then
+    OCLGRIND_ICD=$(dpkg-query -L oclgrind | grep -m 1 'rt-icd\.so$') && export OCLGRIND_ICD
+fi
 # Software drivers write here.
 export POCL_CACHE_DIR=$folder/pocl XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$folder}
 
