@@ -57,6 +57,24 @@ fn two_devices_run_at_once() {
     });
 }
 
+/// Waves of other sizes, on a few small cases of each operation.
+#[test]
+fn waves_of_8_and_16() {
+    for spec in [
+        "emulator:simt,wave8,wg64,local16k",
+        "emulator:simt,wave16,wg128,local32k",
+    ] {
+        let Some(accelerator) = open(spec) else {
+            return;
+        };
+        let suite = Suite::new(accelerator);
+        macro_rules! run {
+            ($($name:ident $op:ident),*) => {{ $(run_small::<ops::$op>(&suite);)* }};
+        }
+        for_each_op!(run);
+    }
+}
+
 /// Set in the process that runs with the sanitizer.
 const INSIDE: &str = "GLM_TEST_INSIDE_SANITIZER";
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hal::View;
 use ops::StridedCopy;
 
 use crate::device::Chip;
@@ -20,11 +21,25 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &StridedCopy) -> Plan
         _ => return Ok(None),
     };
     let group = chip.group(ELEMENTS);
-    let kernel = chip.kernel(&SOURCE, "copy", group, &defines!["UNIT": unit])?;
+    let defines = defines!["UNIT": unit];
+    let strided = chip.kernel(&SOURCE, "copy", group, &defines)?;
+    let words = chip.kernel(&SOURCE, "copy_words", group, &defines)?;
     native(chip, move |queue, args| {
         let [out, x] = args else {
             unreachable!("counted by check_args")
         };
+        let in_words = |view: &View<'_>| {
+            view.is_contiguous() && view.offset_bytes() % 4 == 0 && view.bytes() % 4 == 0
+        };
+        if in_words(out) && in_words(x) {
+            let n = out.bytes() / 4;
+            return queue
+                .call()
+                .view(out)
+                .view(x)
+                .long(n)
+                .run(&words, [groups(n, group), 1, 1]);
+        }
         queue
             .call()
             .view(out)
@@ -32,6 +47,6 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &StridedCopy) -> Plan
             .shape4(out)
             .strides4(out)
             .strides4(x)
-            .run(&kernel, [groups(out.len(), group), 1, 1])
+            .run(&strided, [groups(out.len(), group), 1, 1])
     })
 }
