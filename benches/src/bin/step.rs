@@ -4,20 +4,17 @@
 //! one needs. Writes a checkpoint of the shape of GLM-Edge-1.5B (3.2 GB of bf16) into a temporary folder and loads it
 //! by the normal path.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use backend_cpu::Options as CpuOptions;
-use benches::{Limit, Limits};
+use benches::{Limit, Limits, RandomModel, decode_bytes, matrix_parameters};
 use glm::architecture::Architecture;
 use glm::checkpoint::Checkpoint;
 use glm::model::{Chunk, Model, Options, Rows};
-use hal::{DType, Error, ErrorKind, Result, WeightFormat};
+use hal::{DType, Error, Result, WeightFormat};
 use ops::Context;
-use serde_json::{Map, Value, json};
 
 const PROMPT: usize = 512;
 const DECODED: usize = 64;
@@ -28,14 +25,8 @@ fn main() -> Result<()> {
         .into_iter()
         .find(|format| format.to_string() == name);
     let format = format.ok_or_else(|| Error::invalid("choose a format", name))?;
-    let folder = std::env::temp_dir().join(format!("glm-step-{}", std::process::id()));
-    let io = |e: std::io::Error| Error::new(ErrorKind::Io, "write a random model", e.to_string());
-    std::fs::create_dir_all(&folder).map_err(io)?;
-    let result = write_model(&folder)
-        .map_err(io)
-        .and_then(|()| measure(&folder, format));
-    std::fs::remove_dir_all(&folder).map_err(io)?;
-    result
+    let model = RandomModel::new(28)?;
+    measure(model.folder(), format)
 }
 
 fn measure(folder: &Path, format: WeightFormat) -> Result<()> {
@@ -96,12 +87,7 @@ fn measure(folder: &Path, format: WeightFormat) -> Result<()> {
 
     let layers = matrix_parameters(&architecture);
     let head = architecture.vocab * architecture.hidden;
-    let row = layers as f64 / architecture.hidden as f64;
-    let bytes_per_weight =
-        format.row_bytes(architecture.hidden) as f64 / architecture.hidden as f64;
-    let (scales, scale) = format.row_scales(architecture.hidden);
-    let scale_bytes = row * (scales * scale.bytes()) as f64;
-    let decode_bytes = layers as f64 * bytes_per_weight + scale_bytes + 2.0 * head as f64;
+    let decode_bytes = decode_bytes(&architecture, format) as f64;
     let prefill_flops = 2.0 * (layers * PROMPT + head) as f64;
     let gib = |bytes: usize| format!("{:.2} GiB", bytes as f64 / (1u64 << 30) as f64);
     println!(
@@ -117,12 +103,6 @@ fn measure(folder: &Path, format: WeightFormat) -> Result<()> {
         read / 1e9,
     );
     Ok(())
-}
-
-/// Multiply-adds per token in the layers.
-fn matrix_parameters(a: &Architecture) -> usize {
-    let per_layer = a.qkv_rows() + a.heads * a.head_dim + a.up_rows() + a.ffn;
-    a.layers * per_layer * a.hidden
 }
 
 /// Runs `f`, and the most anonymous memory (file pages not counted) that the process had meanwhile.
@@ -146,79 +126,4 @@ fn anonymous_bytes() -> usize {
     let line = status.lines().find(|line| line.starts_with("RssAnon:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok());
     kib.unwrap_or(0) << 10
-}
-
-/// A checkpoint of the shape of GLM-Edge-1.5B with small random bf16 weights.
-fn write_model(folder: &Path) -> std::io::Result<()> {
-    let (layers, hidden, heads, kv_heads, head_dim, ffn, vocab) =
-        (28, 2048, 16, 4, 128, 6144, 59264);
-    let config = json!({
-        "model_type": "glm", "num_hidden_layers": layers, "hidden_size": hidden,
-        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim,
-        "intermediate_size": ffn, "vocab_size": vocab, "max_position_embeddings": 8192,
-        "partial_rotary_factor": 1.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
-        "attention_bias": false, "torch_dtype": "bfloat16",
-    });
-    std::fs::write(folder.join("config.json"), config.to_string())?;
-    let mut tensors: Vec<(String, Vec<usize>)> =
-        vec![("model.embed_tokens".into(), vec![vocab, hidden])];
-    for i in 0..layers {
-        let mut add = |name: &str, shape: Vec<usize>| {
-            tensors.push((format!("model.layers.{i}.{name}"), shape))
-        };
-        add("input_layernorm", vec![hidden]);
-        add("self_attn.q_proj", vec![heads * head_dim, hidden]);
-        add("self_attn.k_proj", vec![kv_heads * head_dim, hidden]);
-        add("self_attn.v_proj", vec![kv_heads * head_dim, hidden]);
-        add("self_attn.o_proj", vec![hidden, heads * head_dim]);
-        add("post_attention_layernorm", vec![hidden]);
-        add("mlp.gate_up_proj", vec![2 * ffn, hidden]);
-        add("mlp.down_proj", vec![hidden, ffn]);
-    }
-    tensors.push(("model.norm".into(), vec![hidden]));
-
-    let mut header = Map::new();
-    let mut at = 0usize;
-    for (name, shape) in &tensors {
-        let end = at + 2 * shape.iter().product::<usize>();
-        let entry = json!({ "dtype": "BF16", "shape": shape, "data_offsets": [at, end] });
-        header.insert(format!("{name}.weight"), entry);
-        at = end;
-    }
-    let mut header = Value::Object(header).to_string();
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
-    let mut out = BufWriter::new(File::create(folder.join("model.safetensors"))?);
-    out.write_all(&(header.len() as u64).to_le_bytes())?;
-    out.write_all(header.as_bytes())?;
-    // Signs and mantissas are random; magnitudes between 2^-6 and 2^-5.
-    let random: Vec<u8> = (0..1u64 << 14)
-        .flat_map(|i| ops::philox(1, i))
-        .flat_map(|x| {
-            [
-                (x as u16 & 0x807f) | 0x3c80,
-                ((x >> 16) as u16 & 0x807f) | 0x3c80,
-            ]
-        })
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    let ones: Vec<u8> = [0x3f80u16; 2048]
-        .into_iter()
-        .flat_map(u16::to_le_bytes)
-        .collect();
-    for (name, shape) in &tensors {
-        let pattern = if name.contains("norm") {
-            &ones
-        } else {
-            &random
-        };
-        let mut left = 2 * shape.iter().product::<usize>();
-        while left > 0 {
-            let n = left.min(pattern.len());
-            out.write_all(&pattern[..n])?;
-            left -= n;
-        }
-    }
-    out.flush()
 }
