@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backend_simt::{Argument, Facts, Limits, SimtDriver, Source, cache_folder};
+use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source, cache_folder};
 use hal::{DType, Error, ErrorKind, Numerics, Result};
 use libloading::Library;
 use ops::Accelerator;
@@ -340,16 +340,18 @@ impl SimtDriver for HostDriver {
         source: &Source,
         defines: &[(&str, String)],
         _: Option<&[u8]>,
-    ) -> Result<Program> {
+    ) -> Result<Compiled<Program>> {
         let mut text = String::new();
         for (name, value) in defines {
             text.push_str(&format!("#define {name} {value}\n"));
         }
         text.push_str(SHIM[0]);
         text.push_str(source.text);
-        Ok(Program {
-            name: source.name,
-            text,
+        let name = source.name;
+        Ok(Compiled {
+            program: Program { name, text },
+            // Only when a kernel of it is asked for.
+            fresh: false,
         })
     }
 
@@ -510,7 +512,7 @@ mod tests {
         if driver.limits.wave > 1 {
             defines.push(("WAVE", driver.limits.wave.to_string()));
         }
-        let program = driver.compile(&source, &defines, None)?;
+        let program = driver.compile(&source, &defines, None)?.program;
         let kernel = driver.kernel(&program, "toy", 64)?;
         let memory = driver.alloc(256)?;
         driver.upload(&mut (), &memory, 0, &[0; 256])?;

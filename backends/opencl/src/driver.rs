@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backend_simt::{Argument, Facts, Limits, SimtDriver, Source};
+use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source};
 use hal::{DType, Error, ErrorKind, Result};
 use opencl3::command_queue::{CL_QUEUE_PROFILING_ENABLE, CommandQueue, enqueue_write_buffer};
 use opencl3::context::Context;
@@ -235,17 +235,22 @@ impl SimtDriver for OpenCl {
         source: &Source,
         defines: &[(&str, String)],
         binary: Option<&[u8]>,
-    ) -> Result<Arc<Program>> {
+    ) -> Result<Compiled<Arc<Program>>> {
         self.alive("compile a kernel")?;
         let mut options = self.options.clone();
         for (name, value) in defines {
             options.push_str(&format!(" -D {name}={value}"));
         }
         let loaded = binary.and_then(|binary| self.load(binary, &options));
-        match loaded {
-            Some(program) => Ok(Arc::new(program)),
-            None => Ok(Arc::new(self.build(source, &options)?)),
-        }
+        let fresh = loaded.is_none();
+        let program = match loaded {
+            Some(program) => program,
+            None => self.build(source, &options)?,
+        };
+        Ok(Compiled {
+            program: Arc::new(program),
+            fresh,
+        })
     }
 
     fn binary(&self, program: &Arc<Program>) -> Option<Vec<u8>> {
@@ -450,13 +455,17 @@ mod tests {
     fn binaries_load_and_others_are_ignored() {
         let Some(device) = device() else { return };
         let defines = [("VALUE", String::from("7"))];
-        let program = device.compile(&GOOD, &defines, None).unwrap();
+        let compiled = device.compile(&GOOD, &defines, None).unwrap();
+        assert!(compiled.fresh);
+        let program = compiled.program;
         let Some(binary) = device.binary(&program) else {
             return println!("SKIPPED: the driver gives no binaries");
         };
         let damaged = vec![0x5a; binary.len()];
-        for kept in [&binary[..], &damaged] {
-            let program = device.compile(&GOOD, &defines, Some(kept)).unwrap();
+        for (kept, fresh) in [(&binary[..], false), (&damaged, true)] {
+            let compiled = device.compile(&GOOD, &defines, Some(kept)).unwrap();
+            assert_eq!(compiled.fresh, fresh);
+            let program = compiled.program;
             let kernel = device.kernel(&program, "good", 1).unwrap();
             let mut queue = device.queue().unwrap();
             let memory = device.alloc(8).unwrap();

@@ -55,6 +55,15 @@ pub struct Source {
     pub text: &'static str,
 }
 
+/// What [`SimtDriver::compile`] gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compiled<P> {
+    /// The program.
+    pub program: P,
+    /// Whether the compiler ran: there was no binary, or the runtime refused it.
+    pub fresh: bool,
+}
+
 /// One argument of a kernel.
 #[derive(Debug)]
 pub enum Argument<'a, M> {
@@ -99,7 +108,7 @@ pub trait SimtDriver: Send + Sync + Debug + Sized + 'static {
     fn alloc(&self, bytes: usize) -> Result<Self::Memory>;
 
     /// Compiles `source` with these macros defined, in this order. `binary` is what [`Self::binary`] gave for the same
-    /// text, macros and fingerprint; one that does not load is ignored.
+    /// text, macros and fingerprint; one that does not load is ignored, and the result says so.
     ///
     /// # Errors
     /// `CompileFailed` with the compiler's log.
@@ -108,7 +117,7 @@ pub trait SimtDriver: Send + Sync + Debug + Sized + 'static {
         source: &Source,
         defines: &[(&str, String)],
         binary: Option<&[u8]>,
-    ) -> Result<Self::Program>;
+    ) -> Result<Compiled<Self::Program>>;
 
     /// The program in the device's own form, to be kept on disk; `None` when the runtime does not give it.
     fn binary(&self, _program: &Self::Program) -> Option<Vec<u8>> {

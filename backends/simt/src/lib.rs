@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use ::ops::Accelerator;
 
-pub use driver::{Argument, Arguments, Facts, Limits, MAX_ARGUMENTS, SimtDriver, Source};
+pub use driver::{Argument, Arguments, Compiled, Facts, Limits, MAX_ARGUMENTS, SimtDriver, Source};
 pub use program::cache_folder;
 
 /// An accelerator with every operation over `driver`.

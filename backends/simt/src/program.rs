@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hal::Result;
 use sha2::{Digest, Sha256};
 
-use crate::driver::{SimtDriver, Source};
+use crate::driver::{Compiled, SimtDriver, Source};
 
 /// Bytes of the checksum before a kept binary.
 const SUM_BYTES: usize = 32;
@@ -56,8 +56,9 @@ impl<D: SimtDriver> Programs<D> {
         }
         let place = self.place(driver, source, &key.1);
         let kept = place.as_deref().and_then(read);
-        let program = driver.compile(source, &key.1, kept.as_deref())?;
-        if kept.is_none()
+        let Compiled { program, fresh } = driver.compile(source, &key.1, kept.as_deref())?;
+        // Also in the place of a binary that the runtime refused.
+        if fresh
             && let Some(place) = place
             && let Some(binary) = driver.binary(&program)
         {
@@ -131,6 +132,9 @@ mod tests {
     use super::*;
     use crate::driver::{Argument, Facts, Limits};
 
+    /// What a binary begins with that does not load, though it is whole.
+    const REFUSED: &[u8] = b"of another driver";
+
     /// Compiles anything to its definitions, and counts.
     #[derive(Debug)]
     struct Paper {
@@ -196,13 +200,19 @@ mod tests {
             source: &Source,
             defines: &[(&str, String)],
             binary: Option<&[u8]>,
-        ) -> Result<Vec<u8>> {
-            if let Some(binary) = binary {
+        ) -> Result<Compiled<Vec<u8>>> {
+            if let Some(binary) = binary
+                && !binary.starts_with(REFUSED)
+            {
                 self.loaded.fetch_add(1, Ordering::SeqCst);
-                return Ok(binary.to_vec());
+                let program = binary.to_vec();
+                let fresh = false;
+                return Ok(Compiled { program, fresh });
             }
             self.compiled.fetch_add(1, Ordering::SeqCst);
-            Ok(format!("{} {defines:?}", source.name).into_bytes())
+            let program = format!("{} {defines:?}", source.name).into_bytes();
+            let fresh = true;
+            Ok(Compiled { program, fresh })
         }
         fn binary(&self, program: &Vec<u8>) -> Option<Vec<u8>> {
             Some(program.clone())
@@ -313,6 +323,22 @@ mod tests {
             folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();
             assert_eq!(paper.counts(), (1, 0));
             assert_eq!(std::fs::read(&file).unwrap(), whole, "and kept again");
+        }
+    }
+
+    #[test]
+    fn a_binary_that_the_driver_refuses_is_replaced() {
+        let folder = Folder::new("refused");
+        let paper = Paper::new("a");
+        folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();
+        let file = folder.files().remove(0);
+        let good = std::fs::read(&file).unwrap();
+        write(&file, REFUSED).unwrap();
+        for counts in [(1, 0), (0, 1)] {
+            let paper = Paper::new("a");
+            folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();
+            assert_eq!(paper.counts(), counts);
+            assert_eq!(std::fs::read(&file).unwrap(), good);
         }
     }
 
