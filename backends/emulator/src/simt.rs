@@ -35,12 +35,13 @@ pub(crate) struct Shape {
     wave: usize,
     max_group: usize,
     local_bytes: usize,
+    units: usize,
     sanitized: bool,
 }
 
 impl Shape {
     /// The words, for messages.
-    pub(crate) const WORDS: &str = "waveN, wgN, localNk, asan";
+    pub(crate) const WORDS: &str = "waveN, wgN, localNk, unitsN, asan";
 
     /// Reads the words after `simt`.
     ///
@@ -51,6 +52,7 @@ impl Shape {
             wave: 1,
             max_group: 256,
             local_bytes: 48 << 10,
+            units: 1,
             sanitized: false,
         };
         for word in words {
@@ -69,6 +71,8 @@ impl Shape {
                 shape.max_group = n;
             } else if let Some(n) = number("local", "k").filter(|n| (1..=1024).contains(n)) {
                 shape.local_bytes = n << 10;
+            } else if let Some(n) = number("units", "").filter(|n| (1..=1024).contains(n)) {
+                shape.units = n;
             } else {
                 let why = format!("'{word}' is no word of a device that runs portable kernels");
                 let next = format!("words after simt: {} (powers of two)", Self::WORDS);
@@ -238,7 +242,7 @@ impl HostDriver {
                 max_alloc_bytes: isize::MAX as usize / 2,
                 memory_bytes: isize::MAX as usize / 2,
                 wave: shape.wave,
-                parallelism: 1,
+                parallelism: shape.units,
                 wide_items: false,
             },
             compiler,

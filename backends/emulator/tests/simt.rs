@@ -4,8 +4,9 @@
 
 use std::process::Command;
 
-use conformance::{Conformance, Suite, for_each_op};
-use ops::Accelerator;
+use conformance::{Case, Conformance, Suite, for_each_op};
+use ops::reference::Tensor;
+use ops::{Accelerator, Attention};
 
 /// Devices like those of NVIDIA, of AMD and Hygon, and a small one without waves.
 const SPECS: [&str; 3] = [
@@ -39,6 +40,31 @@ macro_rules! one_test_per_op {
     };
 }
 for_each_op!(one_test_per_op);
+
+/// A device of one unit gives a tile's cache to one group, a device of many to several: no bit may tell.
+#[test]
+fn attention_does_not_depend_on_who_merges() {
+    let words = "wave32,wg64,local48k";
+    let Some(one) = open(&format!("emulator:simt,{words}")) else {
+        return;
+    };
+    let many = open(&format!("emulator:simt,{words},units64")).unwrap();
+    let (one, many) = (Suite::new(one), Suite::new(many));
+    let is_long = |case: &Case<Attention>| {
+        let table = &case.operands[4].shape;
+        table[1] * case.op.page_size > 600
+    };
+    let mut shared = 0;
+    for case in Attention::cases().into_iter().filter(is_long).take(12) {
+        let shapes: Vec<&[usize]> = case.operands.iter().map(|o| &o.shape[..]).collect();
+        let plan = many.context().plan(case.op.clone()).unwrap();
+        shared += usize::from(plan.workspace_bytes(&shapes) > 0);
+        let [a, b] = [&one, &many].map(|suite| suite.outputs(&case).unwrap().swap_remove(0));
+        let bits = |t: Tensor| t.data.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(a), bits(b), "{}", case.id());
+    }
+    assert!(shared >= 10, "{shared}");
+}
 
 /// Two kernels of one text are one library: threads that launch them take turns.
 #[test]

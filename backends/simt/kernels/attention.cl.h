@@ -4,15 +4,32 @@
 // that share the key-value head, so that a decoding step with grouped heads reads the cache once. Keys and values pass
 // through local memory BC slots at a time; the softmax runs along (online). HD is head_dim rounded up.
 //
+// A cache of more than PART slots is taken in parts, each with its own maximum, sum and values. The groups of one tile
+// share the parts and leave them in `space`, where `attention_merge` finds them; a group alone merges its own. Both
+// merge in the order of the parts, by the same arithmetic: how many groups there are changes no bit.
+//
 // Tokens before the first and after the last sequence are handled as sequences without slots: their rows are zeros.
 
 #define EACH (BR * HD / GROUP)
 #define WIDE (HD + 1)
 
-KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start), IN(kv_len), IN(prefix), int tokens,
-                 int heads, int kv_heads, int head_dim, i64 pages, i64 page_size, int sequences, i64 max_pages,
-                 i64 out_token, i64 out_head, i64 q_token, i64 q_head, float scale, int mask) {
+// Of a part whose largest score is `most`: its weight among parts of which the largest is `top`.
+FN float part_weight(float most, float top) { return most == NEG_INF ? 0.0f : EXP(most - top); }
+
+// Rows of a cache, from the elements `from` on, to local memory; zeros for those that are -1, and beyond head_dim.
+FN void load_rows(LOCAL_PTR float *cached, GLOBAL const uchar *pages, LOCAL_PTR const i64 *from, int head_dim) {
+    for (int e = ITEM; e < BC * HD; e += GROUP) {
+        const int j = e / HD, d = e % HD;
+        cached[j * WIDE + d] = from[j] >= 0 && d < head_dim ? LOAD(Y, pages, from[j] + d) : 0.0f;
+    }
+}
+
+// `groups` share the parts of a tile; `space`, in units of 4 bytes: the number of parts of each row; maximum and sum of each row's parts; their values.
+KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start), IN(kv_len), IN(prefix),
+                 int tokens, int heads, int kv_heads, int head_dim, i64 pages, i64 page_size, int sequences,
+                 i64 max_pages, i64 parts, int groups, i64 out_token, i64 out_head, i64 q_token, i64 q_head, float scale, int mask) {
     BIND_OUT(out);
+    BIND_OUT(space);
     BIND_IN(q);
     BIND_IN(k_pages);
     BIND_IN(v_pages);
@@ -24,7 +41,10 @@ KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_star
     LOCAL float cached[BC * WIDE];
     LOCAL float scores[BR * BC];
     LOCAL float most[BR], total[BR], shrink[BR];
-    const int item = ITEM, g = GROUP_Y, share = heads / kv_heads;
+    // Of the parts merged so far.
+    LOCAL float all_most[BR], all_total[BR];
+    LOCAL i64 from[BC];
+    const int item = ITEM, g = GROUP_Y, share = heads / kv_heads, alone = groups == 1;
     // Which sequence this group's rows are of: one work-item looks, all read. Starts come from memory: they are kept
     // ascending and within the tokens.
     LOCAL int found[3];
@@ -61,6 +81,8 @@ KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_star
     const i64 last = origin + (first_row + rows - 1) / share + 1;
     i64 limit = mask == 2 ? slots : last > shared ? last : shared;
     limit = rows <= 0 || limit < 0 ? 0 : min_long(limit, slots);
+    const i64 count = (limit + PART - 1) / PART, all_rows = (i64)tokens * heads;
+    GLOBAL float *ends = (GLOBAL float *)space + all_rows, *values = ends + 2 * all_rows * parts;
 
     for (int e = item; e < BR * HD; e += GROUP) {
         const int r = e / HD, d = e % HD;
@@ -68,81 +90,126 @@ KERNEL attention(OUT(out), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_star
         queries[e] = r < rows && d < head_dim ? LOAD(X, q, t * q_token + h * q_head + d) : 0.0f;
     }
     for (int r = item; r < BR; r += GROUP) {
-        most[r] = NEG_INF;
-        total[r] = 0.0f;
+        all_most[r] = NEG_INF;
+        all_total[r] = 0.0f;
+        const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
+        if (!alone && GROUP_Z == 0 && r < rows) ((GLOBAL int *)space)[t * heads + h] = (int)count;
     }
-    float sum[EACH];
-    for (int e = 0; e < EACH; e++) sum[e] = 0.0f;
+    float sum[EACH], all_sum[EACH];
+    for (int e = 0; e < EACH; e++) all_sum[e] = 0.0f;
     BARRIER;
-    for (i64 from = 0; from < limit; from += BC) {
-        for (int e = item; e < BC * HD; e += GROUP) {
-            const int j = e / HD, d = e % HD;
-            float x = 0.0f;
-            if (from + j < limit && d < head_dim) {
-                i64 page = INTS(table)[sequence * max_pages + (from + j) / page_size];
+    for (i64 part = GROUP_Z; part < count; part += groups) {
+        const i64 part_end = min_long(limit, (part + 1) * PART);
+        for (int r = item; r < BR; r += GROUP) {
+            most[r] = NEG_INF;
+            total[r] = 0.0f;
+        }
+        for (int e = 0; e < EACH; e++) sum[e] = 0.0f;
+        for (i64 block = part * PART; block < part_end; block += BC) {
+            for (int j = item; j < BC; j += GROUP) {
+                const i64 slot = block + j;
+                i64 page = slot < part_end ? INTS(table)[sequence * max_pages + slot / page_size] : 0;
                 page = page < 0 ? 0 : min_long(page, pages - 1);
-                x = LOAD(Y, k_pages, ((page * kv_heads + g) * page_size + (from + j) % page_size) * head_dim + d);
+                from[j] = slot < part_end ? ((page * kv_heads + g) * page_size + slot % page_size) * head_dim : -1;
             }
-            cached[j * WIDE + d] = x;
-        }
-        BARRIER;
-        for (int e = item; e < BR * BC; e += GROUP) {
-            const int r = e / BC, j = e % BC;
-            const i64 slot = from + j, position = origin + (first_row + r) / share;
-            const int visible = r < rows && slot < limit && (mask == 2 || slot <= position || (mask == 1 && slot < shared));
-            float dot = 0.0f;
-            for (int d = 0; d < HD; d++) dot = FMA(queries[r * HD + d], cached[j * WIDE + d], dot);
-            scores[e] = visible ? scale * dot : NEG_INF;
-        }
-        BARRIER;
-        // One work-item per row; there are at least as many.
-        if (item < BR) {
-            const int r = item;
-            float top = most[r];
-            for (int j = 0; j < BC; j++) top = max_nan(top, scores[r * BC + j]);
-            // Nothing visible yet.
-            const int none = top == NEG_INF;
-            const float keep = none ? 1.0f : EXP(most[r] - top);
-            float part = 0.0f;
-            for (int j = 0; j < BC; j++) {
-                const float p = none || scores[r * BC + j] == NEG_INF ? 0.0f : EXP(scores[r * BC + j] - top);
-                scores[r * BC + j] = p;
-                part += p;
+            BARRIER;
+            load_rows(cached, k_pages, from, head_dim);
+            BARRIER;
+            for (int e = item; e < BR * BC; e += GROUP) {
+                const int r = e / BC, j = e % BC;
+                const i64 slot = block + j, position = origin + (first_row + r) / share;
+                const int visible =
+                    r < rows && slot < limit && (mask == 2 || slot <= position || (mask == 1 && slot < shared));
+                float dot = 0.0f;
+                for (int d = 0; d < HD; d++) dot = FMA(queries[r * HD + d], cached[j * WIDE + d], dot);
+                scores[e] = visible ? scale * dot : NEG_INF;
             }
-            total[r] = total[r] * keep + part;
-            shrink[r] = keep;
-            most[r] = top;
-        }
-        // Needed by PoCL 3.1 alone, which drops the block above when a loop follows it.
-        BARRIER;
-        for (int e = item; e < BC * HD; e += GROUP) {
-            const int j = e / HD, d = e % HD;
-            float x = 0.0f;
-            if (from + j < limit && d < head_dim) {
-                i64 page = INTS(table)[sequence * max_pages + (from + j) / page_size];
-                page = page < 0 ? 0 : min_long(page, pages - 1);
-                x = LOAD(Y, v_pages, ((page * kv_heads + g) * page_size + (from + j) % page_size) * head_dim + d);
+            BARRIER;
+            // One work-item per row; there are at least as many.
+            if (item < BR) {
+                const int r = item;
+                float top = most[r];
+                for (int j = 0; j < BC; j++) top = max_nan(top, scores[r * BC + j]);
+                // Nothing visible yet.
+                const int none = top == NEG_INF;
+                const float keep = none ? 1.0f : EXP(most[r] - top);
+                float added = 0.0f;
+                for (int j = 0; j < BC; j++) {
+                    const float p = none || scores[r * BC + j] == NEG_INF ? 0.0f : EXP(scores[r * BC + j] - top);
+                    scores[r * BC + j] = p;
+                    added += p;
+                }
+                total[r] = total[r] * keep + added;
+                shrink[r] = keep;
+                most[r] = top;
             }
-            cached[j * WIDE + d] = x;
+            // Needed by PoCL 3.1 alone, which drops the block above when a loop follows it.
+            BARRIER;
+            load_rows(cached, v_pages, from, head_dim);
+            BARRIER;
+            for (int e = 0; e < EACH; e++) {
+                const int i = item + e * GROUP, r = i / HD, d = i % HD;
+                float added = sum[e] * shrink[r];
+                for (int j = 0; j < BC; j++) {
+                    // A hidden slot's value may be anything.
+                    const float p = scores[r * BC + j];
+                    added = p != 0.0f ? FMA(p, cached[j * WIDE + d], added) : added;
+                }
+                sum[e] = added;
+            }
+            BARRIER;
         }
-        BARRIER;
         for (int e = 0; e < EACH; e++) {
             const int i = item + e * GROUP, r = i / HD, d = i % HD;
-            float part = sum[e] * shrink[r];
-            for (int j = 0; j < BC; j++) {
-                // A hidden slot's value may be anything.
-                const float p = scores[r * BC + j];
-                part = p != 0.0f ? FMA(p, cached[j * WIDE + d], part) : part;
+            const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
+            if (alone) {
+                const float top = max_nan(all_most[r], most[r]);
+                all_sum[e] = FMA(sum[e], part_weight(most[r], top), all_sum[e] * part_weight(all_most[r], top));
+            } else if (r < rows && d < head_dim) {
+                values[((t * heads + h) * parts + part) * head_dim + d] = sum[e];
             }
-            sum[e] = part;
+        }
+        BARRIER;
+        for (int r = item; r < BR; r += GROUP) {
+            const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
+            if (alone) {
+                const float top = max_nan(all_most[r], most[r]);
+                all_total[r] = FMA(total[r], part_weight(most[r], top), all_total[r] * part_weight(all_most[r], top));
+                all_most[r] = top;
+            } else if (r < rows) {
+                ends[((t * heads + h) * parts + part) * 2] = most[r];
+                ends[((t * heads + h) * parts + part) * 2 + 1] = total[r];
+            }
         }
         BARRIER;
     }
     for (int e = 0; e < EACH; e++) {
         const int i = item + e * GROUP, r = i / HD, d = i % HD;
         const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
-        if (r < rows && d < head_dim) {
-            STORE(X, out, t * out_token + h * out_head + d, most[r] == NEG_INF ? 0.0f : sum[e] / total[r]);
+        if (alone && r < rows && d < head_dim) {
+            STORE(X, out, t * out_token + h * out_head + d,
+                  all_most[r] == NEG_INF ? 0.0f : all_sum[e] / all_total[r]);
         }
+    }
+}
+
+// Merges what the groups of each tile left in `space`: one group per token and query head.
+KERNEL attention_merge(OUT(out), IN(space), int tokens, int heads, int head_dim, i64 parts, i64 out_token, i64 out_head) {
+    BIND_OUT(out);
+    BIND_IN(space);
+    const i64 row = GROUP_X, all_rows = (i64)tokens * heads;
+    GLOBAL const float *ends = FLOATS(space) + all_rows + 2 * row * parts;
+    GLOBAL const float *values = FLOATS(space) + all_rows + 2 * all_rows * parts + row * parts * head_dim;
+    const int count = INTS(space)[row];
+    for (int d = ITEM; d < head_dim; d += GROUP) {
+        float most = NEG_INF, total = 0.0f, sum = 0.0f;
+        for (int part = 0; part < count; part++) {
+            const float top = max_nan(most, ends[2 * part]);
+            const float kept = part_weight(most, top), added = part_weight(ends[2 * part], top);
+            total = FMA(ends[2 * part + 1], added, total * kept);
+            sum = FMA(values[(i64)part * head_dim + d], added, sum * kept);
+            most = top;
+        }
+        STORE(X, out, row / heads * out_token + row % heads * out_head + d, most == NEG_INF ? 0.0f : sum / total);
     }
 }

@@ -200,16 +200,17 @@ impl<D: SimtDriver> Queue<'_, D> {
 }
 
 /// A launch made of a function that queues kernels.
-struct Native<D: SimtDriver, F, P> {
+struct Native<D: SimtDriver, W, F, P> {
     chip: Arc<Chip<D>>,
-    workspace_bytes: fn(&[&[usize]]) -> usize,
+    workspace_bytes: W,
     run: F,
     pack: P,
 }
 
-impl<D, F, P> Launch for Native<D, F, P>
+impl<D, W, F, P> Launch for Native<D, W, F, P>
 where
     D: SimtDriver,
+    W: Fn(&[&[usize]]) -> usize + Send + Sync,
     F: Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync,
     P: Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync,
 {
@@ -262,7 +263,7 @@ pub(crate) fn native<D: SimtDriver>(
 /// A launch with a workspace.
 pub(crate) fn native_with<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
-    workspace_bytes: fn(&[&[usize]]) -> usize,
+    workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
 ) -> Planned {
     Ok(Some(Arc::new(Native {

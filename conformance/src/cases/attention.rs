@@ -1,4 +1,4 @@
-//! Cases of [`Attention`]: prefill, decode and mixed batches over shuffled pages, every mask, grouped heads.
+//! Cases of [`Attention`]: prefill, decode and mixed batches over shuffled pages, long caches, every mask, grouped heads.
 
 use hal::Numerics;
 use ops::reference::{Tensor, softmax};
@@ -20,7 +20,7 @@ impl Conformance for Attention {
         let (dtype, kv) = (picks.one(&FLOATS), picks.one(&FLOATS));
         // New tokens and tokens already cached, per sequence.
         let (new, cached) = (picks.size(33), picks.size(129));
-        let batch = picks.one(&[Batch::One, Batch::Two, Batch::Mixed]);
+        let batch = picks.one(&[Batch::One, Batch::Two, Batch::Mixed, Batch::Long]);
         let rising = picks.one(&[false, true]);
         let q_generator = picks.one(&[
             Generator::Normal,
@@ -33,6 +33,7 @@ impl Conformance for Attention {
             Batch::One => &[(new, cached)],
             Batch::Two => &[(new, cached), (1, page_size)],
             Batch::Mixed => &[(1, cached), (0, 0), (new, 0), (1, 2 * page_size - 1)],
+            Batch::Long => &[(1, LONG + cached), (new.min(3), LONG / 2)],
         };
         let kv_len: Vec<usize> = sequences.iter().map(|(new, cached)| new + cached).collect();
         let pages_of: Vec<usize> = kv_len.iter().map(|n| n.div_ceil(page_size)).collect();
@@ -151,7 +152,11 @@ enum Batch {
     One,
     Two,
     Mixed,
+    Long,
 }
+
+/// Slots of a cache that kernels take in parts.
+const LONG: usize = 520;
 
 /// Bounds of one token's head over its visible slots.
 fn row_bounds(
