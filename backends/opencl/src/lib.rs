@@ -26,7 +26,7 @@ mod find;
 use hal::Result;
 use ops::Accelerator;
 
-pub use backend_simt::Limits;
+pub use backend_simt::{Candidate, Limits, Options, Trial, Tuned, Tuning};
 pub use find::Found;
 
 /// Opens the device that `spec` names: `opencl` or `opencl:0` (the first of all devices), `opencl:3`, or
@@ -36,8 +36,31 @@ pub use find::Found;
 /// `NotFound` when there is no OpenCL loader, no driver, or no such device; `InvalidArgument` for another form of
 /// `spec`; what the driver reports.
 pub fn open(spec: &str) -> Result<Accelerator> {
+    open_with(spec, Options::default())
+}
+
+/// As [`open`], with options.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
     let found = find::find(spec)?;
-    Ok(backend_simt::open(driver::OpenCl::new(&found)?))
+    let driver = driver::OpenCl::new(&found)?;
+    Ok(backend_simt::open_with(driver, options))
+}
+
+/// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.
+///
+/// # Errors
+/// Those of [`open`], and of `backend_simt::tune`.
+pub fn tune(
+    spec: &str,
+    options: Options,
+    products: &[ops::Matmul],
+    tuning: &Tuning,
+) -> Result<Vec<Tuned>> {
+    let driver = driver::OpenCl::new(&find::find(spec)?)?;
+    backend_simt::tune(driver, options, products, tuning)
 }
 
 /// Every OpenCL device of this machine, in the order in which `opencl:N` counts them.

@@ -1,5 +1,6 @@
 //! `hal`'s device, streams and events over a driver.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use hal::{
     Result, Stream, View, check_transfer,
 };
 
+use crate::Options;
 use crate::driver::SimtDriver;
 use crate::program::{Programs, cache_folder};
 
@@ -17,12 +19,15 @@ use crate::program::{Programs, cache_folder};
 pub(crate) struct Chip<D: SimtDriver> {
     pub(crate) driver: D,
     pub(crate) programs: Programs<D>,
+    /// Where programs and what was tuned are kept.
+    pub(crate) folder: Option<PathBuf>,
     info: DeviceInfo,
     used_bytes: AtomicUsize,
 }
 
 impl<D: SimtDriver> Chip<D> {
-    pub(crate) fn new(driver: D) -> Self {
+    pub(crate) fn new(driver: D, options: Options) -> Self {
+        let folder = options.folder.or_else(cache_folder);
         let facts = driver.facts();
         let info = DeviceInfo {
             id: DeviceId::new(),
@@ -34,7 +39,11 @@ impl<D: SimtDriver> Chip<D> {
             numerics: facts.numerics.clone(),
         };
         Self {
-            programs: Programs::new(cache_folder().map(|folder| folder.join("programs"))),
+            programs: Programs::new(
+                folder.as_ref().map(|folder| folder.join("programs")),
+                options.on_compile,
+            ),
+            folder,
             info,
             used_bytes: AtomicUsize::new(0),
             driver,

@@ -23,17 +23,35 @@ mod driver;
 mod launch;
 mod ops;
 mod program;
+mod tune;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ::ops::Accelerator;
 
 pub use driver::{Argument, Arguments, Compiled, Facts, Limits, MAX_ARGUMENTS, SimtDriver, Source};
-pub use program::cache_folder;
+pub use ops::matmul::Tiling;
+pub use program::{OnCompile, cache_folder};
+pub use tune::{Candidate, Timing, Trial, Tuned, Tuning, tune};
+
+/// How an accelerator is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Called after each program that had to be compiled: a first use takes seconds.
+    pub on_compile: Option<OnCompile>,
+    /// Where programs, and what tuning found, are kept, in place of [`cache_folder`].
+    pub folder: Option<PathBuf>,
+}
 
 /// An accelerator with every operation over `driver`.
 pub fn open<D: SimtDriver>(driver: D) -> Accelerator {
-    let chip = Arc::new(device::Chip::new(driver));
+    open_with(driver, Options::default())
+}
+
+/// As [`open`], with options.
+pub fn open_with<D: SimtDriver>(driver: D, options: Options) -> Accelerator {
+    let chip = Arc::new(device::Chip::new(driver, options));
     Accelerator {
         ops: ops::table(&chip),
         device: Arc::new(device::SimtDevice(chip)),

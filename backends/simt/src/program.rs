@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hal::Result;
 use sha2::{Digest, Sha256};
@@ -15,11 +16,16 @@ const SUM_BYTES: usize = 32;
 type Defines = Vec<(&'static str, String)>;
 type Table<D> = HashMap<(&'static str, Defines), Arc<<D as SimtDriver>::Program>>;
 
+/// Told of each program that was compiled rather than loaded: the device's spec, how long that took, and the folder
+/// where it is kept, if it is.
+pub type OnCompile = fn(spec: &str, took: Duration, kept: Option<&Path>);
+
 /// The programs of one device.
 pub(crate) struct Programs<D: SimtDriver> {
     table: Mutex<Table<D>>,
     /// Where binaries are kept.
     folder: Option<PathBuf>,
+    on_compile: Option<OnCompile>,
 }
 
 impl<D: SimtDriver> std::fmt::Debug for Programs<D> {
@@ -31,10 +37,11 @@ impl<D: SimtDriver> std::fmt::Debug for Programs<D> {
 
 impl<D: SimtDriver> Programs<D> {
     /// None yet; binaries are kept in `folder`.
-    pub(crate) fn new(folder: Option<PathBuf>) -> Self {
+    pub(crate) fn new(folder: Option<PathBuf>, on_compile: Option<OnCompile>) -> Self {
         Self {
             table: Mutex::default(),
             folder,
+            on_compile,
         }
     }
 
@@ -56,14 +63,20 @@ impl<D: SimtDriver> Programs<D> {
         }
         let place = self.place(driver, source, &key.1);
         let kept = place.as_deref().and_then(read);
+        let start = Instant::now();
         let Compiled { program, fresh } = driver.compile(source, &key.1, kept.as_deref())?;
-        // Also in the place of a binary that the runtime refused.
-        if fresh
-            && let Some(place) = place
-            && let Some(binary) = driver.binary(&program)
-        {
-            // A cache that cannot be written is no reason to fail.
-            let _ = write(&place, &binary);
+        if fresh {
+            let took = start.elapsed();
+            // Also in the place of a binary that the runtime refused. A cache that cannot be written is no reason to
+            // fail.
+            let kept = place.filter(|place| {
+                let binary = driver.binary(&program);
+                binary.is_some_and(|binary| write(place, &binary).is_ok())
+            });
+            if let Some(tell) = self.on_compile {
+                let folder = kept.as_deref().and_then(Path::parent);
+                tell(&driver.facts().spec, took, folder);
+            }
         }
         let program = Arc::new(program);
         table.insert(key, Arc::clone(&program));
@@ -99,14 +112,15 @@ pub fn cache_folder() -> Option<PathBuf> {
     Some(caches?.join("glm"))
 }
 
-/// A kept binary whose checksum is right.
-fn read(place: &Path) -> Option<Vec<u8>> {
+/// What was kept in a file, if its checksum is right.
+pub(crate) fn read(place: &Path) -> Option<Vec<u8>> {
     let mut bytes = std::fs::read(place).ok()?;
     let binary = bytes.split_off(SUM_BYTES.min(bytes.len()));
     (bytes[..] == Sha256::digest(&binary)[..]).then_some(binary)
 }
 
-fn write(place: &Path, binary: &[u8]) -> std::io::Result<()> {
+/// Keeps bytes in a file, with their checksum.
+pub(crate) fn write(place: &Path, binary: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = place.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -118,14 +132,13 @@ fn write(place: &Path, binary: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&part, place)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use hal::{DType, Error, Numerics};
 
@@ -137,7 +150,7 @@ mod tests {
 
     /// Compiles anything to its definitions, and counts.
     #[derive(Debug)]
-    struct Paper {
+    pub(crate) struct Paper {
         facts: Facts,
         limits: Limits,
         compiled: AtomicUsize,
@@ -145,7 +158,7 @@ mod tests {
     }
 
     impl Paper {
-        fn new(fingerprint: &str) -> Self {
+        pub(crate) fn new(fingerprint: &str) -> Self {
             Self {
                 facts: Facts {
                     spec: "paper".into(),
@@ -266,16 +279,16 @@ mod tests {
     }
 
     /// A folder of its own for each test, removed at the end.
-    struct Folder(PathBuf);
+    pub(crate) struct Folder(pub(crate) PathBuf);
 
     impl Folder {
-        fn new(test: &str) -> Self {
+        pub(crate) fn new(test: &str) -> Self {
             let name = format!("glm-programs-{test}-{}", std::process::id());
             Self(std::env::temp_dir().join(name))
         }
 
         fn programs(&self) -> Programs<Paper> {
-            Programs::new(Some(self.0.clone()))
+            Programs::new(Some(self.0.clone()), None)
         }
 
         fn files(&self) -> Vec<PathBuf> {
@@ -343,11 +356,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_compiled_is_told_and_what_is_loaded_is_not() {
+        static TOLD: Mutex<Vec<(String, Option<PathBuf>)>> = Mutex::new(Vec::new());
+        fn tell(spec: &str, _: Duration, kept: Option<&Path>) {
+            let mut told = TOLD.lock().unwrap();
+            told.push((spec.into(), kept.map(Path::to_path_buf)));
+        }
+        let folder = Folder::new("told");
+        for place in [Some(folder.0.clone()), Some(folder.0.clone()), None] {
+            let programs = Programs::new(place, Some(tell));
+            for n in [1, 2, 1] {
+                programs
+                    .program(&Paper::new("a"), &SOURCE, tile(n))
+                    .unwrap();
+            }
+        }
+        let kept = ("paper".to_string(), Some(folder.0.clone()));
+        let lost = ("paper".to_string(), None);
+        assert_eq!(
+            *TOLD.lock().unwrap(),
+            [kept.clone(), kept, lost.clone(), lost]
+        );
+    }
+
+    #[test]
     fn a_cache_that_cannot_be_written_is_no_error() {
         let paper = Paper::new("a");
-        let nowhere = Programs::new(Some("/dev/null/programs".into()));
+        let nowhere = Programs::new(Some("/dev/null/programs".into()), None);
         nowhere.program(&paper, &SOURCE, tile(1)).unwrap();
-        Programs::new(None)
+        Programs::new(None, None)
             .program(&paper, &SOURCE, tile(1))
             .unwrap();
         assert_eq!(paper.counts(), (2, 0));

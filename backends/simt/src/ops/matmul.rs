@@ -1,47 +1,131 @@
-//! Products with a weight: few rows of `x` by groups along k, many by tiles.
+//! Products with a weight: few rows of `x` by groups along k, many by tiles. Which, and how large, a rule says, or what
+//! was measured on this device (`tune`).
 
+use std::fmt;
 use std::sync::Arc;
 
+use hal::Result;
 use ops::Matmul;
 
 use crate::device::Chip;
-use crate::driver::{SimtDriver, Source};
-use crate::launch::{Planned, code, source, weighted};
+use crate::driver::{Limits, SimtDriver, Source};
+use crate::launch::{Kernel, Planned, code, source, weighted};
+use crate::tune;
 
 use super::activation_code;
 use super::weight::{self, Layout};
 
-const SOURCE: Source = source!("matmul", "reduce.h", "activate.h", "weight.h");
+pub(crate) const SOURCE: Source = source!("matmul", "reduce.h", "activate.h", "weight.h");
 
-/// Rows of `x` up to which each has its own groups.
-const FEW: usize = 4;
+/// Columns of k that a tile holds at a time, as in the kernel.
+const DEPTH: usize = 16;
 
-pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
+/// How products are cut up for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Rows of `x` up to which each has its own groups, one per element of `out`.
+    pub few: usize,
+    /// Work-items of such a group.
+    pub row_group: usize,
+    /// Work-items along each side of a tile.
+    pub side: usize,
+    /// Rows, and columns, that each of them computes.
+    pub each: usize,
+}
+
+impl Tiling {
+    /// What is used where nothing was measured: tiles of 64 x 64 by many work-items that share them, or by few that
+    /// each do more (a CPU's core); smaller ones for devices with small groups.
+    pub(crate) fn rule(limits: &Limits) -> Option<Self> {
+        let (side, each) = match (limits.max_group, limits.wide_items) {
+            (256.., false) => (16, 4),
+            (64.., true) => (8, 8),
+            (64.., false) => (8, 4),
+            (16.., _) => (4, 4),
+            _ => return None,
+        };
+        Some(Self {
+            few: 4,
+            row_group: side * side,
+            side,
+            each,
+        })
+    }
+
+    /// Whether a device of these limits can run it.
+    pub(crate) fn fits(self, limits: &Limits) -> bool {
+        let Self {
+            row_group,
+            side,
+            each,
+            ..
+        } = self;
+        let powers = [row_group, side, each].iter().all(|n| n.is_power_of_two());
+        // Bounds first: numbers may come from a file.
+        powers
+            && side <= 32
+            && each <= 16
+            && side * side <= limits.max_group
+            && row_group <= limits.max_group
+            && 4 * 2 * DEPTH * side * each <= limits.local_bytes
+    }
+}
+
+impl fmt::Display for Tiling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            few,
+            row_group,
+            side,
+            each,
+        } = self;
+        write!(
+            f,
+            "up to {few} rows by groups of {row_group}; tiles of {side}x{side} items, {each}x{each} each"
+        )
+    }
+}
+
+pub(crate) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
+    match tune::stored(chip, op).or_else(|| Tiling::rule(chip.driver.limits())) {
+        Some(tiling) => plan_with(chip, op, tiling, &[]),
+        None => Ok(None),
+    }
+}
+
+/// `op` cut up by `tiling`; `defines` take the place of the planner's own.
+pub(crate) fn plan_with<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    op: &Matmul,
+    tiling: Tiling,
+    defines: &[(&'static str, String)],
+) -> Planned {
     let (Some(format), Some(layout)) = (
         weight::defines(op.weight),
         Layout::packed(op.weight, op.n, op.k),
     ) else {
         return Ok(None);
     };
-    let limits = chip.driver.limits();
-    // Tiles of 64 x 64 in all: by many work-items that share them, or by few that each do more (a CPU's core). Smaller
-    // ones for devices with small groups.
-    let (side, each) = match (limits.max_group, limits.wide_items) {
-        (256.., false) => (16, 4),
-        (64.., true) => (8, 8),
-        (64.., false) => (8, 4),
-        (16.., _) => (4, 4),
-        _ => return Ok(None),
-    };
-    let mut defines = vec![
+    let Tiling {
+        few,
+        row_group,
+        side,
+        each,
+    } = tiling;
+    let mut all = vec![
         ("X", op.x.to_string()),
         ("SIDE", side.to_string()),
         ("RM", each.to_string()),
         ("RN", each.to_string()),
     ];
-    defines.extend(format);
-    let kernel = |name| chip.kernel(&SOURCE, name, side * side, &defines);
-    let (row, tile) = (kernel("matmul_row")?, kernel("matmul_tile")?);
+    all.extend(format);
+    for (name, value) in defines {
+        all.retain(|(known, _)| known != name);
+        all.push((*name, value.clone()));
+    }
+    let kernel = |name, group| -> Result<Kernel<D>> { chip.kernel(&SOURCE, name, group, &all) };
+    let row = kernel("matmul_row", row_group)?;
+    let tile = kernel("matmul_tile", side * side)?;
     let wanted = (op.weight, op.n, op.k);
     let pack = move |chip: &Arc<Chip<D>>, w: &ops::HostWeight<'_>| weight::pack(chip, w, wanted);
     let (n, k, has_bias, has_residual) = (op.n, op.k, op.bias, op.residual);
@@ -57,7 +141,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
         };
         let m = x.dim(0);
         let side = side * each;
-        let (kernel, grid) = match m <= FEW {
+        let (kernel, grid) = match m <= few {
             true => (&row, [n, m, 1]),
             false => (&tile, [n.div_ceil(side) * m.div_ceil(side), 1, 1]),
         };

@@ -13,7 +13,7 @@ mod embedding;
 mod glu;
 mod kv_write;
 mod layer_norm;
-mod matmul;
+pub(crate) mod matmul;
 mod norm;
 mod rms_norm;
 mod rope;
