@@ -401,14 +401,15 @@ impl<'a, D: SimtDriver> Bench<'a, D> {
             }
             chosen.few = m;
         }
-        let both = [self.planned(rule, &[])?, self.planned(chosen, &[])?];
-        let mut times = Vec::new();
-        for rows in [1, 8, MANY] {
-            let [rule, chosen] = self.times(&both, rows)?[..] else {
-                unreachable!("two were timed")
-            };
-            times.push(Timing { rows, rule, chosen });
-        }
+        // Side by side once more: what is slower now was chosen by accident, and goes back to the rule.
+        let times = loop {
+            let times = self.side_by_side(rule, chosen)?;
+            let settled = settled(rule, chosen, &times);
+            if settled == chosen {
+                break times;
+            }
+            chosen = settled;
+        };
         let kept = place(self.chip, &class)
             .filter(|place| program::write(place, written(chosen).as_bytes()).is_ok());
         Ok(Tuned {
@@ -421,6 +422,18 @@ impl<'a, D: SimtDriver> Bench<'a, D> {
             left_out: self.left_out,
             kept,
         })
+    }
+
+    fn side_by_side(&mut self, rule: Tiling, chosen: Tiling) -> Result<Vec<Timing>> {
+        let both = [self.planned(rule, &[])?, self.planned(chosen, &[])?];
+        let mut times = Vec::new();
+        for rows in [1, BETWEEN[2], MANY] {
+            let [rule, chosen] = self.times(&both, rows)?[..] else {
+                unreachable!("two were timed")
+            };
+            times.push(Timing { rows, rule, chosen });
+        }
+        Ok(times)
     }
 
     fn planned(&self, tiling: Tiling, defines: &[(&'static str, String)]) -> Result<Planned> {
@@ -527,6 +540,19 @@ impl<'a, D: SimtDriver> Bench<'a, D> {
         self.stream.synchronize()?;
         Ok(end.since(&start)?.as_secs_f64() / n as f64)
     }
+}
+
+/// `chosen` without what did not prove faster than the rule. One row shows the groups, [`MANY`] rows show the tiles, and
+/// what lies between shows where they part.
+fn settled(rule: Tiling, mut chosen: Tiling, times: &[Timing]) -> Tiling {
+    for time in times.iter().filter(|time| time.chosen > time.rule) {
+        match time.rows {
+            1 => chosen.row_group = rule.row_group,
+            MANY => (chosen.side, chosen.each) = (rule.side, rule.each),
+            _ => chosen.few = rule.few,
+        }
+    }
+    chosen
 }
 
 /// Up to [`SAMPLE`] of `0..n`: the first and the last, and the rest at uneven distances.
@@ -673,6 +699,45 @@ mod tests {
         assert_eq!(stored(&here, &op), None);
         program::write(&place, written(CHOICE).as_bytes()).unwrap();
         assert_eq!(stored(&here, &op), Some(CHOICE));
+    }
+
+    #[test]
+    fn what_is_slower_side_by_side_goes_back_to_the_rule() {
+        let rule = Tiling {
+            few: 4,
+            row_group: 64,
+            side: 8,
+            each: 8,
+        };
+        let times = |slower: usize| {
+            let time = |rows| Timing {
+                rows,
+                rule: 1.0,
+                chosen: if rows == slower { 1.1 } else { 0.5 },
+            };
+            [1, 8, MANY].map(time)
+        };
+        let settled = |slower| settled(rule, CHOICE, &times(slower));
+        assert_eq!(settled(0), CHOICE);
+        let row_group = rule.row_group;
+        assert_eq!(
+            settled(1),
+            Tiling {
+                row_group,
+                ..CHOICE
+            }
+        );
+        assert_eq!(settled(8), Tiling { few: 4, ..CHOICE });
+        let (side, each) = (rule.side, rule.each);
+        assert_eq!(
+            settled(MANY),
+            Tiling {
+                side,
+                each,
+                ..CHOICE
+            }
+        );
+        assert_eq!(super::settled(rule, rule, &times(1)), rule);
     }
 
     #[test]
