@@ -1,13 +1,23 @@
 //! The facade over the back ends that this build has, one cargo feature each.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use hal::{Error, ErrorKind, Result};
-use ops::Accelerator;
+use ops::{Accelerator, Matmul};
+use serde::Serialize;
+
+/// Told of each kernel program that a device had to compile: its spec, how long that took, and the folder where the
+/// program is kept for the next start, if it is.
+pub type OnCompile = fn(spec: &str, took: Duration, kept: Option<&Path>);
 
 /// How to open a device.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Threads of the CPU; `None`: one per core.
     pub threads: Option<usize>,
+    /// Called after each compilation, by devices that compile kernels at their first use and tell.
+    pub on_compile: Option<OnCompile>,
 }
 
 /// The back ends of this build.
@@ -36,7 +46,9 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
             level: None,
         }),
         #[cfg(feature = "opencl")]
-        _ if spec == "opencl" || spec.starts_with("opencl:") => backend_opencl::open(spec),
+        _ if spec == "opencl" || spec.starts_with("opencl:") => {
+            backend_opencl::open_with(spec, opencl_options(options))
+        }
         #[cfg(feature = "emulator")]
         _ if spec == "emulator" || spec.starts_with("emulator:") => backend_emulator::open(spec),
         #[cfg(feature = "wgpu")]
@@ -47,6 +59,90 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
             format!("this build has: {}", NAMES.join(", ")),
         )
         .next_step("`glm devices` lists what can be opened")),
+    }
+}
+
+/// How a device computes one class of products.
+#[derive(Clone, Debug, Serialize)]
+pub struct Tuned {
+    /// Types and sizes of the class.
+    pub class: String,
+    /// What is used without tuning.
+    pub rule: String,
+    /// What was chosen.
+    pub chosen: String,
+    /// Both, side by side.
+    pub times: Vec<Times>,
+    /// Candidates that computed wrongly or failed, and how.
+    pub refused: Vec<String>,
+    /// Candidates that time did not suffice for.
+    pub left_out: usize,
+    /// Where the choice is kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// Median times of a product with some rows.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Times {
+    /// Rows of `x`.
+    pub rows: usize,
+    /// By the rule.
+    pub rule_seconds: f64,
+    /// As chosen.
+    pub chosen_seconds: f64,
+}
+
+/// Measures how the device that `spec` names computes `products` best, and keeps it for later starts; no new candidate is
+/// begun after `time` for each class of products.
+///
+/// # Errors
+/// `Unsupported` for a device whose kernels have no choices; what the back end reports otherwise.
+pub fn tune(
+    spec: &str,
+    options: &Options,
+    products: &[Matmul],
+    time: Duration,
+) -> Result<Vec<Tuned>> {
+    #[cfg(feature = "opencl")]
+    if spec == "opencl" || spec.starts_with("opencl:") {
+        let tuning = backend_opencl::Tuning {
+            time,
+            ..Default::default()
+        };
+        let tuned = backend_opencl::tune(spec, opencl_options(options), products, &tuning)?;
+        return Ok(tuned.into_iter().map(opencl_tuned).collect());
+    }
+    let _ = (options, products, time);
+    let doing = format!("tune device '{spec}'");
+    Err(
+        Error::unsupported(doing, "its kernels have nothing to choose")
+            .next_step("name a device that `glm devices` lists as opencl:N"),
+    )
+}
+
+#[cfg(feature = "opencl")]
+fn opencl_options(options: &Options) -> backend_opencl::Options {
+    backend_opencl::Options {
+        on_compile: options.on_compile,
+        ..Default::default()
+    }
+}
+
+#[cfg(feature = "opencl")]
+fn opencl_tuned(tuned: backend_opencl::Tuned) -> Tuned {
+    let times = tuned.times.into_iter().map(|time| Times {
+        rows: time.rows,
+        rule_seconds: time.rule,
+        chosen_seconds: time.chosen,
+    });
+    Tuned {
+        class: tuned.class,
+        rule: tuned.rule.to_string(),
+        chosen: tuned.chosen.to_string(),
+        times: times.collect(),
+        refused: tuned.refused,
+        left_out: tuned.left_out,
+        kept: tuned.kept,
     }
 }
 

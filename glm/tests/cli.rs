@@ -467,6 +467,49 @@ fn accelerators_answer_as_the_cpu_does() {
 }
 
 #[test]
+fn opencl_compiles_aloud_and_is_tuned() {
+    let document: Value = serde_json::from_slice(&glm(&["devices", "--json"]).stdout).unwrap();
+    let devices = document["devices"].as_array().unwrap();
+    let opencl = |d: &&Value| d["id"].as_str().unwrap().starts_with("opencl:");
+    let Some(device) = devices.iter().filter(opencl).find(|d| d["status"] == "ok") else {
+        return conformance::skip("opencl", "no OpenCL device");
+    };
+    let device = device["id"].as_str().unwrap();
+    let cache = TempDir::new().unwrap();
+    let env = [("GLM_CACHE", text(cache.path()))];
+    let ask = ["logits", "--ids", "1,2,3", "--device", device];
+    let first = glm_with(&ask, &env, "");
+    assert!(first.status.success(), "{}", stderr(&first));
+    let programs = cache.path().join("programs");
+    for line in [
+        format!("compiling kernels for {device}"),
+        format!("compiled kernels for {device}: "),
+        format!(" s; kept in {}", programs.display()),
+    ] {
+        assert!(stderr(&first).contains(&line), "{}", stderr(&first));
+    }
+    let again = glm_with(&ask, &env, "");
+    assert_eq!(stdout(&again), stdout(&first));
+    assert!(!stderr(&again).contains("compil"), "{}", stderr(&again));
+    let tune = ["tune", "--seconds", "0", "--json", "--device", device];
+    let tuned = glm_with(&tune, &env, "");
+    assert!(tuned.status.success(), "{}", stderr(&tuned));
+    let tuned: Value = serde_json::from_str(stdout(&tuned)).unwrap();
+    let tuned = tuned.as_array().unwrap();
+    assert!(tuned.len() > 2, "{tuned:?}");
+    for product in tuned {
+        assert_eq!(product["times"].as_array().unwrap().len(), 3);
+        let kept = product["kept"].as_str().unwrap();
+        assert!(Path::new(kept).starts_with(cache.path().join("tuning")));
+    }
+    fails(&["tune"], 3, &["nothing to choose"]);
+    std::fs::remove_dir_all(&programs).unwrap();
+    let quiet = glm_with(&[&ask[..], &["--quiet"]].concat(), &env, "");
+    assert!(quiet.status.success(), "{}", stderr(&quiet));
+    assert_eq!(stderr(&quiet), "");
+}
+
+#[test]
 fn inspect_tells_what_is_missing() {
     let (case, dir) = (golden("glm"), TempDir::new().unwrap());
     let mut shapes = golden_shapes(&case);
@@ -810,7 +853,7 @@ fn completions_name_every_command() {
         let output = glm(&["completions", shell]);
         assert!(output.status.success());
         for command in [
-            "chat", "fill", "logits", "inspect", "devices", "convert", "quantize",
+            "chat", "fill", "logits", "inspect", "devices", "convert", "quantize", "tune",
         ] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }

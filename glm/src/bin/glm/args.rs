@@ -137,6 +137,8 @@ pub(crate) enum Command {
     Compare(Compare),
     /// Run recorded launches again on a device, and judge them
     Replay(Replay),
+    /// Measure how a device computes a model's products best, and keep it for later starts
+    Tune(Tune),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -370,6 +372,17 @@ pub(crate) struct Replay {
     /// Only these operations or places, with * and ?: `matmul`, `*mlp*`
     #[arg(long, value_delimiter = ',', value_name = "PATTERN,…")]
     pub(crate) ops: Vec<String>,
+}
+
+/// `glm tune`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tune {
+    /// Folder of the model [default: the small one inside this program]
+    pub(crate) model: Option<PathBuf>,
+
+    /// For each product: after this no new candidate is begun
+    #[arg(long, default_value_t = 60, value_name = "N")]
+    pub(crate) seconds: u64,
 }
 
 /// `glm inspect`.

@@ -16,6 +16,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ops::{Accelerator, Context};
 
 use crate::args::{Generate, Global};
+use crate::compiling;
 use crate::failure::Failure;
 
 /// Opens the device of `--device`.
@@ -32,6 +33,7 @@ pub(crate) fn accelerator(global: &Global, device: &str) -> Result<Accelerator, 
 pub(crate) fn device_options(global: &Global) -> backends::Options {
     backends::Options {
         threads: global.threads,
+        on_compile: (!global.quiet).then_some(compiling::tell),
     }
 }
 
@@ -81,7 +83,9 @@ pub(crate) fn engine(
     let options = with_dtype(global, options);
     let context = self::context(global)?;
     let model = model(global, &context, source, args.ptuning.as_deref(), &options)?;
-    Ok(Engine::new(&context, model, tokenizer)?)
+    let engine = Engine::new(&context, model, tokenizer)?;
+    compiling::finish();
+    Ok(engine)
 }
 
 /// The model of `source`, with the trained prefix in the folder `ptuning`, if one is given.
@@ -173,6 +177,8 @@ pub(crate) fn with_progress<T>(
 ) -> Result<T, Failure> {
     let bar = progress_bar(global);
     let result = load(&mut |done, total| {
+        // Everything is planned: what follows is the bar's line.
+        compiling::finish();
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

@@ -6,6 +6,7 @@
 mod args;
 mod chat;
 mod compare;
+mod compiling;
 mod conform;
 mod convert;
 mod devices;
@@ -17,6 +18,7 @@ mod logits;
 mod output;
 mod replay;
 mod trace;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -28,7 +30,9 @@ use failure::Failure;
 fn main() -> ExitCode {
     failure::report_panics();
     let args = Args::parse();
-    match run(&args) {
+    let result = run(&args);
+    compiling::finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.exit(),
     }
@@ -46,6 +50,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Trace(trace) => trace::run(global, trace),
         Command::Compare(compare) => compare::run(global, compare),
         Command::Replay(replay) => replay::run(global, replay),
+        Command::Tune(tune) => tune::run(global, tune),
         Command::Convert(args) => convert::run(global, args),
         Command::Quantize(args) => convert::quantize(global, args),
         Command::Completions { shell } => {
