@@ -4,10 +4,12 @@
 //! with that driver alone, and the log is read afterwards. `OCLGRIND_ICD` names the driver's library where it is not at
 //! Debian's place.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process::Command;
 
 use conformance::{Suite, for_each_op};
+use ops::Attention;
 
 /// Set in the process that runs the cases.
 const INSIDE: &str = "GLM_TEST_INSIDE_OCLGRIND";
@@ -70,4 +72,15 @@ fn run() {
         })*};
     }
     for_each_op!(each);
+    // One cache that several groups share.
+    let looked = Cell::new(0);
+    let report = Suite::new(device).run_where::<Attention>(|case| {
+        let slots = case.operands[4].shape[1] * case.op.page_size;
+        let fits = slots > 512 && case.op.heads <= 4 && case.elements() < 200_000;
+        looked.set(looked.get() + usize::from(fits));
+        fits && looked.get() == 1
+    });
+    println!("{report}");
+    assert_eq!(report.outcomes.len(), 1);
+    report.require_pass().unwrap();
 }

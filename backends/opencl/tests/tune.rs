@@ -61,14 +61,16 @@ fn a_wrong_candidate_is_refused_and_a_choice_is_kept() {
             time: std::time::Duration::ZERO,
             ..tuning.clone()
         };
-        let tuned = backend_opencl::tune(spec, options(), &[op.clone()], &none).unwrap();
+        let tuned =
+            backend_opencl::tune(spec, options(), std::slice::from_ref(&op), &none).unwrap();
         assert!(tuned[0].left_out >= 4);
         assert_eq!(tuned[0].chosen.row_group, tuned[0].rule.row_group);
         let small = Tuning {
             bytes: 1000,
             ..Tuning::default()
         };
-        let tuned = backend_opencl::tune(spec, options(), &[op.clone()], &small).unwrap();
+        let tuned =
+            backend_opencl::tune(spec, options(), std::slice::from_ref(&op), &small).unwrap();
         assert!(tuned[0].refused[0].contains("1000 B"), "{tuned:?}");
         assert_eq!((tuned[0].times.len(), &tuned[0].kept), (0, &None));
     });
