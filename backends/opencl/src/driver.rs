@@ -1,6 +1,8 @@
 //! The driver: programs, kernels, memory, queues and marks of one OpenCL device.
 
+use std::cell::Cell;
 use std::fmt;
+use std::mem;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,10 +17,14 @@ use opencl3::event::{CL_COMPLETE, Event};
 use opencl3::kernel::Kernel;
 use opencl3::memory::{Buffer, CL_MEM_READ_WRITE, ClMem};
 use opencl3::program::Program;
-use opencl3::types::{CL_BLOCKING, cl_device_id, cl_mem, cl_uint};
+use opencl3::types::{CL_BLOCKING, CL_NON_BLOCKING, cl_bool, cl_device_id, cl_mem, cl_uint};
 
+use crate::counters::Counters;
 use crate::failure::failure;
 use crate::find::Found;
+
+/// Staging memory of a queue: the uploads of a few decode steps with a long page table.
+const STAGING_BYTES: usize = 256 << 10;
 
 /// One open device.
 #[derive(Debug)]
@@ -29,6 +35,7 @@ pub(crate) struct OpenCl {
     facts: Facts,
     limits: Limits,
     kernels: AtomicUsize,
+    counters: Arc<Counters>,
     lost: AtomicBool,
 }
 
@@ -94,8 +101,13 @@ impl OpenCl {
             context,
             options,
             kernels: AtomicUsize::new(0),
+            counters: Arc::default(),
             lost: AtomicBool::new(false),
         })
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     fn alive(&self, doing: &'static str) -> Result<()> {
@@ -117,6 +129,28 @@ impl OpenCl {
             }
             e
         })
+    }
+
+    /// Writes `src` from byte `at` on.
+    ///
+    /// # Safety
+    /// Unless it blocks, `src` keeps its bytes until the queue has carried out the command.
+    unsafe fn write(
+        &self,
+        queue: &Queue,
+        dst: &ClMemory,
+        at: usize,
+        src: *const u8,
+        len: usize,
+        blocking: cl_bool,
+    ) -> Result<()> {
+        let (queue, dst) = (queue.queue.get(), dst.0.get());
+        // SAFETY: the caller's promise; the range of `dst` was checked by the stream.
+        let event = unsafe {
+            enqueue_write_buffer(queue, dst, blocking, at, len, src.cast(), 0, ptr::null())
+        };
+        let event = event.map(Event::new).map_err(ClError);
+        self.check("upload to an OpenCL device", event).map(drop)
     }
 
     fn build(&self, source: &Source, options: &str) -> Result<Program> {
@@ -168,6 +202,9 @@ pub(crate) struct Entry {
 pub(crate) struct Queue {
     queue: CommandQueue,
     kernels: Vec<Option<Kernel>>,
+    /// Bytes on their way to the device: the first `staged` ones, until a call has waited for the queue.
+    staging: Box<[Cell<u8>]>,
+    staged: usize,
 }
 
 impl fmt::Debug for Queue {
@@ -177,15 +214,28 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
+    /// A copy of `src` in staging memory, if there is room.
+    fn stage(&mut self, src: &[u8]) -> Option<*const u8> {
+        let room = self.staging.get(self.staged..self.staged + src.len())?;
+        for (to, &from) in room.iter().zip(src) {
+            to.set(from);
+        }
+        self.staged += src.len();
+        Some(room.as_ptr().cast())
+    }
+
     /// This queue's kernel object, made at the first use.
-    fn kernel(&mut self, entry: &Entry) -> Result<&Kernel, ClError> {
+    fn kernel(&mut self, entry: &Entry, counters: &Counters) -> Result<&Kernel, ClError> {
         if self.kernels.len() <= entry.at {
             self.kernels.resize_with(entry.at + 1, || None);
         }
         let place = &mut self.kernels[entry.at];
         match place {
             Some(kernel) => Ok(kernel),
-            None => Ok(place.insert(Kernel::create(&entry.program, &entry.name)?)),
+            None => {
+                counters.kernels.add();
+                Ok(place.insert(Kernel::create(&entry.program, &entry.name)?))
+            }
         }
     }
 }
@@ -193,7 +243,12 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         // Work that was queued is owed to whoever reads the buffers; a failure has nobody to go to.
-        let _ = self.queue.flush();
+        if self.staged == 0 {
+            let _ = self.queue.flush();
+        } else if self.queue.finish().is_err() {
+            // The runtime may still read it.
+            mem::forget(mem::take(&mut self.staging));
+        }
     }
 }
 
@@ -227,6 +282,7 @@ impl SimtDriver for OpenCl {
         // SAFETY: no host pointer is given.
         let buffer =
             unsafe { Buffer::create(&self.context, CL_MEM_READ_WRITE, bytes, ptr::null_mut()) };
+        self.counters.buffers.add();
         Ok(ClMemory(self.check(DOING, buffer)?))
     }
 
@@ -237,6 +293,7 @@ impl SimtDriver for OpenCl {
         binary: Option<&[u8]>,
     ) -> Result<Compiled<Arc<Program>>> {
         self.alive("compile a kernel")?;
+        self.counters.programs.add();
         let mut options = self.options.clone();
         for (name, value) in defines {
             options.push_str(&format!(" -D {name}={value}"));
@@ -260,6 +317,7 @@ impl SimtDriver for OpenCl {
 
     fn kernel(&self, program: &Arc<Program>, name: &str, group: usize) -> Result<Entry> {
         const DOING: &str = "make an OpenCL kernel";
+        self.counters.kernels.add();
         let kernel = self.check(DOING, Kernel::create(program, name))?;
         let most = self.check(DOING, kernel.get_work_group_size(self.device.0))?;
         if most < group {
@@ -286,39 +344,37 @@ impl SimtDriver for OpenCl {
         Ok(Queue {
             queue: self.check(DOING, queue)?,
             kernels: Vec::new(),
+            staging: vec![Cell::new(0); STAGING_BYTES].into(),
+            staged: 0,
         })
     }
 
     fn upload(&self, queue: &mut Queue, dst: &ClMemory, at: usize, src: &[u8]) -> Result<()> {
-        const DOING: &str = "upload to an OpenCL device";
-        self.alive(DOING)?;
-        // SAFETY: the call blocks, so `src` outlives the command; the range was checked by the stream.
-        let event = unsafe {
-            enqueue_write_buffer(
-                queue.queue.get(),
-                dst.0.get(),
-                CL_BLOCKING,
-                at,
-                src.len(),
-                src.as_ptr().cast(),
-                0,
-                ptr::null(),
-            )
-        };
-        self.check(DOING, event.map(Event::new).map_err(ClError))
-            .map(drop)
+        self.alive("upload to an OpenCL device")?;
+        if let Some(copy) = queue.stage(src) {
+            // SAFETY: staging memory is written again, or freed, only after a call that waited for the queue.
+            return unsafe { self.write(queue, dst, at, copy, src.len(), CL_NON_BLOCKING) };
+        }
+        self.counters.waits.add();
+        // SAFETY: the call blocks.
+        unsafe { self.write(queue, dst, at, src.as_ptr(), src.len(), CL_BLOCKING) }?;
+        queue.staged = 0;
+        Ok(())
     }
 
     fn download(&self, queue: &mut Queue, dst: &mut [u8], src: &ClMemory, at: usize) -> Result<()> {
         const DOING: &str = "download from an OpenCL device";
         self.alive(DOING)?;
+        self.counters.waits.add();
         // SAFETY: the call blocks, so `dst` outlives the command; the range was checked by the stream.
         let done = unsafe {
             queue
                 .queue
                 .enqueue_read_buffer(&src.0, CL_BLOCKING, at, dst, &[])
         };
-        self.check(DOING, done).map(drop)
+        self.check(DOING, done)?;
+        queue.staged = 0;
+        Ok(())
     }
 
     unsafe fn launch(
@@ -331,7 +387,8 @@ impl SimtDriver for OpenCl {
     ) -> Result<()> {
         const DOING: &str = "launch an OpenCL kernel";
         self.alive(DOING)?;
-        let object = self.check(DOING, queue.kernel(kernel))?;
+        self.counters.launches.add();
+        let object = self.check(DOING, queue.kernel(kernel, &self.counters))?;
         let mut at: cl_uint = 0;
         for argument in arguments {
             let done = match argument {
@@ -392,12 +449,16 @@ impl SimtDriver for OpenCl {
     fn synchronize(&self, queue: &mut Queue) -> Result<()> {
         const DOING: &str = "finish an OpenCL queue";
         self.alive(DOING)?;
-        self.check(DOING, queue.queue.finish())
+        self.counters.waits.add();
+        self.check(DOING, queue.queue.finish())?;
+        queue.staged = 0;
+        Ok(())
     }
 
     fn finish(&self, mark: &Mark) -> Result<()> {
         const DOING: &str = "wait for an OpenCL event";
         self.alive(DOING)?;
+        self.counters.waits.add();
         self.check(DOING, mark.0.wait())
     }
 

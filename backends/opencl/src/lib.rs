@@ -5,7 +5,8 @@
 //!   and starts on machines without it, and says what is missing.
 //! - OpenCL C 1.2 without extensions is enough. f16 is a storage type; arithmetic is f32. What a device adds
 //!   (sub-groups) shortens reductions, and changes no result beyond the order of sums.
-//! - Queues are in order and keep time stamps. Uploads and downloads block; kernels do not.
+//! - Queues are in order and keep time stamps. Downloads block; kernels do not, nor do small uploads: a queue copies
+//!   their bytes into staging memory, which the next call that waits for the queue makes free again.
 //! - A kernel object holds its arguments, so each queue has its own: a launch takes no lock.
 //! - Freeing memory is left to the runtime, which by the specification waits for commands that were queued before.
 //! - A device that stopped answering is poisoned: every later call gives `DeviceLost`.
@@ -19,14 +20,18 @@
 //! }
 //! ```
 
+mod counters;
 mod driver;
 mod failure;
 mod find;
+
+use std::sync::Arc;
 
 use hal::Result;
 use ops::Accelerator;
 
 pub use backend_simt::{Candidate, Limits, Options, Trial, Tuned, Tuning};
+pub use counters::{Counters, Counts};
 pub use find::Found;
 
 /// Opens the device that `spec` names: `opencl` or `opencl:0` (the first of all devices), `opencl:3`, or
@@ -44,9 +49,18 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
-    let found = find::find(spec)?;
-    let driver = driver::OpenCl::new(&found)?;
+    let driver = driver::OpenCl::new(&find::find(spec)?)?;
     Ok(backend_simt::open_with(driver, options))
+}
+
+/// As [`open`], with the counts of what the device is asked for.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_counted(spec: &str) -> Result<(Accelerator, Arc<Counters>)> {
+    let driver = driver::OpenCl::new(&find::find(spec)?)?;
+    let counters = Arc::clone(driver.counters());
+    Ok((backend_simt::open(driver), counters))
 }
 
 /// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.
