@@ -52,7 +52,8 @@ impl Device for WgpuDevice {
         &self.info
     }
 
-    /// wgpu does not tell.
+    /// wgpu tells neither how much there is nor what others use; what this process has of it is in
+    /// [`Counts`](crate::Counts).
     fn memory(&self) -> Option<MemoryInfo> {
         None
     }
@@ -122,8 +123,11 @@ pub(crate) fn alloc(gpu: &Arc<Gpu>, bytes: usize) -> Result<Buffer> {
         mapped_at_creation: false,
     };
     let buffer = gpu.catching(&doing(), || gpu.device.create_buffer(&descriptor))?;
+    gpu.counters.buffers.add();
+    gpu.counters.bytes.more(bytes as u64);
     Ok(Buffer::new(WgpuMemory {
-        device: gpu.id,
+        gpu: Arc::clone(gpu),
+        number: gpu.number(),
         bytes,
         buffer,
     }))
@@ -132,7 +136,8 @@ pub(crate) fn alloc(gpu: &Arc<Gpu>, bytes: usize) -> Result<Buffer> {
 /// Device memory.
 #[derive(Debug)]
 pub(crate) struct WgpuMemory {
-    device: DeviceId,
+    gpu: Arc<Gpu>,
+    pub(crate) number: u64,
     bytes: usize,
     pub(crate) buffer: wgpu::Buffer,
 }
@@ -143,6 +148,13 @@ impl Memory for WgpuMemory {
     }
 
     fn device(&self) -> DeviceId {
-        self.device
+        self.gpu.id
+    }
+}
+
+impl Drop for WgpuMemory {
+    fn drop(&mut self) {
+        self.gpu.groups.forget(self.number);
+        self.gpu.counters.bytes.less(self.bytes as u64);
     }
 }

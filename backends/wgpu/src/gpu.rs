@@ -1,13 +1,15 @@
 //! What device, memory, streams and kernels share: the wgpu device, its losses and failures, its pipelines.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hal::{DeviceId, Error, ErrorKind, Result};
 use wgpu::{ErrorFilter, Features};
 
 use crate::Adapter;
+use crate::counters::Counters;
+use crate::groups::Groups;
 use crate::kernel::{Program, Text};
 
 /// An open wgpu device.
@@ -23,6 +25,10 @@ pub(crate) struct Gpu {
     /// Programs that were compiled, by their text.
     programs: Mutex<HashMap<Text, Arc<Program>>>,
     layouts: Mutex<HashMap<Vec<bool>, wgpu::BindGroupLayout>>,
+    pub(crate) groups: Groups,
+    /// The last buffer's number.
+    buffers: AtomicU64,
+    pub(crate) counters: Arc<Counters>,
     /// What a probe found when the device was opened.
     pub(crate) arithmetic: OnceLock<Arithmetic>,
     /// Writes single bytes, see `stream`.
@@ -77,9 +83,17 @@ impl Gpu {
             faults,
             programs: Mutex::default(),
             layouts: Mutex::default(),
+            groups: Groups::default(),
+            buffers: AtomicU64::new(0),
+            counters: Arc::default(),
             arithmetic: OnceLock::new(),
             patch: OnceLock::new(),
         })
+    }
+
+    /// A number that no other buffer of this device has.
+    pub(crate) fn number(&self) -> u64 {
+        self.buffers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// `DeviceLost` once the device is; then whatever queued work failed with, once.
@@ -206,10 +220,41 @@ mod tests {
     use crate::device::WgpuDevice;
 
     #[test]
+    fn a_dropped_buffer_leaves_no_bind_group() {
+        let gpu = match crate::adapter::find("wgpu") {
+            Ok(adapter) => adapter.open(&crate::Options::default()).unwrap(),
+            Err(e) => return conformance::skip("wgpu", e),
+        };
+        // The probe launches a kernel on a buffer of its own.
+        let device = WgpuDevice::new(&gpu).unwrap();
+        let counts = gpu.counters.now();
+        assert_eq!((counts.launches, counts.bind_groups), (1, 1));
+        assert_eq!((gpu.groups.len(), counts.bytes_in_use), (0, 0));
+        let buffer = device.alloc(16).unwrap();
+        let view = View::at(&buffer, 1, DType::U8, &[2]).unwrap();
+        let mut stream = device.stream().unwrap();
+        for round in 0..3 {
+            // Bytes that are no whole words are patched by a kernel.
+            stream.upload(&view, &[round, 9]).unwrap();
+            let mut got = [0; 2];
+            stream.download(&mut got, &view).unwrap();
+            assert_eq!(got, [round, 9]);
+            let counts = gpu.counters.now();
+            assert_eq!(
+                (counts.launches, counts.bind_groups),
+                (2 + u64::from(round), 2)
+            );
+        }
+        assert_eq!((gpu.groups.len(), gpu.counters.now().bytes_in_use), (1, 16));
+        drop(buffer);
+        assert_eq!((gpu.groups.len(), gpu.counters.now().bytes_in_use), (0, 0));
+    }
+
+    #[test]
     fn a_lost_device_stays_lost() {
         let gpu = match crate::adapter::find("wgpu") {
             Ok(adapter) => adapter.open(&crate::Options::default()).unwrap(),
-            Err(e) => return println!("SKIPPED: {e}"),
+            Err(e) => return conformance::skip("wgpu", e),
         };
         let device = WgpuDevice::new(&gpu).unwrap();
         let buffer = device.alloc(16).unwrap();

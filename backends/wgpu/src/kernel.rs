@@ -22,6 +22,10 @@ pub(crate) const WORKGROUP: u32 = 64;
 /// The most bytes of parameters: what immediates hold on every adapter that has them.
 pub(crate) const PARAMS_BYTES: usize = 128;
 
+/// Bindings end at multiples of this where they may, so that a view which grows from step to step rarely needs another
+/// bind group.
+const STEP_BYTES: u64 = 4096;
+
 /// The most bindings of a kernel.
 const MAX_BINDINGS: usize = 8;
 
@@ -202,6 +206,7 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn compile(gpu: &Gpu, text: &Text) -> Result<Self> {
         let uniform = !gpu.immediates();
+        gpu.counters.pipelines.add();
         let made = gpu.catching(
             &format!("compile {} on {}", text.name, gpu.adapter.spec),
             || {
@@ -267,6 +272,8 @@ fn trusted(gpu: &Gpu, module: wgpu::ShaderModuleDescriptor<'_>) -> wgpu::ShaderM
 #[derive(Clone, Debug)]
 pub(crate) struct Bound<'a> {
     pub(crate) buffer: &'a wgpu::Buffer,
+    /// The buffer's number.
+    pub(crate) number: u64,
     pub(crate) offset: u64,
     pub(crate) bytes: u64,
     /// The first element of the view, in elements from the binding's start.
@@ -302,13 +309,19 @@ pub(crate) fn bind_bytes<'a>(
     let offset = range.start / align * align;
     let bytes = (range.end.max(range.start + 1) - offset).next_multiple_of(16) as u64;
     // The buffer is longer than its bytes say, but not by 16 at the very end of it.
-    let bytes = bytes.min(memory.buffer.size() - offset as u64);
+    let rest = memory.buffer.size() - offset as u64;
+    let (bytes, whole) = (
+        bytes.min(rest),
+        bytes.next_multiple_of(STEP_BYTES).min(rest),
+    );
     let limit = gpu.limits.max_storage_buffer_binding_size;
     if bytes > limit {
         return Err(too_long(gpu, bytes));
     }
+    let bytes = if whole <= limit { whole } else { bytes };
     Ok(Bound {
         buffer: &memory.buffer,
+        number: memory.number,
         offset: offset as u64,
         bytes,
         first: ((range.start - offset) / size) as u32,

@@ -24,7 +24,9 @@
 //! numbers and lengths that they read from memory, and wgpu bounds every access besides. A view longer than one binding
 //! may be is split over launches where rows are independent, else it is `Unsupported` and says which limit.
 //!
-//! A launch makes one bind group, which wgpu allocates; nothing else.
+//! A launch whose arguments were launched before allocates nothing here: bind groups are kept until one of their
+//! buffers is dropped, small uploads go through mapped staging memory of the stream. wgpu itself allocates on the host
+//! for what it records. Without immediates, its queue stages the parameters of each batch.
 //!
 //! What ran: the whole suite on lavapipe (Vulkan) and llvmpipe (OpenGL) of Mesa 22.3 and on SwiftShader, which flushes
 //! small numbers and has sub-groups of 4. No GPU, and neither Metal nor DX12, has run it yet.
@@ -41,16 +43,22 @@
 #![deny(unsafe_code)]
 
 mod adapter;
+mod counters;
 mod device;
 mod gpu;
+mod groups;
 mod kernel;
 mod ops;
+mod staging;
 mod stream;
+
+use std::sync::Arc;
 
 use ::ops::Accelerator;
 use hal::Result;
 
 pub use adapter::{Adapter, devices};
+pub use counters::{Counters, Counts};
 
 /// How to open a device.
 #[derive(Clone, Copy, Debug)]
@@ -87,9 +95,18 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// # Errors
 /// As [`open`].
 pub fn open_with(spec: &str, options: &Options) -> Result<Accelerator> {
+    open_counted(spec, options).map(|(accelerator, _)| accelerator)
+}
+
+/// [`open_with`], with the counts of what it is asked for.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_counted(spec: &str, options: &Options) -> Result<(Accelerator, Arc<Counters>)> {
     let gpu = adapter::find(spec)?.open(options)?;
-    Ok(Accelerator {
-        device: std::sync::Arc::new(device::WgpuDevice::new(&gpu)?),
+    let accelerator = Accelerator {
+        device: Arc::new(device::WgpuDevice::new(&gpu)?),
         ops: ops::table(&gpu),
-    })
+    };
+    Ok((accelerator, Arc::clone(&gpu.counters)))
 }

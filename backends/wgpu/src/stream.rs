@@ -7,13 +7,15 @@ use hal::{Error, ErrorKind, Event, EventState, Result, Stream, View, check_trans
 use wgpu::{BufferUsages, Features, MapMode, PollType, SubmissionIndex};
 
 use crate::gpu::{Gpu, lock};
+use crate::groups::Key;
 use crate::kernel::{Bound, PARAMS_BYTES, Params, Program, Slot, Text, bind_bytes, memory};
+use crate::staging::{STAGED_BYTES, Staging};
 
 /// Launches after which a batch is submitted, so that the device starts while the host still records.
 const BATCH: usize = 64;
 
-/// The most bytes that wait in staging memory at a time.
-const STAGING_BYTES: usize = 32 << 20;
+/// The most bytes of a large transfer that wait in staging memory at a time.
+const PART_BYTES: usize = 32 << 20;
 
 /// How long one look for a due answer takes.
 const ANSWER_TICK: Duration = Duration::from_millis(5);
@@ -29,22 +31,27 @@ pub(crate) struct WgpuStream {
     pass: Option<wgpu::ComputePass<'static>>,
     launches: usize,
     submitted: Option<SubmissionIndex>,
+    /// Where small uploads lie until the device has copied them.
+    staging: Staging,
     /// Where downloads arrive.
-    staging: Option<wgpu::Buffer>,
-    /// Parameters of the batch, where immediates are missing.
-    uniforms: Option<wgpu::Buffer>,
+    arrivals: Option<wgpu::Buffer>,
+    arrived: Arc<Answer<Mapped>>,
+    /// Parameters of the batch, where immediates are missing, and their buffer's number.
+    uniforms: Option<(wgpu::Buffer, u64)>,
     params: Vec<u8>,
 }
 
 impl WgpuStream {
     pub(crate) fn new(gpu: &Arc<Gpu>) -> Self {
         let uniforms = || {
-            gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            gpu.counters.buffers.add();
+            let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: None,
                 size: (BATCH * UNIFORM_STEP) as u64,
                 usage: BufferUsages::UNIFORM | BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            })
+            });
+            (buffer, gpu.number())
         };
         Self {
             gpu: Arc::clone(gpu),
@@ -52,7 +59,9 @@ impl WgpuStream {
             pass: None,
             launches: 0,
             submitted: None,
-            staging: None,
+            staging: Staging::default(),
+            arrivals: None,
+            arrived: Answer::new(),
             uniforms: (!gpu.immediates()).then(uniforms),
             params: Vec::new(),
         }
@@ -91,36 +100,7 @@ impl WgpuStream {
             self.params.extend_from_slice(params.bytes());
             self.params.resize(at + UNIFORM_STEP, 0);
         }
-        let mut entries = arrayvec::ArrayVec::<wgpu::BindGroupEntry<'_>, 9>::new();
-        for (i, bound) in bindings.iter().enumerate() {
-            entries.push(wgpu::BindGroupEntry {
-                binding: i as u32,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: bound.buffer,
-                    offset: bound.offset,
-                    size: wgpu::BufferSize::new(bound.bytes),
-                }),
-            });
-        }
-        if let Some(uniforms) = &self.uniforms {
-            entries.push(wgpu::BindGroupEntry {
-                binding: bindings.len() as u32,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: uniforms,
-                    offset: 0,
-                    size: wgpu::BufferSize::new(PARAMS_BYTES as u64),
-                }),
-            });
-        }
-        let group = self
-            .gpu
-            .device
-            .create_bind_group(&wgpu::BindGroupDescriptor {
-                label: None,
-                layout: &program.layout,
-                entries: &entries,
-            });
-        drop(entries);
+        let group = self.group(program, bindings);
         let pass = self.pass();
         pass.set_pipeline(&program.pipeline);
         match immediates {
@@ -131,11 +111,51 @@ impl WgpuStream {
             false => pass.set_bind_group(0, &group, &[at as u32]),
         }
         pass.dispatch_workgroups(x as u32, y as u32, 1);
+        self.gpu.counters.launches.add();
         self.launches += 1;
         if self.launches >= BATCH {
             self.submit();
         }
         Ok(())
+    }
+
+    /// The bind group of a launch.
+    fn group(&self, program: &Program, bindings: &[Bound<'_>]) -> wgpu::BindGroup {
+        let uniforms = self.uniforms.as_ref();
+        let uniforms = uniforms.map(|(buffer, number)| (buffer, *number, 0, PARAMS_BYTES as u64));
+        let parts = || {
+            let bound = |b: &Bound<'_>| (b.number, b.offset, b.bytes);
+            let uniforms = uniforms.map(|(_, number, offset, bytes)| (number, offset, bytes));
+            bindings.iter().map(bound).chain(uniforms)
+        };
+        let key = Key {
+            layout: program.layout.clone(),
+            parts: parts().collect(),
+        };
+        self.gpu.groups.group(&key, || {
+            let buffers = bindings.iter().map(|bound| bound.buffer);
+            let buffers = buffers.chain(uniforms.map(|(buffer, ..)| buffer));
+            let entries: arrayvec::ArrayVec<wgpu::BindGroupEntry<'_>, 9> = buffers
+                .zip(parts())
+                .enumerate()
+                .map(|(i, (buffer, (_, offset, bytes)))| wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset,
+                        size: wgpu::BufferSize::new(bytes),
+                    }),
+                })
+                .collect();
+            self.gpu.counters.bind_groups.add();
+            self.gpu
+                .device
+                .create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &program.layout,
+                    entries: &entries,
+                })
+        })
     }
 
     fn encoder(&mut self) -> &mut wgpu::CommandEncoder {
@@ -162,7 +182,7 @@ impl WgpuStream {
         let Some(encoder) = self.encoder.take() else {
             return;
         };
-        if let Some(uniforms) = &self.uniforms
+        if let Some((uniforms, _)) = &self.uniforms
             && !self.params.is_empty()
         {
             // In the queue's order: after earlier batches, before this one.
@@ -170,7 +190,11 @@ impl WgpuStream {
         }
         self.params.clear();
         self.launches = 0;
-        self.submitted = Some(self.gpu.queue.submit([encoder.finish()]));
+        self.staging.close();
+        let index = self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.counters.submissions.add();
+        self.staging.submitted(&index);
+        self.submitted = Some(index);
     }
 
     /// Waits for everything submitted.
@@ -180,6 +204,36 @@ impl WgpuStream {
             wait(&self.gpu, doing, index)?;
         }
         self.gpu.alive(doing)
+    }
+
+    /// Queues a copy of a few words.
+    fn stage(&mut self, to: &wgpu::Buffer, at: u64, words: &[u8]) -> Result<()> {
+        if self.staging.is_full(words.len()) {
+            self.submit();
+        }
+        self.encoder();
+        let (from, place) = self.staging.put(&self.gpu, words)?;
+        let encoder = self.encoder.as_mut().expect("just made");
+        encoder.copy_buffer_to_buffer(from, place, to, at, words.len() as u64);
+        Ok(())
+    }
+
+    /// Writes many words, in parts.
+    fn write(&mut self, to: &wgpu::Buffer, at: u64, words: &[u8]) -> Result<()> {
+        // What was queued earlier may still read the old bytes.
+        self.submit();
+        let mut parts = words
+            .chunks(PART_BYTES)
+            .zip((at..).step_by(PART_BYTES))
+            .peekable();
+        while let Some((part, at)) = parts.next() {
+            self.gpu.queue.write_buffer(to, at, part);
+            if parts.peek().is_some() {
+                let index = self.gpu.queue.submit([]);
+                wait(&self.gpu, "upload", index)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes up to four bytes each at two words: those whose mask is set.
@@ -215,6 +269,7 @@ impl WgpuStream {
 
 /// Waits for a submission.
 pub(crate) fn wait(gpu: &Gpu, doing: &'static str, index: SubmissionIndex) -> Result<()> {
+    gpu.counters.waits.add();
     let waited = gpu.device.poll(PollType::Wait {
         submission_index: Some(index),
         timeout: None,
@@ -233,26 +288,35 @@ pub(crate) fn wait(gpu: &Gpu, doing: &'static str, index: SubmissionIndex) -> Re
 /// What a callback of wgpu says. Callbacks run on whichever thread polls, so that having waited for the device is not
 /// to have been called.
 #[derive(Debug)]
-struct Answer<T> {
+pub(crate) struct Answer<T> {
     said: Mutex<Option<T>>,
     spoken: Condvar,
 }
 
 impl<T> Answer<T> {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             said: Mutex::new(None),
             spoken: Condvar::new(),
         })
     }
 
-    fn say(&self, answer: T) {
+    pub(crate) fn say(&self, answer: T) {
         *lock(&self.said) = Some(answer);
         self.spoken.notify_all();
     }
 
+    /// Before asking again.
+    pub(crate) fn forget(&self) {
+        *lock(&self.said) = None;
+    }
+
+    pub(crate) fn is_there(&self) -> bool {
+        lock(&self.said).is_some()
+    }
+
     /// Waits for the answer, which is due.
-    fn hear(&self, gpu: &Gpu, doing: &'static str) -> Result<T>
+    pub(crate) fn hear(&self, gpu: &Gpu, doing: &'static str) -> Result<T>
     where
         T: Clone,
     {
@@ -270,11 +334,15 @@ impl<T> Answer<T> {
     }
 }
 
+/// What mapping memory gives.
+pub(crate) type Mapped = std::result::Result<(), wgpu::BufferAsyncError>;
+
 /// Has the first `bytes` bytes of a mappable buffer read, which the work up to `index` fills.
 fn read(
     gpu: &Gpu,
     doing: &'static str,
     buffer: &wgpu::Buffer,
+    mapped: &Arc<Answer<Mapped>>,
     bytes: u64,
     index: SubmissionIndex,
     take: impl FnOnce(&[u8]),
@@ -287,8 +355,8 @@ fn read(
         )
         .with_source(e)
     };
-    let mapped = Answer::new();
-    let answer = Arc::clone(&mapped);
+    mapped.forget();
+    let answer = Arc::clone(mapped);
     buffer.map_async(MapMode::Read, ..bytes, move |result| answer.say(result));
     wait(gpu, doing, index)?;
     mapped.hear(gpu, doing)?.map_err(|e| failed(Box::new(e)))?;
@@ -332,17 +400,11 @@ impl Stream for WgpuStream {
                 edges.push(edge(last, end));
             }
         }
-        // What was queued earlier may still read the old bytes.
-        self.submit();
-        let mut at = first;
-        while at < last {
-            let next = last.min(at + STAGING_BYTES);
-            let part = &src[at - start..next - start];
-            self.gpu.queue.write_buffer(to, at as u64, part);
-            at = next;
-            if at < last {
-                let index = self.gpu.queue.submit([]);
-                wait(&self.gpu, "upload", index)?;
+        if first < last {
+            let words = &src[first - start..last - start];
+            match words.len() <= STAGED_BYTES {
+                true => self.stage(to, first as u64, words)?,
+                false => self.write(to, first as u64, words)?,
             }
         }
         self.patch(dst, &edges)
@@ -358,9 +420,9 @@ impl Stream for WgpuStream {
         let (start, end) = (src.offset_bytes(), src.offset_bytes() + dst.len());
         let mut at = start / 4 * 4;
         while at < end {
-            let next = end.next_multiple_of(4).min(at + STAGING_BYTES);
+            let next = end.next_multiple_of(4).min(at + PART_BYTES);
             let bytes = (next - at) as u64;
-            if self.staging.as_ref().is_none_or(|s| s.size() < bytes) {
+            if self.arrivals.as_ref().is_none_or(|a| a.size() < bytes) {
                 let gpu = &self.gpu;
                 let descriptor = wgpu::BufferDescriptor {
                     label: None,
@@ -369,17 +431,27 @@ impl Stream for WgpuStream {
                     mapped_at_creation: false,
                 };
                 let make = || gpu.device.create_buffer(&descriptor);
-                self.staging = Some(gpu.catching("download", make)?);
+                gpu.counters.buffers.add();
+                self.arrivals = Some(gpu.catching("download", make)?);
             }
-            let staging = self.staging.clone().expect("just made");
+            let arrivals = self.arrivals.clone().expect("just made");
             self.encoder()
-                .copy_buffer_to_buffer(from, at as u64, &staging, 0, bytes);
+                .copy_buffer_to_buffer(from, at as u64, &arrivals, 0, bytes);
             self.submit();
             let index = self.submitted.clone().expect("just submitted");
-            read(&self.gpu, "download", &staging, bytes, index, |got| {
-                let (from, to) = (start.max(at), end.min(next));
-                dst[from - start..to - start].copy_from_slice(&got[from - at..to - at]);
-            })?;
+            let arrived = &self.arrived;
+            read(
+                &self.gpu,
+                "download",
+                &arrivals,
+                arrived,
+                bytes,
+                index,
+                |got| {
+                    let (from, to) = (start.max(at), end.min(next));
+                    dst[from - start..to - start].copy_from_slice(&got[from - at..to - at]);
+                },
+            )?;
             at = next;
         }
         self.gpu.alive("download")
@@ -430,6 +502,9 @@ impl Drop for WgpuStream {
     fn drop(&mut self) {
         // What was queued is still owed to whoever reads the buffers.
         self.submit();
+        if let Some((_, number)) = self.uniforms {
+            self.gpu.groups.forget(number);
+        }
     }
 }
 
@@ -497,9 +572,17 @@ impl WgpuEvent {
         }
         let mut ticks = 0;
         let index = self.index.clone();
-        read(&self.gpu, MEASURE, stamp, 8, index, |bytes| {
-            ticks = bytes.try_into().map_or(0, u64::from_le_bytes);
-        })?;
+        read(
+            &self.gpu,
+            MEASURE,
+            stamp,
+            &Answer::new(),
+            8,
+            index,
+            |bytes| {
+                ticks = bytes.try_into().map_or(0, u64::from_le_bytes);
+            },
+        )?;
         let nanoseconds = ticks as f64 * f64::from(self.gpu.queue.get_timestamp_period());
         Ok(*known.insert(nanoseconds))
     }
