@@ -6,8 +6,10 @@
     reason = "each test binary uses its own part of this module"
 )]
 
+pub mod counting;
 pub mod gguf;
 pub mod sat;
+pub mod steps;
 pub mod torch;
 
 use std::collections::HashMap;
