@@ -20,7 +20,7 @@ use opencl3::program::Program;
 use opencl3::types::{CL_BLOCKING, CL_NON_BLOCKING, cl_bool, cl_device_id, cl_mem, cl_uint};
 
 use crate::counters::Counters;
-use crate::failure::failure;
+use crate::failure::{Call, failure};
 use crate::find::Found;
 
 /// Staging memory of a queue: the uploads of a few decode steps with a long page table.
@@ -50,8 +50,8 @@ unsafe impl Sync for Root {}
 
 impl OpenCl {
     pub(crate) fn new(found: &Found) -> Result<Self> {
-        let context =
-            Context::from_device(&found.device).map_err(|e| failure("open an OpenCL device", e))?;
+        let context = Context::from_device(&found.device)
+            .map_err(|e| failure("open an OpenCL device", Call::Make, e))?;
         let mut options = match found.subgroups {
             Some(language) => format!("-cl-std={language} -D SUBGROUPS"),
             None => String::from("-cl-std=CL1.2"),
@@ -121,9 +121,9 @@ impl OpenCl {
     }
 
     /// The result of a call, whose failure may be the device's last.
-    fn check<T>(&self, doing: &'static str, result: Result<T, ClError>) -> Result<T> {
+    fn check<T>(&self, doing: &'static str, call: Call, result: Result<T, ClError>) -> Result<T> {
         result.map_err(|e| {
-            let e = failure(doing, e);
+            let e = failure(doing, call, e);
             if e.kind() == ErrorKind::DeviceLost {
                 self.lost.store(true, Ordering::Relaxed);
             }
@@ -150,16 +150,17 @@ impl OpenCl {
             enqueue_write_buffer(queue, dst, blocking, at, len, src.cast(), 0, ptr::null())
         };
         let event = event.map(Event::new).map_err(ClError);
-        self.check("upload to an OpenCL device", event).map(drop)
+        self.check("upload to an OpenCL device", Call::Queue, event)
+            .map(drop)
     }
 
     fn build(&self, source: &Source, options: &str) -> Result<Program> {
         const DOING: &str = "compile a kernel";
         let program = Program::create_from_source(&self.context, source.text);
-        let mut program = self.check(DOING, program)?;
+        let mut program = self.check(DOING, Call::Make, program)?;
         if let Err(e) = program.build(self.context.devices(), options) {
             let log = program.get_build_log(self.device.0).unwrap_or_default();
-            let e = failure(DOING, e);
+            let e = failure(DOING, Call::Make, e);
             return Err(Error::new(
                 ErrorKind::CompileFailed,
                 format!("compile {} for {}", source.name, self.facts.spec),
@@ -283,7 +284,7 @@ impl SimtDriver for OpenCl {
         let buffer =
             unsafe { Buffer::create(&self.context, CL_MEM_READ_WRITE, bytes, ptr::null_mut()) };
         self.counters.buffers.add();
-        Ok(ClMemory(self.check(DOING, buffer)?))
+        Ok(ClMemory(self.check(DOING, Call::Make, buffer)?))
     }
 
     fn compile(
@@ -318,8 +319,8 @@ impl SimtDriver for OpenCl {
     fn kernel(&self, program: &Arc<Program>, name: &str, group: usize) -> Result<Entry> {
         const DOING: &str = "make an OpenCL kernel";
         self.counters.kernels.add();
-        let kernel = self.check(DOING, Kernel::create(program, name))?;
-        let most = self.check(DOING, kernel.get_work_group_size(self.device.0))?;
+        let kernel = self.check(DOING, Call::Make, Kernel::create(program, name))?;
+        let most = self.check(DOING, Call::Make, kernel.get_work_group_size(self.device.0))?;
         if most < group {
             return Err(Error::new(
                 ErrorKind::CompileFailed,
@@ -342,7 +343,7 @@ impl SimtDriver for OpenCl {
             CommandQueue::create(&self.context, self.device.0, CL_QUEUE_PROFILING_ENABLE)
         };
         Ok(Queue {
-            queue: self.check(DOING, queue)?,
+            queue: self.check(DOING, Call::Make, queue)?,
             kernels: Vec::new(),
             staging: vec![Cell::new(0); STAGING_BYTES].into(),
             staged: 0,
@@ -372,7 +373,7 @@ impl SimtDriver for OpenCl {
                 .queue
                 .enqueue_read_buffer(&src.0, CL_BLOCKING, at, dst, &[])
         };
-        self.check(DOING, done)?;
+        self.check(DOING, Call::Wait, done)?;
         queue.staged = 0;
         Ok(())
     }
@@ -388,7 +389,7 @@ impl SimtDriver for OpenCl {
         const DOING: &str = "launch an OpenCL kernel";
         self.alive(DOING)?;
         self.counters.launches.add();
-        let object = self.check(DOING, queue.kernel(kernel, &self.counters))?;
+        let object = self.check(DOING, Call::Queue, queue.kernel(kernel, &self.counters))?;
         let mut at: cl_uint = 0;
         for argument in arguments {
             let done = match argument {
@@ -396,7 +397,7 @@ impl SimtDriver for OpenCl {
                     let (memory, offset): (cl_mem, i64) = (memory.0.get(), *offset as i64);
                     // SAFETY: the kernel declares memory here, as the caller promises.
                     let done = unsafe { object.set_arg(at, &memory) };
-                    self.check(DOING, done)?;
+                    self.check(DOING, Call::Queue, done)?;
                     at += 1;
                     // SAFETY: the offset follows it.
                     unsafe { object.set_arg(at, &offset) }
@@ -408,7 +409,7 @@ impl SimtDriver for OpenCl {
                 // SAFETY: as above.
                 Argument::F32(x) => unsafe { object.set_arg(at, x) },
             };
-            self.check(DOING, done)?;
+            self.check(DOING, Call::Queue, done)?;
             at += 1;
         }
         let (global, local) = ([grid[0] * group, grid[1], grid[2]], [group, 1, 1]);
@@ -424,7 +425,7 @@ impl SimtDriver for OpenCl {
                 &[],
             )
         };
-        self.check(DOING, event).map(drop)
+        self.check(DOING, Call::Queue, event).map(drop)
     }
 
     fn record(&self, queue: &mut Queue) -> Result<Mark> {
@@ -432,9 +433,9 @@ impl SimtDriver for OpenCl {
         self.alive(DOING)?;
         // SAFETY: no events are waited for.
         let event = unsafe { queue.queue.enqueue_marker_with_wait_list(&[]) };
-        let event = self.check(DOING, event)?;
+        let event = self.check(DOING, Call::Queue, event)?;
         // Another queue may wait for it, which alone would not start this one.
-        self.check(DOING, queue.queue.flush())?;
+        self.check(DOING, Call::Queue, queue.queue.flush())?;
         Ok(Mark(event))
     }
 
@@ -443,14 +444,14 @@ impl SimtDriver for OpenCl {
         self.alive(DOING)?;
         // SAFETY: the event is of this driver's context, as the stream checked.
         let event = unsafe { queue.queue.enqueue_barrier_with_wait_list(&[mark.0.get()]) };
-        self.check(DOING, event).map(drop)
+        self.check(DOING, Call::Queue, event).map(drop)
     }
 
     fn synchronize(&self, queue: &mut Queue) -> Result<()> {
         const DOING: &str = "finish an OpenCL queue";
         self.alive(DOING)?;
         self.counters.waits.add();
-        self.check(DOING, queue.queue.finish())?;
+        self.check(DOING, Call::Wait, queue.queue.finish())?;
         queue.staged = 0;
         Ok(())
     }
@@ -459,20 +460,20 @@ impl SimtDriver for OpenCl {
         const DOING: &str = "wait for an OpenCL event";
         self.alive(DOING)?;
         self.counters.waits.add();
-        self.check(DOING, mark.0.wait())
+        self.check(DOING, Call::Wait, mark.0.wait())
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<Option<Duration>> {
         const DOING: &str = "measure between OpenCL events";
         self.alive(DOING)?;
         for mark in [from, to] {
-            let status = self.check(DOING, mark.0.command_execution_status())?;
+            let status = self.check(DOING, Call::Wait, mark.0.command_execution_status())?;
             if status.0 != CL_COMPLETE {
                 return Ok(None);
             }
         }
-        let from = self.check(DOING, from.0.profiling_command_end())?;
-        let to = self.check(DOING, to.0.profiling_command_end())?;
+        let from = self.check(DOING, Call::Wait, from.0.profiling_command_end())?;
+        let to = self.check(DOING, Call::Wait, to.0.profiling_command_end())?;
         Ok(Some(Duration::from_nanos(to.saturating_sub(from))))
     }
 }

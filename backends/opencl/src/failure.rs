@@ -17,8 +17,19 @@ const INVALID_COMMAND_QUEUE: i32 = -36;
 /// An illegal access on NVIDIA's runtime, which makes the context unusable.
 const ILLEGAL_ACCESS: i32 = -9999;
 
-/// What `code` means while `doing` something.
-pub(crate) fn failure(doing: &'static str, code: ClError) -> Error {
+/// What kind of call failed: `CL_OUT_OF_RESOURCES` means another thing for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// It makes something: a context, memory, a program, a queue; or asks for a fact.
+    Make,
+    /// It queues work, for which a runtime may first have to place memory on the device.
+    Queue,
+    /// It waits for queued work.
+    Wait,
+}
+
+/// What `code` of such a call means while `doing` something.
+pub(crate) fn failure(doing: &'static str, call: Call, code: ClError) -> Error {
     let (kind, next) = match code.0 {
         NO_LOADER => (
             ErrorKind::NotFound,
@@ -32,10 +43,22 @@ pub(crate) fn failure(doing: &'static str, code: ClError) -> Error {
             ErrorKind::OutOfMemory,
             "choose a smaller model, --dtype or context",
         ),
-        OUT_OF_RESOURCES => (
-            ErrorKind::OutOfMemory,
-            "choose a smaller model or context; close other programs that use the device",
-        ),
+        OUT_OF_RESOURCES => match call {
+            Call::Make => (
+                ErrorKind::OutOfMemory,
+                "choose a smaller model or context; close other programs that use the device",
+            ),
+            Call::Queue => (
+                ErrorKind::Unexpected,
+                "if the device's memory is nearly full, choose a smaller model or context; else an earlier kernel \
+                 failed: open the device again, and run `glm conform` on it",
+            ),
+            // NVIDIA's runtime says so of a kernel that accessed foreign memory or ran into the watchdog.
+            Call::Wait => (
+                ErrorKind::DeviceLost,
+                "a kernel failed: open the device again, and run `glm conform` on it",
+            ),
+        },
         DEVICE_NOT_AVAILABLE | INVALID_COMMAND_QUEUE | ILLEGAL_ACCESS => {
             (ErrorKind::DeviceLost, "open the device again")
         }
@@ -64,25 +87,36 @@ mod tests {
 
     #[test]
     fn every_code_has_a_class_and_a_next_step() {
-        for (code, kind, says) in [
-            (NO_LOADER, ErrorKind::NotFound, "ocl-icd-libopencl1"),
-            (NO_PLATFORM, ErrorKind::NotFound, "pocl-opencl-icd"),
+        use Call::{Make, Queue, Wait};
+        use ErrorKind::{CompileFailed, DeviceLost, NotFound, OutOfMemory, Unexpected};
+        for (call, code, kind, says) in [
+            (Make, NO_LOADER, NotFound, "ocl-icd-libopencl1"),
+            (Make, NO_PLATFORM, NotFound, "pocl-opencl-icd"),
+            (Make, MEM_OBJECT_ALLOCATION_FAILURE, OutOfMemory, "smaller"),
+            (Queue, MEM_OBJECT_ALLOCATION_FAILURE, OutOfMemory, "smaller"),
+            (Wait, OUT_OF_HOST_MEMORY, OutOfMemory, "smaller"),
+            (Make, OUT_OF_RESOURCES, OutOfMemory, "close other programs"),
             (
-                MEM_OBJECT_ALLOCATION_FAILURE,
-                ErrorKind::OutOfMemory,
-                "smaller",
+                Queue,
+                OUT_OF_RESOURCES,
+                Unexpected,
+                "an earlier kernel failed",
             ),
+            (Wait, OUT_OF_RESOURCES, DeviceLost, "a kernel failed"),
+            (Wait, ILLEGAL_ACCESS, DeviceLost, "open the device again"),
             (
+                Queue,
                 INVALID_COMMAND_QUEUE,
-                ErrorKind::DeviceLost,
+                DeviceLost,
                 "open the device again",
             ),
-            (BUILD_PROGRAM_FAILURE, ErrorKind::CompileFailed, "log"),
-            (-30, ErrorKind::Unexpected, "-30"),
+            (Make, BUILD_PROGRAM_FAILURE, CompileFailed, "log"),
+            (Queue, -30, Unexpected, "-30"),
         ] {
-            let e = failure("try", ClError(code));
-            assert_eq!(e.kind(), kind);
+            let e = failure("try", call, ClError(code));
+            assert_eq!(e.kind(), kind, "{call:?} {code}");
             assert!(e.to_string().contains(says), "{e}");
+            assert!(e.next().is_some(), "{e}");
         }
     }
 }

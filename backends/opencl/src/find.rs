@@ -8,7 +8,7 @@ use opencl3::platform::{Platform, get_platforms};
 
 use backend_simt::Limits;
 
-use crate::failure::failure;
+use crate::failure::{Call, failure};
 
 /// `CL_DEVICE_NOT_FOUND`: a platform without devices.
 const DEVICE_NOT_FOUND: i32 = -1;
@@ -48,12 +48,12 @@ static LISTING: Mutex<()> = Mutex::new(());
 pub(crate) fn devices() -> Result<Vec<Found>> {
     let _one = LISTING.lock().unwrap_or_else(PoisonError::into_inner);
     let mut all = Vec::new();
-    let platforms = get_platforms().map_err(|e| failure("look for OpenCL", e))?;
+    let platforms = get_platforms().map_err(|e| failure("look for OpenCL", Call::Make, e))?;
     for (p, platform) in platforms.iter().enumerate() {
         let ids = match platform.get_devices(CL_DEVICE_TYPE_ALL) {
             Ok(ids) => ids,
             Err(e) if e.0 == DEVICE_NOT_FOUND => continue,
-            Err(e) => return Err(failure("list a platform's OpenCL devices", e)),
+            Err(e) => return Err(failure("list a platform's OpenCL devices", Call::Make, e)),
         };
         for (d, &id) in ids.iter().enumerate() {
             all.push(describe(
@@ -102,7 +102,7 @@ pub(crate) fn find(spec: &str) -> Result<Found> {
 }
 
 fn describe(spec: String, platform: &Platform, device: Device) -> Result<Found> {
-    let ask = |e| failure("describe an OpenCL device", e);
+    let ask = |e| failure("describe an OpenCL device", Call::Make, e);
     let text = |text: String| text.trim_end_matches('\0').trim().to_string();
     let extensions = device.extensions().map_err(ask)?;
     let has = |name: &str| extensions.split_whitespace().any(|e| e == name);
