@@ -29,6 +29,9 @@ const STEP_BYTES: u64 = 4096;
 /// The most bindings of a kernel.
 const MAX_BINDINGS: usize = 8;
 
+/// Workgroup memory of the reductions that every kernel has.
+pub(crate) const REDUCE_BYTES: usize = 4 * WORKGROUP as usize;
+
 const PRELUDE: &str = include_str!("../kernels/prelude.wgsl");
 const REDUCE_LOCAL: &str = include_str!("../kernels/reduce_local.wgsl");
 const REDUCE_SUBGROUP: &str = include_str!("../kernels/reduce_subgroup.wgsl");

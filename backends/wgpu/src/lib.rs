@@ -17,8 +17,9 @@
 //!   host saw it pass, which is later.
 //! - When a device is opened, a probe asks it what WGSL leaves open: whether products lose numbers below 2⁻¹²⁶ (the
 //!   card says so), and whether its conversion of f16 is exact (kernels then use it).
-//! - A product with a weight sums in another order for few rows than for many, so it is not batch-invariant; all
-//!   other operations by rows are.
+//! - A product with a weight and attention sum in another order for few rows than for many, so they are not
+//!   batch-invariant; all other operations by rows are.
+//! - Attention of many tokens goes by tiles through workgroup memory, as large as the adapter has room for.
 //!
 //! Who validates what: `ops` has checked shapes, types and devices before a kernel runs. Kernels bound the ids, page
 //! numbers and lengths that they read from memory, and wgpu bounds every access besides. A view longer than one binding
