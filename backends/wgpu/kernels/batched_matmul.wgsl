@@ -1,10 +1,6 @@
 // out = alpha · a · bᵀ for each of a batch, any strides: a workgroup makes a tile of one product, each invocation a
 // block of it.
 
-const TILE: u32 = 32u;
-const BLOCK: u32 = 4u;
-const DEPTH: u32 = 16u;
-
 struct Params {
     // Products in both dimensions of the batch.
     batch: vec2<u32>,
@@ -20,10 +16,6 @@ struct Params {
     b_first: u32,
 }
 
-// By depth, then row or column.
-var<workgroup> a_tile: array<f32, TILE * DEPTH>;
-var<workgroup> b_tile: array<f32, TILE * DEPTH>;
-
 fn run(lid: u32, group: u32) {
     let across = (p.n + TILE - 1u) / TILE;
     let tiles = (p.m + TILE - 1u) / TILE * across;
@@ -37,9 +29,10 @@ fn run(lid: u32, group: u32) {
     let i1 = product % p.batch.y;
     let a_at_0 = p.a_first + i0 * p.a_strides.x + i1 * p.a_strides.y;
     let b_at_0 = p.b_first + i0 * p.b_strides.x + i1 * p.b_strides.y;
-    let row = lid / (TILE / BLOCK) * BLOCK;
-    let col = lid % (TILE / BLOCK) * BLOCK;
-    var sums = array<vec4<f32>, 4>();
+    let block = block_of(lid);
+    let row = block.x;
+    let col = block.y;
+    var sums = mat4x4<f32>();
     for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
         workgroupBarrier();
         for (var i = lid; i < TILE * DEPTH; i += WG) {
@@ -57,21 +50,7 @@ fn run(lid: u32, group: u32) {
             b_tile[i % DEPTH * TILE + r] = y;
         }
         workgroupBarrier();
-        // Each tile's sums begin at zero: short sums lose less.
-        var part = array<vec4<f32>, 4>();
-        for (var d = 0u; d < DEPTH; d++) {
-            let x = d * TILE + row;
-            let w = d * TILE + col;
-            let y = vec4<f32>(b_tile[w], b_tile[w + 1u], b_tile[w + 2u], b_tile[w + 3u]);
-            part[0] += a_tile[x] * y;
-            part[1] += a_tile[x + 1u] * y;
-            part[2] += a_tile[x + 2u] * y;
-            part[3] += a_tile[x + 3u] * y;
-        }
-        sums[0] += part[0];
-        sums[1] += part[1];
-        sums[2] += part[2];
-        sums[3] += part[3];
+        sums += block_sums(block);
     }
     let to = p.out_first + i0 * p.out_strides.x + i1 * p.out_strides.y;
     for (var r = 0u; r < BLOCK; r++) {

@@ -1,23 +1,16 @@
 // Many rows of x: a workgroup makes a tile of out, each invocation a block of it, from tiles of x and of the weight in
 // workgroup memory.
 
-// A side of the tile, of an invocation's block, and the depth that is in workgroup memory at a time.
-const TILE: u32 = 32u;
-const BLOCK: u32 = 4u;
-const DEPTH: u32 = 16u;
 const EIGHTS: u32 = DEPTH / 8u;
-
-// By depth, then row or column.
-var<workgroup> x_tile: array<f32, TILE * DEPTH>;
-var<workgroup> w_tile: array<f32, TILE * DEPTH>;
 
 fn run(lid: u32, group: u32) {
     let across = (p.n + TILE - 1u) / TILE;
     let m0 = group / across * TILE;
     let n0 = group % across * TILE;
-    let row = lid / (TILE / BLOCK) * BLOCK;
-    let col = lid % (TILE / BLOCK) * BLOCK;
-    var sums = array<vec4<f32>, 4>();
+    let block = block_of(lid);
+    let row = block.x;
+    let col = block.y;
+    var sums = mat4x4<f32>();
     for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
         workgroupBarrier();
         for (var i = lid; i < TILE * DEPTH; i += WG) {
@@ -27,7 +20,7 @@ fn run(lid: u32, group: u32) {
             if m < p.m && c < p.k {
                 x = x_at(p.x_first + m * p.x_stride + c);
             }
-            x_tile[i % DEPTH * TILE + i / DEPTH] = x;
+            a_tile[i % DEPTH * TILE + i / DEPTH] = x;
         }
         for (var i = lid; i < TILE * EIGHTS; i += WG) {
             let n = n0 + i / EIGHTS;
@@ -42,26 +35,12 @@ fn run(lid: u32, group: u32) {
             }
             let at = i % EIGHTS * 8u * TILE + i / EIGHTS;
             for (var j = 0u; j < 4u; j++) {
-                w_tile[at + j * TILE] = low[j];
-                w_tile[at + (j + 4u) * TILE] = high[j];
+                b_tile[at + j * TILE] = low[j];
+                b_tile[at + (j + 4u) * TILE] = high[j];
             }
         }
         workgroupBarrier();
-        // Each tile's sums begin at zero: short sums lose less.
-        var part = array<vec4<f32>, 4>();
-        for (var d = 0u; d < DEPTH; d++) {
-            let x = d * TILE + row;
-            let w = d * TILE + col;
-            let y = vec4<f32>(w_tile[w], w_tile[w + 1u], w_tile[w + 2u], w_tile[w + 3u]);
-            part[0] += x_tile[x] * y;
-            part[1] += x_tile[x + 1u] * y;
-            part[2] += x_tile[x + 2u] * y;
-            part[3] += x_tile[x + 3u] * y;
-        }
-        sums[0] += part[0];
-        sums[1] += part[1];
-        sums[2] += part[2];
-        sums[3] += part[3];
+        sums += block_sums(block);
     }
     if n0 + col >= p.n {
         return;

@@ -9,7 +9,10 @@ use crate::gpu::Gpu;
 use crate::kernel::{Kernel, Params, Planned, Program, Text, bind_all, native, slots};
 use crate::stream::WgpuStream;
 
-const BODY: &str = include_str!("../../kernels/batched_matmul.wgsl");
+const BODY: &str = concat!(
+    include_str!("../../kernels/tile.wgsl"),
+    include_str!("../../kernels/batched_matmul.wgsl")
+);
 
 /// A side of the tile, as the kernel has it.
 const TILE: usize = 32;

@@ -14,7 +14,10 @@ use crate::stream::WgpuStream;
 
 const COMMON: &str = include_str!("../../kernels/matmul.wgsl");
 const FEW_ROWS: &str = include_str!("../../kernels/matmul_few.wgsl");
-const TILES: &str = include_str!("../../kernels/matmul_tile.wgsl");
+const TILES: &str = concat!(
+    include_str!("../../kernels/tile.wgsl"),
+    include_str!("../../kernels/matmul_tile.wgsl")
+);
 
 /// Rows of x up to which the first program is used, and columns that its workgroups make, as the kernel has them.
 const FEW: usize = 4;
