@@ -540,4 +540,32 @@ mod tests {
         }
         assert!(device.kernel(&program, "nothing", 1).is_err());
     }
+
+    #[test]
+    fn small_uploads_wait_only_when_staging_memory_is_full() {
+        let Some(device) = device() else { return };
+        let mut queue = device.queue().unwrap();
+        let piece = STAGING_BYTES / 3;
+        let memory = device.alloc(8 * piece).unwrap();
+        let mut src = vec![0; piece];
+        for i in 0..8 {
+            // The last upload's bytes are written over, whether they have arrived or not.
+            src.fill(i as u8 + 1);
+            device.upload(&mut queue, &memory, i * piece, &src).unwrap();
+        }
+        assert_eq!(device.counters.now().waits, 2);
+        let mut got = vec![0; 8 * piece];
+        device.download(&mut queue, &mut got, &memory, 0).unwrap();
+        assert_eq!(device.counters.now().waits, 3);
+        let expected = |at: usize| (at / piece) as u8 + 1;
+        assert!(got.iter().enumerate().all(|(at, &x)| x == expected(at)));
+        // Work of a queue that is dropped is still done.
+        device.upload(&mut queue, &memory, 0, &[77; 9]).unwrap();
+        drop(queue);
+        let mut queue = device.queue().unwrap();
+        device
+            .download(&mut queue, &mut got[..9], &memory, 0)
+            .unwrap();
+        assert_eq!(got[..10], [77, 77, 77, 77, 77, 77, 77, 77, 77, 1]);
+    }
 }

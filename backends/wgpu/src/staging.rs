@@ -122,3 +122,42 @@ impl Staging {
         self.away.push_back(chunk);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hal::{DType, Device, View};
+
+    use super::*;
+    use crate::device::WgpuDevice;
+
+    #[test]
+    fn small_uploads_arrive_and_chunks_are_used_again() {
+        let gpu = match crate::adapter::find("wgpu") {
+            Ok(adapter) => adapter.open(&crate::Options::default()).unwrap(),
+            Err(e) => return conformance::skip("wgpu", e),
+        };
+        let device = WgpuDevice::new(&gpu).unwrap();
+        let (piece, n) = (STAGED_BYTES - 4, 64);
+        assert!(n * piece > CHUNKS * CHUNK_BYTES);
+        let buffer = device.alloc(n * piece).unwrap();
+        let mut stream = device.stream().unwrap();
+        let mut src = vec![0; piece];
+        let mut got = vec![0; n * piece];
+        let whole = View::new(&buffer, DType::U8, &[n * piece]).unwrap();
+        let before = gpu.counters.now().buffers;
+        for round in 0..3 {
+            for i in 0..n {
+                // The last upload's bytes are written over, whether they have arrived or not.
+                src.fill((i + round) as u8);
+                let to = View::at(&buffer, i * piece, DType::U8, &[piece]).unwrap();
+                stream.upload(&to, &src).unwrap();
+            }
+            stream.download(&mut got, &whole).unwrap();
+            let expected = |at: usize| (at / piece + round) as u8;
+            assert!(got.iter().enumerate().all(|(at, &x)| x == expected(at)));
+        }
+        // And what the downloads arrive in.
+        let made = gpu.counters.now().buffers - before;
+        assert!(made <= CHUNKS as u64 + 1, "{made}");
+    }
+}
