@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::sat::{self, Family};
 use common::{Shapes, golden, golden_config, golden_shapes, tensor, torch, write_checkpoint};
 use glm::architecture::{Architecture, TrainedPrefix};
+use glm::backends;
 use glm::blank::{Blank, BlankPositions};
 use glm::cache::Sequence;
 use glm::checkpoint::Checkpoint;
@@ -75,6 +76,19 @@ fn cpu() -> Context {
         level: None,
     };
     Context::new(backend_cpu::open(&options).unwrap())
+}
+
+/// The CPU, the reference, and what else this build and machine have.
+fn devices() -> Vec<(&'static str, Context)> {
+    let mut all = vec![("cpu", cpu()), ("reference", reference())];
+    for name in ["opencl", "wgpu"] {
+        match backends::open(name, &backends::Options::default()) {
+            Ok(accelerator) => all.push((name, Context::new(accelerator))),
+            Err(e) if e.kind() == ErrorKind::NotFound => conformance::skip(name, e),
+            Err(e) => panic!("{name}: {e:?}"),
+        }
+    }
+    all
 }
 
 /// Every operation in f64, rounded once.
@@ -191,15 +205,24 @@ fn assert_near(a: &[f32], b: &[f32], bound: f32, what: &str) {
 
 #[test]
 fn logits_are_those_of_the_official_code() {
-    for (device, context) in [("cpu", cpu()), ("reference", reference())] {
+    for (device, context) in devices() {
         for (name, model_type) in CASES {
             for sharded in [false, true] {
                 let dir = files(name, model_type, sharded);
                 let mut model = load(&context, dir.path(), &options()).unwrap();
                 let case = golden(name);
-                let got = full(&mut model, &ids(&case["input_ids"]));
+                let (prompt, expected) = (ids(&case["input_ids"]), floats(&case["logits"]));
+                let got = full(&mut model, &prompt);
                 let what = format!("{name} on {device}, sharded: {sharded}");
-                assert_near(&got, &floats(&case["logits"]), 2e-4, &what);
+                assert_near(&got, &expected, 2e-4, &what);
+                // Other kernels are made for single tokens.
+                let mut sequence = sequence(&model);
+                let (first, rest) = prompt.split_at(prompt.len() / 2);
+                let mut got = step(&mut model, &mut sequence, first);
+                for &id in rest {
+                    got.extend(step(&mut model, &mut sequence, &[id]));
+                }
+                assert_near(&got, &expected, 2e-4, &format!("{what}, token by token"));
             }
         }
     }
@@ -207,46 +230,62 @@ fn logits_are_those_of_the_official_code() {
 
 #[test]
 fn positions_and_prefix_of_a_blank_are_those_of_the_official_code() {
-    for (name, model_type) in FIRST {
-        let (case, dir) = (golden(name), files(name, model_type, false));
-        let mut model = load(&cpu(), dir.path(), &options()).unwrap();
-        let rule = model.architecture().blank;
-        let prompt = ids(&case["input_ids"]);
-        let blank = blank_of(name, &case);
-        let expected: Vec<u32> = match rule.streams() {
-            1 => ids(&case["position_ids"]),
-            _ => case["position_ids"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .flat_map(ids)
-                .collect(),
-        };
-        assert_eq!(
-            positions(rule, Some(blank), 0..prompt.len()),
-            expected,
-            "{name}"
-        );
+    for (device, context) in devices() {
+        for (name, model_type) in FIRST {
+            fills_its_blank(device, &context, name, model_type);
+        }
+    }
+}
 
-        let mut sequence = model.sequence();
-        sequence.set_prefix(visible(&case, blank)).unwrap();
-        // Tokens of the prefix see each other: a piece of it would silently see less.
-        let piece = run(&mut model, &mut sequence, &prompt[..2], Some(blank));
-        assert_eq!(piece.unwrap_err().kind(), ErrorKind::InvalidArgument);
-        let got = run(&mut model, &mut sequence, &prompt, Some(blank)).unwrap();
-        assert_near(&got, &floats(&case["logits"]), 2e-4, name);
-        if case["decode_ids"].is_null() {
-            continue;
-        }
-        let expected = floats(&case["decode_logits"]);
-        for (i, id) in ids(&case["decode_ids"]).into_iter().enumerate() {
-            let at = sequence.len();
-            let expected_positions = ids(&case["decode_position_ids"][i]);
-            assert_eq!(positions(rule, Some(blank), at..at + 1), expected_positions);
-            let got = run(&mut model, &mut sequence, &[id], Some(blank)).unwrap();
-            let expected = &expected[i * 64..(i + 1) * 64];
-            assert_near(&got, expected, 2e-4, &format!("{name}, token {i}"));
-        }
+fn fills_its_blank(device: &str, context: &Context, name: &str, model_type: &str) {
+    let (case, dir) = (golden(name), files(name, model_type, false));
+    let mut model = load(context, dir.path(), &options()).unwrap();
+    let rule = model.architecture().blank;
+    let prompt = ids(&case["input_ids"]);
+    let blank = blank_of(name, &case);
+    let expected: Vec<u32> = match rule.streams() {
+        1 => ids(&case["position_ids"]),
+        _ => case["position_ids"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(ids)
+            .collect(),
+    };
+    assert_eq!(
+        positions(rule, Some(blank), 0..prompt.len()),
+        expected,
+        "{name}"
+    );
+
+    let mut sequence = model.sequence();
+    sequence.set_prefix(visible(&case, blank)).unwrap();
+    // Tokens of the prefix see each other: a piece of it would silently see less.
+    let piece = run(&mut model, &mut sequence, &prompt[..2], Some(blank));
+    assert_eq!(piece.unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let got = run(&mut model, &mut sequence, &prompt, Some(blank)).unwrap();
+    assert_near(
+        &got,
+        &floats(&case["logits"]),
+        2e-4,
+        &format!("{name} on {device}"),
+    );
+    if case["decode_ids"].is_null() {
+        return;
+    }
+    let expected = floats(&case["decode_logits"]);
+    for (i, id) in ids(&case["decode_ids"]).into_iter().enumerate() {
+        let at = sequence.len();
+        let expected_positions = ids(&case["decode_position_ids"][i]);
+        assert_eq!(positions(rule, Some(blank), at..at + 1), expected_positions);
+        let got = run(&mut model, &mut sequence, &[id], Some(blank)).unwrap();
+        let expected = &expected[i * 64..(i + 1) * 64];
+        assert_near(
+            &got,
+            expected,
+            2e-4,
+            &format!("{name} on {device}, token {i}"),
+        );
     }
 }
 
