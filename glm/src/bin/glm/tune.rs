@@ -13,11 +13,14 @@ use crate::failure::Failure;
 use crate::{compiling, load, output};
 
 pub(crate) fn run(global: &Global, args: &Tune) -> Result<(), Failure> {
-    let products = products(global, args)?;
     let options = load::device_options(global);
     let time = Duration::from_secs(args.seconds);
-    let tuned =
-        backends::tune(&global.device, &options, &products, time).map_err(Failure::device)?;
+    let tune = |products: &[Matmul]| {
+        backends::tune(&global.device, &options, products, time).map_err(Failure::device)
+    };
+    // A device that has nothing to choose says so before a model is loaded.
+    tune(&[])?;
+    let tuned = tune(&products(global, args)?)?;
     compiling::finish();
     if global.json {
         return output::json(&tuned);
