@@ -498,6 +498,7 @@ mod tests {
             wave,
             max_group: 64,
             local_bytes: 1 << 14,
+            units: 2,
             sanitized: std::env::var_os(INSIDE).is_some(),
         };
         let driver = match HostDriver::new("emulator:simt", shape) {
@@ -582,6 +583,7 @@ mod tests {
             wave: 1,
             max_group: 64,
             local_bytes: 1 << 14,
+            units: 2,
             sanitized: std::env::var_os(INSIDE).is_some(),
         };
         let Ok(driver) = HostDriver::new("emulator:simt", shape) else {

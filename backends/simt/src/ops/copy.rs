@@ -29,7 +29,9 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &StridedCopy) -> Plan
             unreachable!("counted by check_args")
         };
         let in_words = |view: &View<'_>| {
-            view.is_contiguous() && view.offset_bytes() % 4 == 0 && view.bytes() % 4 == 0
+            view.is_contiguous()
+                && view.offset_bytes().is_multiple_of(4)
+                && view.bytes().is_multiple_of(4)
         };
         if in_words(out) && in_words(x) {
             let n = out.bytes() / 4;
