@@ -186,6 +186,10 @@ impl Adapter {
             limits.max_storage_buffer_binding_size =
                 limits.max_storage_buffer_binding_size.min(bytes);
         }
+        if let Some(bytes) = options.max_workgroup_bytes {
+            limits.max_compute_workgroup_storage_size =
+                limits.max_compute_workgroup_storage_size.min(bytes);
+        }
         let request = self.inner.request_device(&wgpu::DeviceDescriptor {
             label: None,
             required_features: features,

@@ -70,6 +70,8 @@ pub struct Options {
     pub immediates: bool,
     /// The most bytes of a binding, if less than the adapter's: to try on small arguments what large ones meet.
     pub max_binding_bytes: Option<u64>,
+    /// The most bytes of workgroup memory, if less than the adapter's: to try what smaller adapters do.
+    pub max_workgroup_bytes: Option<u32>,
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             subgroups: true,
             immediates: true,
             max_binding_bytes: None,
+            max_workgroup_bytes: None,
         }
     }
 }

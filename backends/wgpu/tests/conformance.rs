@@ -10,7 +10,7 @@ use conformance::{
     Case, Catalogue, Conformance, Depth, Generator, Layout, Operand, Selection, Status, Suite,
 };
 use hal::{DType, WeightFormat};
-use ops::{Accelerator, Cast, Embedding, KvWrite, Matmul, RmsNorm, StridedCopy};
+use ops::{Accelerator, Attention, Cast, Embedding, KvWrite, Matmul, RmsNorm, StridedCopy};
 
 /// Every adapter, opened once; `None`, with a word on stdout, when there is none.
 fn accelerators() -> &'static [Accelerator] {
@@ -114,7 +114,26 @@ macro_rules! plain {
 }
 conformance::for_each_op!(plain);
 
-/// The same with bindings of 64 KiB, as for arguments a thousand times as large: the weights, tables, caches and tensors
+/// Long heads in the 16 KiB of workgroup memory that every adapter has, and in less than a tile of them needs.
+#[test]
+fn attention_needs_little_workgroup_memory() {
+    let Some(first) = accelerators().first() else {
+        return;
+    };
+    for bytes in [16 << 10, 8 << 10] {
+        let options = Options {
+            max_workgroup_bytes: Some(bytes),
+            ..Options::default()
+        };
+        let spec = &first.device.info().spec;
+        let suite = Suite::new(backend_wgpu::open_with(spec, &options).unwrap());
+        let report = suite.run_where::<Attention>(|case| case.op.head_dim > 128);
+        println!("{bytes} B: {report}");
+        report.require_pass().unwrap();
+    }
+}
+
+/// Every kind of argument with bindings of 64 KiB, as for arguments a thousand times as large: the weights, tables, caches and tensors
 /// here are longer than one, and are used in parts.
 #[test]
 fn long_arguments_are_used_in_parts() {
