@@ -31,6 +31,7 @@ mod buffer;
 mod device;
 mod dtype;
 mod error;
+pub mod kept;
 pub mod null;
 mod stream;
 mod view;

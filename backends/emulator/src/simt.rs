@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source, cache_folder};
+use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source};
 use hal::{DType, Error, ErrorKind, Numerics, Result};
 use libloading::Library;
 use ops::Accelerator;
@@ -119,7 +119,7 @@ impl Compiler {
                 .next_step("install one (apt-get install g++), or name it in CXX")
         })?;
         let version = String::from_utf8_lossy(&output.stdout);
-        let folder = cache_folder().ok_or_else(|| {
+        let folder = hal::kept::folder().ok_or_else(|| {
             missing("there is no folder for compiled programs".into())
                 .next_step("set GLM_CACHE to a folder")
         })?;

@@ -12,7 +12,7 @@ use hal::{
 
 use crate::Options;
 use crate::driver::SimtDriver;
-use crate::program::{Programs, cache_folder};
+use crate::program::Programs;
 
 /// What device, memory, streams and kernels share.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ pub(crate) struct Chip<D: SimtDriver> {
 
 impl<D: SimtDriver> Chip<D> {
     pub(crate) fn new(driver: D, options: Options) -> Self {
-        let folder = options.folder.or_else(cache_folder);
+        let folder = options.folder.or_else(hal::kept::folder);
         let facts = driver.facts();
         let info = DeviceInfo {
             id: DeviceId::new(),

@@ -32,7 +32,7 @@ use ::ops::Accelerator;
 
 pub use driver::{Argument, Arguments, Compiled, Facts, Limits, MAX_ARGUMENTS, SimtDriver, Source};
 pub use ops::matmul::Tiling;
-pub use program::{OnCompile, cache_folder};
+pub use program::OnCompile;
 pub use tune::{Candidate, Timing, Trial, Tuned, Tuning, tune};
 
 /// How an accelerator is opened.
@@ -40,7 +40,7 @@ pub use tune::{Candidate, Timing, Trial, Tuned, Tuning, tune};
 pub struct Options {
     /// Called after each program that had to be compiled: a first use takes seconds.
     pub on_compile: Option<OnCompile>,
-    /// Where programs, and what tuning found, are kept, in place of [`cache_folder`].
+    /// Where programs, and what tuning found, are kept, in place of [`hal::kept::folder`].
     pub folder: Option<PathBuf>,
 }
 

@@ -5,13 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use hal::Result;
-use sha2::{Digest, Sha256};
+use hal::{Result, kept};
 
 use crate::driver::{Compiled, SimtDriver, Source};
-
-/// Bytes of the checksum before a kept binary.
-const SUM_BYTES: usize = 32;
 
 type Defines = Vec<(&'static str, String)>;
 type Table<D> = HashMap<(&'static str, Defines), Arc<<D as SimtDriver>::Program>>;
@@ -62,16 +58,16 @@ impl<D: SimtDriver> Programs<D> {
             return Ok(Arc::clone(program));
         }
         let place = self.place(driver, source, &key.1);
-        let kept = place.as_deref().and_then(read);
+        let binary = place.as_deref().and_then(kept::read);
         let start = Instant::now();
-        let Compiled { program, fresh } = driver.compile(source, &key.1, kept.as_deref())?;
+        let Compiled { program, fresh } = driver.compile(source, &key.1, binary.as_deref())?;
         if fresh {
             let took = start.elapsed();
             // Also in the place of a binary that the runtime refused. A cache that cannot be written is no reason to
             // fail.
             let kept = place.filter(|place| {
                 let binary = driver.binary(&program);
-                binary.is_some_and(|binary| write(place, &binary).is_ok())
+                binary.is_some_and(|binary| kept::write(place, &binary).is_ok())
             });
             if let Some(tell) = self.on_compile {
                 let folder = kept.as_deref().and_then(Path::parent);
@@ -85,55 +81,15 @@ impl<D: SimtDriver> Programs<D> {
 
     /// Where the binary of a program is kept: named by everything that it depends on.
     fn place(&self, driver: &D, source: &Source, defines: &[(&str, String)]) -> Option<PathBuf> {
-        let mut hash = Sha256::new();
         let fingerprint = driver.facts().fingerprint.as_ref()?;
-        for part in [fingerprint.as_str(), source.text] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        for (name, value) in defines {
-            hash.update(format!("{name}={value}\n"));
-        }
-        let name = format!("{}-{}", source.name, hex(&hash.finalize()));
+        let defines: String = defines
+            .iter()
+            .map(|(name, value)| format!("{name}={value}\n"))
+            .collect();
+        let digest = kept::name([fingerprint.as_str(), source.text, &defines]);
+        let name = format!("{}-{digest}", source.name);
         Some(self.folder.as_ref()?.join(name))
     }
-}
-
-/// Where compiled programs are kept: `$GLM_CACHE`, else the user's cache folder; `None` where there is neither.
-pub fn cache_folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(folder) = set("GLM_CACHE") {
-        return Some(folder.into());
-    }
-    let caches = set("XDG_CACHE_HOME").map(PathBuf::from);
-    // The specification of base directories: relative paths are to be ignored.
-    let caches = caches.filter(|path| path.is_absolute());
-    let caches = caches.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
-    Some(caches?.join("glm"))
-}
-
-/// What was kept in a file, if its checksum is right.
-pub(crate) fn read(place: &Path) -> Option<Vec<u8>> {
-    let mut bytes = std::fs::read(place).ok()?;
-    let binary = bytes.split_off(SUM_BYTES.min(bytes.len()));
-    (bytes[..] == Sha256::digest(&binary)[..]).then_some(binary)
-}
-
-/// Keeps bytes in a file, with their checksum.
-pub(crate) fn write(place: &Path, binary: &[u8]) -> std::io::Result<()> {
-    if let Some(folder) = place.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    // Another process may be writing the same: the last rename wins, and every reader sees a whole file.
-    let part = place.with_extension(format!("part{}", std::process::id()));
-    let mut bytes = Sha256::digest(binary).to_vec();
-    bytes.extend(binary);
-    std::fs::write(&part, bytes)?;
-    std::fs::rename(&part, place)
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -346,7 +302,7 @@ pub(crate) mod tests {
         folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();
         let file = folder.files().remove(0);
         let good = std::fs::read(&file).unwrap();
-        write(&file, REFUSED).unwrap();
+        kept::write(&file, REFUSED).unwrap();
         for counts in [(1, 0), (0, 1)] {
             let paper = Paper::new("a");
             folder.programs().program(&paper, &SOURCE, tile(1)).unwrap();

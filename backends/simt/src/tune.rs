@@ -13,15 +13,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View, WeightFormat};
+use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View, WeightFormat, kept};
 use ops::{HostWeight, Launch, Matmul};
-use sha2::{Digest, Sha256};
 
 use crate::Options;
 use crate::device::{Chip, SimtDevice, SimtStream};
 use crate::driver::SimtDriver;
 use crate::ops::matmul::{SOURCE, Tiling, plan_with};
-use crate::program;
 
 /// Rows of `x` for which tiles are chosen.
 const MANY: usize = 64;
@@ -206,7 +204,7 @@ pub fn tune<D: SimtDriver>(
 
 /// What tuning found for products like `op` on this device, if it was run.
 pub(crate) fn stored<D: SimtDriver>(chip: &Chip<D>, op: &Matmul) -> Option<Tiling> {
-    let bytes = program::read(&place(chip, &class(op))?)?;
+    let bytes = kept::read(&place(chip, &class(op))?)?;
     let text = str::from_utf8(&bytes).ok()?;
     let mut numbers = [0; 4];
     let mut words = text.split_ascii_whitespace();
@@ -247,16 +245,8 @@ fn class(op: &Matmul) -> String {
 
 /// Where a class's choice is kept: named by everything that it depends on.
 fn place<D: SimtDriver>(chip: &Chip<D>, class: &str) -> Option<PathBuf> {
-    let mut hash = Sha256::new();
-    for part in [
-        chip.driver.facts().fingerprint.as_ref()?,
-        SOURCE.text,
-        class,
-    ] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let name = format!("matmul-{}", program::hex(&hash.finalize()));
+    let fingerprint = chip.driver.facts().fingerprint.as_ref()?;
+    let name = format!("matmul-{}", kept::name([fingerprint, SOURCE.text, class]));
     Some(chip.folder.as_ref()?.join("tuning").join(name))
 }
 
@@ -411,7 +401,7 @@ impl<'a, D: SimtDriver> Bench<'a, D> {
             chosen = settled;
         };
         let kept = place(self.chip, &class)
-            .filter(|place| program::write(place, written(chosen).as_bytes()).is_ok());
+            .filter(|place| kept::write(place, written(chosen).as_bytes()).is_ok());
         Ok(Tuned {
             op: self.op,
             class,
@@ -653,7 +643,7 @@ mod tests {
         let here = chip(&folder, "a");
         assert_eq!(stored(&here, &op), None);
         let place = place(&here, &class(&op)).unwrap();
-        program::write(&place, written(CHOICE).as_bytes()).unwrap();
+        kept::write(&place, written(CHOICE).as_bytes()).unwrap();
         let biased = Matmul {
             bias: true,
             ..product(128)
@@ -691,13 +681,13 @@ mod tests {
             "few=9 row_group=32 side=4096 each=4",
             "few=9 row_group=128 side=4 each=4",
         ] {
-            program::write(&place, damaged.as_bytes()).unwrap();
+            kept::write(&place, damaged.as_bytes()).unwrap();
             assert_eq!(stored(&here, &op), None, "{damaged}");
         }
         // Without its checksum.
         std::fs::write(&place, written(CHOICE)).unwrap();
         assert_eq!(stored(&here, &op), None);
-        program::write(&place, written(CHOICE).as_bytes()).unwrap();
+        kept::write(&place, written(CHOICE).as_bytes()).unwrap();
         assert_eq!(stored(&here, &op), Some(CHOICE));
     }
 

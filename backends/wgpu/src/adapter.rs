@@ -1,5 +1,6 @@
 //! Adapters: what wgpu finds on this machine, in order of preference, and how one is opened.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use hal::{Error, ErrorKind, Result};
@@ -144,29 +145,24 @@ impl Adapter {
     fn new(inner: wgpu::Adapter, backend: &'static str, number: usize) -> Self {
         let (info, limits) = (inner.get_info(), inner.limits());
         let used = used_features(&inner, &Options::default());
-        let names: Vec<String> = used
-            .iter_names()
-            .map(|(name, _)| name.to_ascii_lowercase())
-            .collect();
-        let lanes = match used.contains(Features::SUBGROUP) {
-            true => format!(
-                " of {} to {}",
-                info.subgroup_min_size, info.subgroup_max_size
-            ),
-            false => String::new(),
-        };
+        let mut notes = vec![format!("{:?}", info.device_type)];
         let driver = [info.driver, info.driver_info];
-        let driver: Vec<&str> = driver
-            .iter()
-            .map(|s| s.trim())
-            .filter(|s| !s.is_empty())
-            .collect();
-        let detail = format!(
-            "{:?}, {}, {}{lanes}",
-            info.device_type,
-            driver.join(" "),
-            names.join(" ")
-        );
+        let driver: Vec<&str> = driver.iter().map(|s| s.trim()).collect();
+        notes.push(driver.join(" ").trim().into());
+        if used.contains(Features::SUBGROUP) {
+            let (min, max) = (info.subgroup_min_size, info.subgroup_max_size);
+            notes.push(format!("sub-groups of {min} to {max}"));
+        }
+        for (feature, what) in [
+            (Features::IMMEDIATES, "immediates"),
+            (Features::TIMESTAMP_QUERY_INSIDE_ENCODERS, "timestamps"),
+            (Features::PIPELINE_CACHE, "kept pipelines"),
+        ] {
+            if used.contains(feature) {
+                notes.push(what.into());
+            }
+        }
+        let detail = notes.join(", ");
         Self {
             spec: format!("wgpu:{backend}:{number}"),
             backend,
@@ -178,8 +174,18 @@ impl Adapter {
         }
     }
 
+    /// What wgpu knows of it.
+    pub(crate) fn info(&self) -> wgpu::AdapterInfo {
+        self.inner.get_info()
+    }
+
     /// Opens it.
     pub(crate) fn open(&self, options: &Options) -> Result<Arc<Gpu>> {
+        self.open_in(options, hal::kept::folder().as_deref())
+    }
+
+    /// Opens it, with what is kept between runs in `folder`.
+    pub(crate) fn open_in(&self, options: &Options, folder: Option<&Path>) -> Result<Arc<Gpu>> {
         let features = used_features(&self.inner, options);
         let mut limits = self.inner.limits();
         if let Some(bytes) = options.max_binding_bytes {
@@ -204,13 +210,15 @@ impl Adapter {
             )
             .with_source(e)
         })?;
-        Ok(Gpu::new(self, device, queue, features))
+        Ok(Gpu::new(self, device, queue, features, folder))
     }
 }
 
 /// The features that this crate uses, of those that the adapter has.
 fn used_features(adapter: &wgpu::Adapter, options: &Options) -> Features {
-    let mut wanted = Features::TIMESTAMP_QUERY | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS;
+    let mut wanted = Features::TIMESTAMP_QUERY
+        | Features::TIMESTAMP_QUERY_INSIDE_ENCODERS
+        | Features::PIPELINE_CACHE;
     if options.subgroups {
         wanted |= Features::SUBGROUP;
     }

@@ -1,6 +1,7 @@
 //! What device, memory, streams and kernels share: the wgpu device, its losses and failures, its pipelines.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -11,6 +12,7 @@ use crate::Adapter;
 use crate::counters::Counters;
 use crate::groups::Groups;
 use crate::kernel::{Program, Text};
+use crate::pipelines::Pipelines;
 
 /// An open wgpu device.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ pub(crate) struct Gpu {
     /// Programs that were compiled, by their text.
     programs: Mutex<HashMap<Text, Arc<Program>>>,
     layouts: Mutex<HashMap<Vec<bool>, wgpu::BindGroupLayout>>,
+    pub(crate) pipelines: Option<Pipelines>,
     pub(crate) groups: Groups,
     /// The last buffer's number.
     buffers: AtomicU64,
@@ -62,6 +65,7 @@ impl Gpu {
         device: wgpu::Device,
         queue: wgpu::Queue,
         features: Features,
+        folder: Option<&Path>,
     ) -> Arc<Self> {
         let faults = Arc::new(Faults::default());
         let on_lost = Arc::clone(&faults);
@@ -77,6 +81,7 @@ impl Gpu {
             id: DeviceId::new(),
             adapter: adapter.clone(),
             limits: device.limits(),
+            pipelines: Pipelines::open(&device, &adapter.info(), folder),
             device,
             queue,
             features,
@@ -198,6 +203,16 @@ impl Gpu {
     /// Whether parameters travel as immediates.
     pub(crate) fn immediates(&self) -> bool {
         self.features.contains(Features::IMMEDIATES)
+    }
+}
+
+impl Drop for Gpu {
+    fn drop(&mut self) {
+        if let Some(pipelines) = &self.pipelines
+            && !self.faults.lost.load(Ordering::SeqCst)
+        {
+            pipelines.keep();
+        }
     }
 }
 

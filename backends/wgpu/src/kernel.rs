@@ -14,6 +14,7 @@ use wgpu::Features;
 
 use crate::device::WgpuMemory;
 use crate::gpu::Gpu;
+use crate::pipelines::Pipelines;
 use crate::stream::WgpuStream;
 
 /// Invocations of every workgroup: what the smallest adapters have.
@@ -240,7 +241,7 @@ impl Program {
                                 zero_initialize_workgroup_memory: false,
                                 ..Default::default()
                             },
-                            cache: None,
+                            cache: gpu.pipelines.as_ref().map(Pipelines::cache),
                         });
                 (layout, pipeline)
             },

@@ -7,7 +7,8 @@
 //!   one word, an atomic exclusive-or changes one half and leaves the other.
 //! - Rounding, exponentials and comparisons are integer and polynomial code of ours: WGSL promises neither NaN nor
 //!   infinities nor subnormals, and its `exp` may be wrong by tens of units in the last place.
-//! - Dimensions are parameters, element types are text: few pipelines, all compiled when planned, never at a launch.
+//! - Dimensions are parameters, element types are text: few pipelines, all compiled when planned, never at a launch, and
+//!   kept between runs in the driver's form where wgpu can (Vulkan).
 //! - Parameters travel as immediates where the adapter has them, else in one uniform buffer per batch.
 //! - A stream collects launches in one command encoder and submits it when somebody needs the result.
 //! - Sub-groups reduce where the adapter has them, workgroup memory does otherwise ([`Options::subgroups`]).
@@ -50,6 +51,7 @@ mod gpu;
 mod groups;
 mod kernel;
 mod ops;
+mod pipelines;
 mod staging;
 mod stream;
 
