@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hal::{
-    Buffer, Device, DeviceId, DeviceInfo, Error, ErrorKind, Event, EventState, Memory, MemoryInfo,
-    Result, Stream, View, check_transfer,
+    Buffer, Device, DeviceId, DeviceInfo, Error, ErrorKind, Event, EventState, Graph, GraphState,
+    Memory, MemoryInfo, Result, Stream, View, check_transfer,
 };
 
 use crate::Options;
-use crate::driver::SimtDriver;
+use crate::driver::{Recorded, SimtDriver};
 use crate::program::Programs;
 
 /// What device, memory, streams and kernels share.
@@ -88,6 +88,7 @@ impl<D: SimtDriver> Chip<D> {
         Ok(SimtStream {
             queue: self.driver.queue()?,
             chip: Arc::clone(self),
+            capturing: false,
         })
     }
 
@@ -155,10 +156,23 @@ impl<D: SimtDriver> Drop for SimtMemory<D> {
 pub(crate) struct SimtStream<D: SimtDriver> {
     pub(crate) chip: Arc<Chip<D>>,
     pub(crate) queue: D::Queue,
+    capturing: bool,
+}
+
+impl<D: SimtDriver> SimtStream<D> {
+    /// Refuses what a capture cannot hold.
+    fn not_in_capture(&self, doing: &'static str) -> Result<()> {
+        match self.capturing {
+            true => Err(Error::invalid(doing, "the stream is in a capture")
+                .next_step("end the capture first")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl<D: SimtDriver> Stream for SimtStream<D> {
     fn upload(&mut self, dst: &View<'_>, src: &[u8]) -> Result<()> {
+        self.not_in_capture("upload")?;
         check_transfer("upload", dst, src.len())?;
         let memory = self.chip.memory_of("upload", dst.buffer())?;
         if src.is_empty() {
@@ -169,6 +183,7 @@ impl<D: SimtDriver> Stream for SimtStream<D> {
     }
 
     fn download(&mut self, dst: &mut [u8], src: &View<'_>) -> Result<()> {
+        self.not_in_capture("download")?;
         check_transfer("download", src, dst.len())?;
         let memory = self.chip.memory_of("download", src.buffer())?;
         if dst.is_empty() {
@@ -179,6 +194,7 @@ impl<D: SimtDriver> Stream for SimtStream<D> {
     }
 
     fn record(&mut self) -> Result<Event> {
+        self.not_in_capture("record an event")?;
         Ok(Event::new(SimtEvent {
             mark: self.chip.driver.record(&mut self.queue)?,
             chip: Arc::clone(&self.chip),
@@ -186,6 +202,7 @@ impl<D: SimtDriver> Stream for SimtStream<D> {
     }
 
     fn wait(&mut self, event: &Event) -> Result<()> {
+        self.not_in_capture("wait for an event")?;
         let event = event
             .downcast::<SimtEvent<D>>()
             .filter(|event| event.chip.id() == self.chip.id())
@@ -194,7 +211,44 @@ impl<D: SimtDriver> Stream for SimtStream<D> {
     }
 
     fn synchronize(&mut self) -> Result<()> {
+        self.not_in_capture("synchronize")?;
         self.chip.driver.synchronize(&mut self.queue)
+    }
+
+    fn begin_capture(&mut self) -> Result<()> {
+        self.not_in_capture("begin a capture")?;
+        self.chip.driver.begin_capture(&mut self.queue)?;
+        self.capturing = true;
+        Ok(())
+    }
+
+    fn end_capture(&mut self) -> Result<Graph> {
+        if !std::mem::take(&mut self.capturing) {
+            return Err(Error::invalid("end a capture", "none has begun")
+                .next_step("call begin_capture first"));
+        }
+        Ok(Graph::new(SimtGraph {
+            recorded: self.chip.driver.end_capture(&mut self.queue)?,
+            chip: Arc::clone(&self.chip),
+        }))
+    }
+}
+
+#[derive(Debug)]
+struct SimtGraph<D: SimtDriver> {
+    recorded: Box<dyn Recorded<D>>,
+    chip: Arc<Chip<D>>,
+}
+
+impl<D: SimtDriver> GraphState for SimtGraph<D> {
+    fn launch(&self, stream: &mut dyn Stream) -> Result<()> {
+        const DOING: &str = "launch a graph";
+        let stream = stream
+            .downcast::<SimtStream<D>>()
+            .filter(|stream| stream.chip.id() == self.chip.id())
+            .ok_or_else(|| Error::invalid(DOING, "the stream is of another device"))?;
+        stream.not_in_capture(DOING)?;
+        self.recorded.launch(&self.chip.driver, &mut stream.queue)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use arrayvec::ArrayVec;
-use hal::{DType, Numerics, Result};
+use hal::{DType, Error, Numerics, Result};
 
 /// The largest number of arguments of a kernel.
 pub const MAX_ARGUMENTS: usize = 48;
@@ -206,4 +206,35 @@ pub trait SimtDriver: Send + Sync + Debug + Sized + 'static {
     /// # Errors
     /// `DeviceLost`.
     fn elapsed(&self, from: &Self::Mark, to: &Self::Mark) -> Result<Option<Duration>>;
+
+    /// From now on launches on `queue` are recorded, and not carried out. Until [`Self::end_capture`] it is given nothing
+    /// else; a queue that is dropped takes its capture along.
+    ///
+    /// # Errors
+    /// `Unsupported` when queues record nothing, which is the default; `DeviceLost`.
+    fn begin_capture(&self, _queue: &mut Self::Queue) -> Result<()> {
+        Err(no_capture())
+    }
+
+    /// What was launched on `queue` since the capture began; it keeps the memory of these launches alive.
+    ///
+    /// # Errors
+    /// As [`Self::begin_capture`].
+    fn end_capture(&self, _queue: &mut Self::Queue) -> Result<Box<dyn Recorded<Self>>> {
+        Err(no_capture())
+    }
+}
+
+/// Launches that a queue recorded, to be repeated.
+pub trait Recorded<D: SimtDriver>: Send + Sync + Debug {
+    /// Queues them in their order.
+    ///
+    /// # Errors
+    /// `DeviceLost` and other failures of the runtime.
+    fn launch(&self, driver: &D, queue: &mut D::Queue) -> Result<()>;
+}
+
+fn no_capture() -> Error {
+    Error::unsupported("capture a stream", "this device's streams record nothing")
+        .next_step("launch the operations one by one")
 }

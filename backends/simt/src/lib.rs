@@ -30,7 +30,9 @@ use std::sync::Arc;
 
 use ::ops::Accelerator;
 
-pub use driver::{Argument, Arguments, Compiled, Facts, Limits, MAX_ARGUMENTS, SimtDriver, Source};
+pub use driver::{
+    Argument, Arguments, Compiled, Facts, Limits, MAX_ARGUMENTS, Recorded, SimtDriver, Source,
+};
 pub use ops::matmul::Tiling;
 pub use program::OnCompile;
 pub use tune::{Candidate, Timing, Trial, Tuned, Tuning, tune};
