@@ -25,7 +25,7 @@ use ops::Accelerator;
 use sha2::{Digest, Sha256};
 
 /// Before a program's text, and after it.
-const SHIM: [&str; 2] = [include_str!("simt/shim.h"), include_str!("simt/entry.h")];
+pub(crate) const SHIM: [&str; 2] = [include_str!("simt/shim.h"), include_str!("simt/entry.h")];
 /// The largest group that the fibers have room for.
 const MAX_GROUP: usize = 1024;
 
@@ -101,7 +101,7 @@ struct HostDriver {
 }
 
 #[derive(Debug)]
-struct Compiler {
+pub(crate) struct Compiler {
     program: String,
     version: String,
     sanitized: bool,
@@ -109,7 +109,7 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn find(sanitized: bool) -> Result<Self> {
+    pub(crate) fn find(sanitized: bool) -> Result<Self> {
         let doing = "find a C++ compiler for the emulator's kernels";
         let missing = |why: String| Error::new(ErrorKind::NotFound, doing, why);
         let program = compiler();
@@ -147,16 +147,20 @@ impl Compiler {
         }
     }
 
-    /// The library of one kernel; compiled, or found as it was compiled before.
-    fn library(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let doing = || format!("compile {name} for the emulator");
+    /// Names what this compiler makes of `text`.
+    pub(crate) fn digest(&self, text: &str) -> String {
         let mut hash = Sha256::new();
         for part in [self.version.as_str(), self.flags(), text] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        let library = self.folder.join(format!("{name}-{digest}.so"));
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The library of one text; compiled, or found as it was compiled before.
+    pub(crate) fn library(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let doing = || format!("compile {name} for the emulator");
+        let library = self.folder.join(format!("{name}-{}.so", self.digest(text)));
         if library.is_file() {
             return Ok(library);
         }
@@ -360,9 +364,9 @@ impl SimtDriver for HostDriver {
     }
 
     fn kernel(&self, program: &Program, name: &str, _: usize) -> Result<Kernel> {
-        let text = format!("{}\n#define ENTRY {name}\n{}", program.text, SHIM[1]);
+        let text = format!("{}\n{}\nSHIM_ENTRY({name})\n", program.text, SHIM[1]);
         let path = self.compiler.library(name, &text)?;
-        load(&path, format!("{}/{name}", program.name))
+        load(&path, program.name, name)
     }
 
     fn queue(&self) -> Result<()> {
@@ -466,8 +470,8 @@ impl SimtDriver for HostDriver {
     }
 }
 
-/// Loads a kernel's library.
-fn load(path: &Path, name: String) -> Result<Kernel> {
+/// Loads the library of the kernel `name`.
+fn load(path: &Path, program: &str, name: &str) -> Result<Kernel> {
     let fail = |e: libloading::Error| {
         let doing = format!("load {}", path.display());
         Error::new(ErrorKind::CompileFailed, doing, e.to_string())
@@ -475,11 +479,12 @@ fn load(path: &Path, name: String) -> Result<Kernel> {
     };
     // SAFETY: the library has no initialisers; it was compiled from our text, and nobody else writes to the cache folder.
     let library = unsafe { Library::new(path) }.map_err(fail)?;
-    // SAFETY: `shim_launch` has this type in entry.h.
-    let launch = unsafe { library.get::<Launch>(b"shim_launch") }.map_err(fail)?;
+    let entry = format!("shim_launch_{name}");
+    // SAFETY: entries have this type in entry.h.
+    let launch = unsafe { library.get::<Launch>(entry) }.map_err(fail)?;
     let launch = *launch;
     Ok(Kernel {
-        name,
+        name: format!("{program}/{name}"),
         launch,
         _library: library,
     })

@@ -9,6 +9,7 @@
 #define SHIM_ITEMS 1024
 
 extern "C" void *aligned_alloc(__SIZE_TYPE__, __SIZE_TYPE__);
+extern "C" void free(void *);
 
 namespace shim {
 
