@@ -24,6 +24,8 @@ pub struct Options {
 pub const NAMES: &[&str] = &[
     #[cfg(feature = "cpu")]
     "cpu",
+    #[cfg(feature = "cuda")]
+    "cuda",
     #[cfg(feature = "opencl")]
     "opencl",
     #[cfg(feature = "emulator")]
@@ -32,8 +34,8 @@ pub const NAMES: &[&str] = &[
     "wgpu",
 ];
 
-/// Opens the device that `spec` names: `cpu`; `opencl:0`, or `opencl:` and the numbers of platform and device;
-/// `emulator`, or `emulator:` and what it is like; `wgpu`, or `wgpu:` and which adapter.
+/// Opens the device that `spec` names: `cpu`; `cuda:0`; `opencl:0`, or `opencl:` and the numbers of platform and
+/// device; `emulator`, or `emulator:` and what it is like; `wgpu`, or `wgpu:` and which adapter.
 ///
 /// # Errors
 /// `NotFound` for a back end that this build lacks; what the back end reports otherwise.
@@ -45,6 +47,8 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
             threads: options.threads,
             level: None,
         }),
+        #[cfg(feature = "cuda")]
+        _ if spec == "cuda" || spec.starts_with("cuda:") => backend_cuda::open(spec),
         #[cfg(feature = "opencl")]
         _ if spec == "opencl" || spec.starts_with("opencl:") => {
             backend_opencl::open_with(spec, opencl_options(options))
@@ -161,6 +165,8 @@ pub fn list(options: &Options) -> Vec<(String, Result<Accelerator>)> {
 /// The devices of one back end, or why there are none.
 fn specs(name: &str) -> Vec<(String, Result<()>)> {
     let found: Result<Vec<String>> = match name {
+        #[cfg(feature = "cuda")]
+        "cuda" => backend_cuda::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "opencl")]
         "opencl" => backend_opencl::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "wgpu")]

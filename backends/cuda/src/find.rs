@@ -1,0 +1,238 @@
+//! The devices of this machine.
+
+use std::ffi::c_int;
+
+use backend_simt::{Facts, Limits};
+use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
+use hal::{DType, Error, ErrorKind, Numerics, Result};
+
+use crate::failure::{SUCCESS, failure};
+use crate::libraries;
+use crate::nvrtc::Nvrtc;
+use crate::symbols::Driver;
+
+/// CUDA 12.0, which has every function that is called and takes what NVRTC 12 makes.
+const OLDEST_DRIVER: c_int = 12000;
+
+/// The oldest chip that a compiler of CUDA 12 makes code for.
+const OLDEST_CHIP: c_int = 50;
+
+/// A device that can be opened.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Opens it: `cuda:0`.
+    pub spec: String,
+    /// The vendor's name of it.
+    pub name: String,
+    /// Compute capability: 90 is 9.0.
+    pub chip: i32,
+    /// The version of CUDA that the driver is of: 13000 is 13.0.
+    pub driver_version: i32,
+    /// What it allows.
+    pub limits: Limits,
+    /// Devices whose memory it can reach without the host.
+    pub peers: Vec<String>,
+    pub(crate) device: CUdevice,
+    /// Whether memory can be taken in the order of a stream.
+    pub(crate) pools: bool,
+}
+
+/// The driver, initialised, and its version.
+pub(crate) fn start() -> Result<(Driver, c_int)> {
+    let driver = libraries::driver()?;
+    let ask = |code| check(&driver, "start the NVIDIA driver", code);
+    let mut version = 0;
+    // SAFETY: `version` outlives the call, which is allowed before the next one.
+    ask(unsafe { (driver.cuDriverGetVersion)(&mut version) })?;
+    if version < OLDEST_DRIVER {
+        let why = format!("it is of CUDA {}, 12.0 is needed", dotted(version));
+        return Err(
+            Error::new(ErrorKind::Unsupported, "start the NVIDIA driver", why)
+                .next_step("install driver 525 or newer"),
+        );
+    }
+    // SAFETY: the only flags are 0.
+    ask(unsafe { (driver.cuInit)(0) })?;
+    Ok((driver, version))
+}
+
+fn check(driver: &Driver, doing: &str, code: u32) -> Result<()> {
+    match code {
+        SUCCESS => Ok(()),
+        _ => Err(failure(driver, doing, code)),
+    }
+}
+
+/// 13.0 for 13000.
+pub(crate) fn dotted(version: c_int) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+pub(crate) fn devices(driver: &Driver, driver_version: c_int) -> Result<Vec<Found>> {
+    let mut count = 0;
+    // SAFETY: `count` outlives the call.
+    let code = unsafe { (driver.cuDeviceGetCount)(&mut count) };
+    check(driver, "list the CUDA devices", code)?;
+    let all: Vec<CUdevice> = (0..count)
+        .map(|n| {
+            let mut device = 0;
+            // SAFETY: `device` outlives the call.
+            let code = unsafe { (driver.cuDeviceGet)(&mut device, n) };
+            check(driver, "list the CUDA devices", code).map(|()| device)
+        })
+        .collect::<Result<_>>()?;
+    let describe = |n| describe(driver, driver_version, &all, n);
+    (0..all.len()).map(describe).collect()
+}
+
+/// The device that `spec` names.
+pub(crate) fn find(driver: &Driver, driver_version: c_int, spec: &str) -> Result<Found> {
+    let n = number(spec)?;
+    let all = devices(driver, driver_version)?;
+    let specs: Vec<&str> = all.iter().map(|found| found.spec.as_str()).collect();
+    all.get(n).cloned().ok_or_else(|| {
+        let why = match specs.is_empty() {
+            true => "the driver has no device".into(),
+            false => format!("there are: {}", specs.join(", ")),
+        };
+        Error::new(ErrorKind::NotFound, format!("open device '{spec}'"), why)
+            .next_step("`glm devices` lists what can be opened")
+    })
+}
+
+/// The number in `cuda:3`; `cuda` is the first device.
+pub(crate) fn number(spec: &str) -> Result<usize> {
+    let digits = match spec {
+        "cuda" => "0",
+        _ => spec.strip_prefix("cuda:").unwrap_or(""),
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let number = plain.then(|| digits.parse().ok()).flatten();
+    number.ok_or_else(|| {
+        Error::invalid(format!("open device '{spec}'"), "it is no device of CUDA")
+            .next_step("write cuda:0, cuda:1, …")
+    })
+}
+
+fn describe(driver: &Driver, driver_version: c_int, all: &[CUdevice], n: usize) -> Result<Found> {
+    use CUdevice_attribute as A;
+    let device = all[n];
+    let ask = |code| check(driver, "describe a CUDA device", code);
+    let attribute = |which: A| -> Result<usize> {
+        let mut value = 0;
+        // SAFETY: `value` outlives the call.
+        ask(unsafe { (driver.cuDeviceGetAttribute)(&mut value, which, device) })?;
+        Ok(usize::try_from(value).unwrap_or(0))
+    };
+    let mut name = [0u8; 256];
+    // SAFETY: there is room for as many bytes as it says.
+    ask(unsafe { (driver.cuDeviceGetName)(name.as_mut_ptr().cast(), 255, device) })?;
+    let name = name.split(|&b| b == 0).next().unwrap_or_default();
+    let mut memory_bytes = 0;
+    // SAFETY: the number outlives the call.
+    ask(unsafe { (driver.cuDeviceTotalMem_v2)(&mut memory_bytes, device) })?;
+    let mut peers = Vec::new();
+    for (other, &peer) in all.iter().enumerate().filter(|&(other, _)| other != n) {
+        let mut can = 0;
+        // SAFETY: the number outlives the call.
+        ask(unsafe { (driver.cuDeviceCanAccessPeer)(&mut can, device, peer) })?;
+        if can != 0 {
+            peers.push(format!("cuda:{other}"));
+        }
+    }
+    let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    Ok(Found {
+        spec: format!("cuda:{n}"),
+        name: String::from_utf8_lossy(name).trim().into(),
+        chip: i32::try_from(major * 10 + minor).unwrap_or(0),
+        driver_version,
+        limits: Limits {
+            max_group: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK)?,
+            local_bytes: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK)?,
+            max_alloc_bytes: memory_bytes,
+            memory_bytes,
+            wave: attribute(A::CU_DEVICE_ATTRIBUTE_WARP_SIZE)?,
+            parallelism: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+            wide_items: false,
+        },
+        peers,
+        device,
+        pools: attribute(A::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
+    })
+}
+
+impl Found {
+    /// The compiler for it.
+    pub(crate) fn compiler(&self) -> Result<Nvrtc> {
+        if self.chip < OLDEST_CHIP {
+            let why = format!(
+                "{} is sm_{}, sm_{OLDEST_CHIP} is needed",
+                self.name, self.chip
+            );
+            return Err(Error::unsupported(format!("open {}", self.spec), why)
+                .next_step("choose another device"));
+        }
+        Nvrtc::find(self.chip, self.driver_version)
+    }
+
+    /// What it is, compiled by `compiler` for `target`.
+    pub(crate) fn facts(&self, compiler: &Nvrtc, target: &str) -> Facts {
+        let driver = dotted(self.driver_version);
+        let (major, minor) = compiler.version();
+        let compiler = format!("NVRTC {major}.{minor}");
+        let mut native_floats = vec![DType::F32, DType::F16];
+        if self.chip >= 80 {
+            native_floats.push(DType::BF16);
+        }
+        let Limits {
+            local_bytes,
+            parallelism,
+            memory_bytes,
+            ..
+        } = self.limits;
+        let memory = match self.pools {
+            true => "",
+            false => ", no memory pools",
+        };
+        let peers = match self.peers.is_empty() {
+            true => String::new(),
+            false => format!(", reaches {}", self.peers.join(" ")),
+        };
+        Facts {
+            spec: self.spec.clone(),
+            name: self.name.clone(),
+            detail: format!(
+                "CUDA {driver} driver, {compiler} for {target}, {parallelism} multiprocessors, {} MiB memory, {} KiB shared \
+                 memory{memory}{peers}",
+                memory_bytes >> 20,
+                local_bytes >> 10,
+            ),
+            fingerprint: Some(format!(
+                "{}\ndriver {driver}\n{compiler}\n{target}",
+                self.name
+            )),
+            native_floats,
+            numerics: Numerics::exact(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specs_are_read_as_numbers_only() {
+        for (spec, n) in [("cuda", 0), ("cuda:0", 0), ("cuda:17", 17)] {
+            assert_eq!(number(spec).unwrap(), n, "{spec}");
+        }
+        let huge = format!("cuda:{}0", usize::MAX);
+        for spec in [
+            "", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:0.1", "cpu", &huge,
+        ] {
+            let e = number(spec).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidArgument, "{spec}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! NVIDIA devices: the driver under the portable kernels of `backend-simt`, loaded at run time.
+//!
+//! Design choices:
+//! - The driver (`libcuda.so.1`) and the compiler (`libnvrtc.so.13` or `.12`) are looked for when a device is first asked
+//!   for: this crate builds and starts on machines without them, and one binary serves CUDA 12 and 13. Folders in
+//!   `GLM_CUDA_LIBRARIES` come first; [`libraries`] says what was found.
+//! - Functions are looked up once into a table whose prototypes the compiler compares with `cudarc`'s bindings. Codes stay
+//!   numbers, because newer drivers have codes that no enum of today knows.
+//! - Programs are compiled for the chip (a cubin); a compiler that is older than the chip gives PTX.
+//! - Memory is taken and given back in the order of one stream of its own. That stream waits for the queues before it gives
+//!   memory back, and queues wait for it before they use new memory: dropping a buffer never waits.
+//! - Transfers go through page-locked memory, so uploads return when their bytes are copied there.
+//! - A capture is the driver's own; it keeps the memory of its launches alive.
+//! - After a code that a context does not survive (illegal address, …) the accelerator is poisoned: every later call gives
+//!   `DeviceLost` with the first reason, the process lives, and the device can be opened again.
+//!
+//! Who validates what: as in `backend-simt`. Here are only the driver's own errors, with its codes by name.
+//!
+//! No NVIDIA device was at hand: the calls are tested against a stand-in for the two libraries that runs the kernels on the
+//! host, and the kernels' compilation with the real compiler.
+//!
+//! ```
+//! match backend_cuda::open("cuda:0") {
+//!     Ok(device) => println!("{}", device.device.info().name),
+//!     Err(e) => println!("no CUDA here: {e}"),
+//! }
+//! ```
+
+mod driver;
+mod failure;
+mod find;
+mod libraries;
+mod memory;
+mod nvrtc;
+mod primary;
+mod staging;
+mod symbols;
+
+use hal::Result;
+use ops::Accelerator;
+
+pub use backend_simt::Limits;
+pub use find::Found;
+pub use libraries::{Libraries, Place, libraries};
+pub use nvrtc::{Compiled, Nvrtc};
+
+/// Opens the device that `spec` names: `cuda` or `cuda:0` (the driver's first), `cuda:1`, …
+///
+/// # Errors
+/// `NotFound` when there is no driver, no compiler that fits, or no such device; `Unsupported` for a driver before CUDA
+/// 12.0; `InvalidArgument` for another form of `spec`; what the driver reports.
+pub fn open(spec: &str) -> Result<Accelerator> {
+    find::number(spec)?;
+    let (driver, version) = find::start()?;
+    let found = find::find(&driver, version, spec)?;
+    Ok(backend_simt::open(driver::Cuda::new(driver, &found)?))
+}
+
+/// Every CUDA device of this machine, in the driver's order.
+///
+/// # Errors
+/// `NotFound` when there is no driver; `Unsupported` for a driver before CUDA 12.0; what the driver reports.
+pub fn devices() -> Result<Vec<Found>> {
+    let (driver, version) = find::start()?;
+    find::devices(&driver, version)
+}

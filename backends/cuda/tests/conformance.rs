@@ -1,0 +1,115 @@
+//! The conformance suite through the stand-in: memory and streams, every operation, captured launches.
+
+mod common;
+
+use conformance::discipline::discipline;
+use conformance::metamorphic::properties;
+use conformance::probe::probe;
+use conformance::{Catalogue, Depth, Selection, Suite, for_each_op};
+use ops::Accelerator;
+
+use common::emulated;
+
+fn open() -> Accelerator {
+    let accelerator = backend_cuda::open("cuda:0").unwrap();
+    let name = &accelerator.device.info().name;
+    assert!(name.contains("emulated"), "{name}");
+    accelerator
+}
+
+macro_rules! one_test_per_op {
+    ($($name:ident $op:ident),*) => {
+        $(#[test]
+        fn $name() {
+            emulated(stringify!($name), &[], |stand_in| {
+                let report = Suite::new(open()).run::<ops::$op>();
+                println!("{report}");
+                report.require_pass().unwrap();
+                assert_eq!(stand_in.live(), [""; 0]);
+            });
+        })*
+    };
+}
+for_each_op!(one_test_per_op);
+
+/// Runs the checks of these levels whose names match.
+fn checks(levels: &str, names: &[&str]) {
+    let selection = Selection {
+        levels: levels.parse().unwrap(),
+        ops: names.iter().map(|&name| name.into()).collect(),
+        depth: Depth::Standard,
+        soak_seconds: None,
+    };
+    let catalogue = Catalogue::new(&selection, Vec::new()).unwrap();
+    assert!(catalogue.checks().len() > 10);
+    let suite = Suite::new(open());
+    for check in catalogue.checks() {
+        let outcome = check.run(&suite);
+        println!("{outcome}");
+        assert!(outcome.status.is_pass(), "{}: {outcome}", check.name);
+    }
+}
+
+#[test]
+fn memory_and_streams_keep_their_promises() {
+    emulated("memory_and_streams_keep_their_promises", &[], |stand_in| {
+        checks("0", &[]);
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_device_without_memory_pools_keeps_them_too() {
+    let settings = [("STAND_IN_POOLS", "0")];
+    emulated(
+        "a_device_without_memory_pools_keeps_them_too",
+        &settings,
+        |stand_in| {
+            checks("0", &[]);
+            let calls = stand_in.calls();
+            assert!(calls.iter().any(|call| call == "cuMemAlloc_v2"));
+            assert!(!calls.iter().any(|call| call == "cuMemAllocAsync"));
+            assert_eq!(stand_in.live(), [""; 0]);
+        },
+    );
+}
+
+#[test]
+fn captured_launches_repeat_the_plain_ones() {
+    emulated("captured_launches_repeat_the_plain_ones", &[], |stand_in| {
+        checks("6", &["capture"]);
+        let calls = stand_in.calls();
+        assert!(calls.iter().any(|call| call == "cuGraphLaunch"));
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn the_card_is_what_the_probes_find() {
+    emulated("the_card_is_what_the_probes_find", &[], |_| {
+        let accelerator = open();
+        let findings = probe(&accelerator).unwrap();
+        println!("{findings}");
+        let wrong = findings.contradictions(&accelerator.device.info().numerics);
+        assert!(wrong.is_empty(), "{wrong:?}");
+    });
+}
+
+#[test]
+fn results_depend_on_nothing_else() {
+    emulated("results_depend_on_nothing_else", &[], |_| {
+        for found in discipline(&open()).unwrap() {
+            println!("{found}");
+            assert_eq!(found.deterministic, Some(true), "{found}");
+        }
+    });
+}
+
+#[test]
+fn every_property_holds() {
+    emulated("every_property_holds", &[], |_| {
+        for property in properties(&open()) {
+            assert!(property.is_fine(), "{property}");
+        }
+    });
+}

@@ -1,0 +1,436 @@
+//! What users see when something is missing, too old, or fails: typed errors, no panic, nothing left behind.
+
+mod common;
+
+use std::path::PathBuf;
+
+use backend_emulator::stand_in::StandIn;
+use hal::{DType, Error, ErrorKind, Result, View};
+use ops::{Context, CopyArgs, StridedCopy};
+
+use common::{emulated, emulated_without};
+
+/// What the kernels copy.
+const BYTES: usize = 4099;
+/// What is only transferred: more than one slot of page-locked memory.
+const LARGE: usize = 5 << 20;
+
+/// What a program does with a device: memory, transfers, launches, marks, captures; the bytes that came back.
+fn everything(sent: &[u8]) -> Result<Vec<u8>> {
+    let accelerator = backend_cuda::open("cuda:0")?;
+    let context = Context::new(accelerator.clone());
+    let plan = context.plan(StridedCopy { dtype: DType::U8 })?;
+    let device = accelerator.device;
+    let buffers = (0..4)
+        .map(|_| device.alloc(sent.len()))
+        .collect::<Result<Vec<_>>>()?;
+    let views = buffers
+        .iter()
+        .map(|b| View::new(b, DType::U8, &[sent.len()]));
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let nothing = device.alloc(0)?;
+    let workspace = View::of_bytes(&nothing);
+    let (mut stream, mut other) = (device.stream()?, device.stream()?);
+    let started = stream.record()?;
+    let large = device.alloc(LARGE)?;
+    let pattern: Vec<u8> = (0..LARGE).map(|i| (i >> 10) as u8).collect();
+    other.upload(&View::of_bytes(&large), &pattern)?;
+    let mut back = vec![0; LARGE];
+    other.download(&mut back, &View::of_bytes(&large))?;
+    assert!(back == pattern, "a large transfer");
+    drop(large);
+    stream.upload(&views[0], sent)?;
+    let copy = |stream: &mut dyn hal::Stream, out: usize, x: usize| {
+        let (out, x) = (views[out], views[x]);
+        plan.run(stream, CopyArgs { out, x }, &workspace)
+    };
+    copy(&mut *stream, 1, 0)?;
+    other.wait(&stream.record()?)?;
+    other.begin_capture()?;
+    let captured = copy(&mut *other, 2, 1);
+    let graph = other.end_capture();
+    captured?;
+    let graph = graph?;
+    graph.launch(&mut *other)?;
+    drop(graph);
+    copy(&mut *other, 3, 2)?;
+    drop(device.alloc(sent.len())?);
+    // A queue goes in the middle of a capture.
+    let mut lost = device.stream()?;
+    lost.begin_capture()?;
+    drop(lost);
+    let mut bytes = vec![0; sent.len()];
+    other.download(&mut bytes, &views[3])?;
+    let ended = other.record()?;
+    ended.synchronize()?;
+    ended.since(&started)?;
+    stream.synchronize()?;
+    Ok(bytes)
+}
+
+fn sent() -> Vec<u8> {
+    (0..BYTES).map(|i| ((i * 31) >> 3) as u8).collect()
+}
+
+/// Functions whose failure may have nobody to go to, because they are also, or only, called while something is dropped.
+const IN_DROPS: [&str; 14] = [
+    "cuCtxSetCurrent",
+    "cuCtxSynchronize",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuMemFreeAsync",
+    "cuMemFreeHost",
+    "cuModuleUnload",
+    "cuStreamDestroy_v2",
+    "cuStreamEndCapture",
+    "cuStreamWaitEvent",
+];
+
+#[test]
+fn a_failure_of_any_call_is_a_typed_error() {
+    emulated("a_failure_of_any_call_is_a_typed_error", &[], |stand_in| {
+        let sent = sent();
+        // The first run compiles; the second finds the kept program, as all the others do.
+        for _ in 0..2 {
+            stand_in.calls();
+            assert_eq!(everything(&sent).unwrap(), sent);
+            assert_eq!(stand_in.live(), [""; 0]);
+        }
+        let calls = stand_in.calls();
+        println!("{} calls", calls.len());
+        assert!(calls.len() > 100);
+        let mut outcomes = std::collections::BTreeMap::<String, usize>::new();
+        for (n, function) in calls.iter().enumerate() {
+            // A program that does not load is compiled again, if the device lives.
+            let reloads = function == "cuModuleLoadData";
+            for (code, kind) in [
+                (1, ErrorKind::Unexpected),
+                (2, ErrorKind::OutOfMemory),
+                (700, ErrorKind::DeviceLost),
+                (999, ErrorKind::DeviceLost),
+            ] {
+                if function.starts_with("nvrtc") {
+                    continue;
+                }
+                stand_in.fail("", i32::try_from(n).unwrap() + 1, code);
+                let result = everything(&sent);
+                stand_in.fail("", 0, 0);
+                let at = format!("call {n}, {function}, code {code}");
+                let what = match result {
+                    Err(e) => {
+                        assert_eq!(e.kind(), kind, "{at}: {e}");
+                        assert!(e.next().is_some(), "{at}: {e}");
+                        format!("{kind:?}")
+                    }
+                    Ok(bytes) => {
+                        let again = code == 2 && function == "cuMemAllocAsync";
+                        let ignored = IN_DROPS.contains(&function.as_str()) || again;
+                        assert!(ignored && !reloads, "{at}: nobody heard of it");
+                        assert!(bytes == sent, "{at}: wrong bytes");
+                        "nothing".into()
+                    }
+                };
+                *outcomes.entry(format!("{code}: {what}")).or_default() += 1;
+                assert_eq!(stand_in.live(), [""; 0], "{at}");
+            }
+        }
+        println!("{outcomes:?}");
+    });
+}
+
+#[test]
+fn a_lost_device_says_so_until_it_is_opened_again() {
+    emulated(
+        "a_lost_device_says_so_until_it_is_opened_again",
+        &[],
+        |stand_in| {
+            let accelerator = backend_cuda::open("cuda:0").unwrap();
+            let plan = Context::new(accelerator.clone())
+                .plan(StridedCopy { dtype: DType::U8 })
+                .unwrap();
+            let device = &accelerator.device;
+            let (a, b) = (device.alloc(64).unwrap(), device.alloc(64).unwrap());
+            let (x, out) = (View::of_bytes(&a), View::of_bytes(&b));
+            let nothing = device.alloc(0).unwrap();
+            let mut stream = device.stream().unwrap();
+            let event = stream.record().unwrap();
+            event.synchronize().unwrap();
+            stream.upload(&x, &[7; 64]).unwrap();
+            // A kernel leaves its memory; the host hears of it later.
+            stand_in.fail("kernel", 1, 700);
+            plan.run(&mut *stream, CopyArgs { out, x }, &View::of_bytes(&nothing))
+                .unwrap();
+            let first = stream.synchronize().unwrap_err();
+            assert_eq!(first.kind(), ErrorKind::DeviceLost, "{first}");
+            assert!(first.to_string().contains("ILLEGAL_ADDRESS"), "{first}");
+            let mut bytes = [0; 64];
+            let later: [(&str, Result<()>); 9] = [
+                ("alloc", device.alloc(64).map(drop)),
+                ("stream", device.stream().map(drop)),
+                ("upload", stream.upload(&x, &[0; 64])),
+                ("download", stream.download(&mut bytes, &x)),
+                ("record", stream.record().map(drop)),
+                ("wait", stream.wait(&event)),
+                ("synchronize", stream.synchronize()),
+                ("capture", stream.begin_capture()),
+                (
+                    "launch",
+                    plan.run(&mut *stream, CopyArgs { out, x }, &View::of_bytes(&nothing)),
+                ),
+            ];
+            for (act, result) in later {
+                let e = result.unwrap_err();
+                assert_eq!(e.kind(), ErrorKind::DeviceLost, "{act}: {e}");
+                assert!(
+                    e.to_string().contains("ILLEGAL_ADDRESS"),
+                    "{act} names the first reason: {e}"
+                );
+            }
+            assert_eq!(
+                event.synchronize().unwrap_err().kind(),
+                ErrorKind::DeviceLost
+            );
+            drop((stream, event, a, b, nothing, plan, accelerator));
+            assert_eq!(stand_in.live(), [""; 0]);
+            let sent = sent();
+            assert!(everything(&sent).unwrap() == sent, "opened again");
+        },
+    );
+}
+
+#[test]
+fn out_of_memory_says_what_is_in_use() {
+    emulated("out_of_memory_says_what_is_in_use", &[], |stand_in| {
+        let accelerator = backend_cuda::open("cuda:0").unwrap();
+        let device = &accelerator.device;
+        let half = device.memory().unwrap().total_bytes / 2 + 1;
+        let first = device.alloc(half).unwrap();
+        let text = device.alloc(half).unwrap_err().to_string();
+        assert!(
+            text.contains(&format!("{half} of")) && text.contains("smaller model"),
+            "{text}"
+        );
+        // What was given back is there again, and another program's use is told by the driver.
+        drop(first);
+        drop(device.alloc(half).unwrap());
+        stand_in.fail("cuMemAllocAsync", 1, 2);
+        drop(device.alloc(64).unwrap());
+        assert!(
+            stand_in
+                .calls()
+                .iter()
+                .any(|call| call == "cuMemPoolTrimTo")
+        );
+        let e = outlasting(&stand_in, || device.alloc(64).map(drop));
+        assert_eq!(e.kind(), ErrorKind::OutOfMemory, "{e}");
+        assert!(e.to_string().contains("in use, by all programs"), "{e}");
+        drop(device.alloc(64).unwrap());
+    });
+}
+
+/// The error of an allocation that fails twice.
+fn outlasting(stand_in: &StandIn, alloc: impl FnOnce() -> Result<()>) -> Error {
+    stand_in.fail("cuMemAllocAsync", -2, 2);
+    let e = alloc().unwrap_err();
+    stand_in.fail("", 0, 0);
+    e
+}
+
+#[test]
+fn what_the_compiler_says_is_told() {
+    let kept = std::env::temp_dir().join(format!("glm-cuda-{}", std::process::id()));
+    let settings = [("GLM_CACHE", kept.to_str().unwrap())];
+    emulated("what_the_compiler_says_is_told", &settings, |stand_in| {
+        let plan = || {
+            let context = Context::new(backend_cuda::open("cuda:0")?);
+            context.plan(StridedCopy { dtype: DType::U8 }).map(drop)
+        };
+        for function in [
+            "nvrtcCreateProgram",
+            "nvrtcCompileProgram",
+            "nvrtcGetCUBINSize",
+            "nvrtcGetCUBIN",
+        ] {
+            stand_in.fail(function, 1, 6);
+            let e = plan().unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::CompileFailed, "{function}: {e}");
+            assert!(
+                e.to_string().contains("NVRTC_ERROR_COMPILATION"),
+                "{function}: {e}"
+            );
+            assert_eq!(stand_in.live(), [""; 0], "{function}");
+        }
+        for function in [
+            "nvrtcVersion",
+            "nvrtcGetNumSupportedArchs",
+            "nvrtcGetSupportedArchs",
+        ] {
+            stand_in.fail(function, 1, 11);
+            let e = plan().unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::NotFound, "{function}: {e}");
+        }
+        plan().unwrap();
+        // It is kept now, and not compiled again.
+        stand_in.fail("nvrtcCompileProgram", 1, 6);
+        plan().unwrap();
+        stand_in.fail("", 0, 0);
+        // What is kept may be of another driver than its name says.
+        stand_in.fail("cuModuleLoadData", 1, 222);
+        plan().unwrap();
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+    let _ = std::fs::remove_dir_all(kept);
+}
+
+/// Opening `cuda:0` under these settings fails; the error.
+fn refused(name: &str, settings: &[(&str, &str)], hidden: &[&str], kind: ErrorKind, says: &str) {
+    emulated_without(name, settings, hidden, |stand_in| {
+        let e = backend_cuda::open("cuda:0").unwrap_err();
+        println!("{e}");
+        assert_eq!(e.kind(), kind, "{e}");
+        assert!(e.to_string().contains(says) && e.next().is_some(), "{e}");
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn an_old_driver_is_named() {
+    let settings = [("STAND_IN_DRIVER", "11040")];
+    let says = "CUDA 11.4, 12.0 is needed";
+    refused(
+        "an_old_driver_is_named",
+        &settings,
+        &[],
+        ErrorKind::Unsupported,
+        says,
+    );
+}
+
+#[test]
+fn a_driver_without_a_function_is_named() {
+    let hidden = ["cuMemAllocAsync"];
+    let name = "a_driver_without_a_function_is_named";
+    refused(
+        name,
+        &[],
+        &hidden,
+        ErrorKind::NotFound,
+        "has no cuMemAllocAsync",
+    );
+}
+
+#[test]
+fn a_compiler_without_a_function_is_no_compiler() {
+    let hidden = ["nvrtcGetCUBIN"];
+    let name = "a_compiler_without_a_function_is_no_compiler";
+    refused(
+        name,
+        &[("PATH", "/usr/bin:/bin")],
+        &hidden,
+        ErrorKind::NotFound,
+        "NVRTC",
+    );
+}
+
+#[test]
+fn a_compiler_newer_than_the_driver_is_refused() {
+    let settings = [("STAND_IN_DRIVER", "12040")];
+    let name = "a_compiler_newer_than_the_driver_is_refused";
+    refused(
+        name,
+        &settings,
+        &[],
+        ErrorKind::NotFound,
+        "the driver, of CUDA 12.4, is too old for",
+    );
+}
+
+#[test]
+fn a_chip_older_than_the_compiler_is_refused() {
+    let settings = [("STAND_IN_CHIP", "70")];
+    let name = "a_chip_older_than_the_compiler_is_refused";
+    refused(
+        name,
+        &settings,
+        &[],
+        ErrorKind::NotFound,
+        "knows sm_75 and newer only",
+    );
+}
+
+#[test]
+fn a_machine_without_devices_says_so() {
+    let settings = [("STAND_IN_DEVICES", "0")];
+    refused(
+        "a_machine_without_devices_says_so",
+        &settings,
+        &[],
+        ErrorKind::NotFound,
+        "CUDA error 100",
+    );
+}
+
+#[test]
+fn a_chip_newer_than_the_compiler_gets_ptx() {
+    let settings = [("STAND_IN_CHIP", "123")];
+    emulated("a_chip_newer_than_the_compiler_gets_ptx", &settings, |_| {
+        let sent = sent();
+        assert!(everything(&sent).unwrap() == sent);
+        let detail = backend_cuda::open("cuda")
+            .unwrap()
+            .device
+            .info()
+            .detail
+            .clone();
+        assert!(detail.contains("for compute_120"), "{detail}");
+    });
+}
+
+#[test]
+fn devices_are_listed_with_their_peers() {
+    let settings = [("STAND_IN_DEVICES", "3"), ("STAND_IN_CHIP", "86")];
+    emulated(
+        "devices_are_listed_with_their_peers",
+        &settings,
+        |stand_in| {
+            let all = backend_cuda::devices().unwrap();
+            let specs: Vec<&str> = all.iter().map(|found| found.spec.as_str()).collect();
+            assert_eq!(specs, ["cuda:0", "cuda:1", "cuda:2"]);
+            let one = backend_cuda::open("cuda:1").unwrap();
+            let info = one.device.info();
+            assert_eq!(info.spec, "cuda:1");
+            assert!(info.detail.contains("for sm_86"), "{}", info.detail);
+            assert!(
+                info.detail.contains("reaches cuda:0 cuda:2"),
+                "{}",
+                info.detail
+            );
+            let e = backend_cuda::open("cuda:3").unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::NotFound);
+            assert!(e.to_string().contains("cuda:0, cuda:1, cuda:2"), "{e}");
+            drop(one);
+            assert_eq!(stand_in.live(), [""; 0]);
+            let found = backend_cuda::libraries();
+            let folder = PathBuf::from(std::env::var_os("GLM_CUDA_LIBRARIES").unwrap());
+            assert_eq!(found.driver[0].path, folder.join("libcuda.so.1"));
+            assert_eq!(found.driver[0].problem, None);
+            assert_eq!(found.compiler[0].problem, None);
+            assert_eq!(found.folders[0], folder);
+        },
+    );
+}
+
+#[test]
+fn without_a_driver_the_error_says_where_it_looked() {
+    match backend_cuda::devices() {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            assert!(e.to_string().contains("system's loader was asked"), "{e}");
+            assert!(!e.to_string().contains('\n'), "{e}");
+        }
+        other => conformance::skip("without-cuda", format!("there is a driver: {other:?}")),
+    }
+}
