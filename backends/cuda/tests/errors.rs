@@ -286,6 +286,63 @@ fn what_the_compiler_says_is_told() {
     let _ = std::fs::remove_dir_all(kept);
 }
 
+#[test]
+fn a_text_that_does_not_compile_gives_the_log() {
+    emulated(
+        "a_text_that_does_not_compile_gives_the_log",
+        &[],
+        |stand_in| {
+            let nvrtc = backend_cuda::Nvrtc::find(90, 13000).unwrap();
+            let source = backend_simt::Source {
+                name: "bad",
+                text: "\nKERNEL bad(int *x) { x[0] = undeclared_name; }",
+            };
+            let defines = [("KERNEL", "extern\t\"C\"\tvoid".into())];
+            let e = nvrtc
+                .compile(&source, &defines, &nvrtc.target(90), &[])
+                .unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::CompileFailed);
+            let text = e.to_string();
+            assert!(
+                text.contains("undeclared_name") && text.contains("sm_90a"),
+                "{text}"
+            );
+            let zero = backend_simt::Source {
+                text: "\0",
+                ..source
+            };
+            let e = nvrtc.compile(&zero, &[], "sm_90a", &[]).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidArgument);
+            assert_eq!(stand_in.live(), [""; 0]);
+        },
+    );
+}
+
+#[test]
+fn a_driver_that_does_not_start_is_explained() {
+    emulated(
+        "a_driver_that_does_not_start_is_explained",
+        &[],
+        |stand_in| {
+            for (code, kind, says) in [
+                (34, ErrorKind::NotFound, "folder of stubs"),
+                (46, ErrorKind::NotFound, "exclusive mode"),
+                (100, ErrorKind::NotFound, "nvidia-smi"),
+                (801, ErrorKind::Unsupported, "driver's version"),
+                (802, ErrorKind::NotFound, "nvidia-fabricmanager"),
+                (803, ErrorKind::NotFound, "restart the machine"),
+                (123_456, ErrorKind::Unexpected, "123456"),
+            ] {
+                stand_in.fail("cuInit", 1, code);
+                let e = backend_cuda::devices().unwrap_err();
+                assert_eq!(e.kind(), kind, "{e}");
+                assert!(e.to_string().contains(says), "{e}");
+            }
+            assert_eq!(backend_cuda::devices().unwrap().len(), 1);
+        },
+    );
+}
+
 /// Opening `cuda:0` under these settings fails; the error.
 fn refused(name: &str, settings: &[(&str, &str)], hidden: &[&str], kind: ErrorKind, says: &str) {
     emulated_without(name, settings, hidden, |stand_in| {
