@@ -48,10 +48,12 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
             level: None,
         }),
         #[cfg(feature = "cuda")]
-        _ if spec == "cuda" || spec.starts_with("cuda:") => backend_cuda::open(spec),
+        _ if spec == "cuda" || spec.starts_with("cuda:") => {
+            backend_cuda::open_with(spec, portable(options))
+        }
         #[cfg(feature = "opencl")]
         _ if spec == "opencl" || spec.starts_with("opencl:") => {
-            backend_opencl::open_with(spec, opencl_options(options))
+            backend_opencl::open_with(spec, portable(options))
         }
         #[cfg(feature = "emulator")]
         _ if spec == "emulator" || spec.starts_with("emulator:") => backend_emulator::open(spec),
@@ -107,46 +109,65 @@ pub fn tune(
     products: &[Matmul],
     time: Duration,
 ) -> Result<Vec<Tuned>> {
-    #[cfg(feature = "opencl")]
-    if spec == "opencl" || spec.starts_with("opencl:") {
-        let tuning = backend_opencl::Tuning {
-            time,
-            ..Default::default()
+    #[cfg(any(feature = "cuda", feature = "opencl"))]
+    {
+        let (back_end, tuning) = (
+            spec.split(':').next(),
+            backend_simt::Tuning {
+                time,
+                ..Default::default()
+            },
+        );
+        let tuned = match back_end {
+            #[cfg(feature = "cuda")]
+            Some("cuda") => backend_cuda::tune(spec, portable(options), products, &tuning)?,
+            #[cfg(feature = "opencl")]
+            Some("opencl") => backend_opencl::tune(spec, portable(options), products, &tuning)?,
+            _ => return nothing_to_choose(spec),
         };
-        let tuned = backend_opencl::tune(spec, opencl_options(options), products, &tuning)?;
-        return Ok(tuned.into_iter().map(opencl_tuned).collect());
+        Ok(tuned.into_iter().map(Tuned::from).collect())
     }
-    let _ = (options, products, time);
+    #[cfg(not(any(feature = "cuda", feature = "opencl")))]
+    {
+        let _ = (options, products, time);
+        nothing_to_choose(spec)
+    }
+}
+
+fn nothing_to_choose(spec: &str) -> Result<Vec<Tuned>> {
     let doing = format!("tune device '{spec}'");
     Err(
         Error::unsupported(doing, "its kernels have nothing to choose")
-            .next_step("name a device that `glm devices` lists as opencl:N"),
+            .next_step("name a device that `glm devices` lists as cuda:N or opencl:N"),
     )
 }
 
-#[cfg(feature = "opencl")]
-fn opencl_options(options: &Options) -> backend_opencl::Options {
-    backend_opencl::Options {
+/// Options of the back ends that compile the portable kernels.
+#[cfg(any(feature = "cuda", feature = "opencl"))]
+fn portable(options: &Options) -> backend_simt::Options {
+    backend_simt::Options {
         on_compile: options.on_compile,
         ..Default::default()
     }
 }
 
-#[cfg(feature = "opencl")]
-fn opencl_tuned(tuned: backend_opencl::Tuned) -> Tuned {
-    let times = tuned.times.into_iter().map(|time| Times {
-        rows: time.rows,
-        rule_seconds: time.rule,
-        chosen_seconds: time.chosen,
-    });
-    Tuned {
-        class: tuned.class,
-        rule: tuned.rule.to_string(),
-        chosen: tuned.chosen.to_string(),
-        times: times.collect(),
-        refused: tuned.refused,
-        left_out: tuned.left_out,
-        kept: tuned.kept,
+#[cfg(any(feature = "cuda", feature = "opencl"))]
+impl From<backend_simt::Tuned> for Tuned {
+    fn from(tuned: backend_simt::Tuned) -> Self {
+        let times = tuned.times.into_iter().map(|time| Times {
+            rows: time.rows,
+            rule_seconds: time.rule,
+            chosen_seconds: time.chosen,
+        });
+        Self {
+            class: tuned.class,
+            rule: tuned.rule.to_string(),
+            chosen: tuned.chosen.to_string(),
+            times: times.collect(),
+            refused: tuned.refused,
+            left_out: tuned.left_out,
+            kept: tuned.kept,
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use backend_simt::{Argument, Facts, Limits, MAX_ARGUMENTS, Recorded, SimtDriver, Source};
+use backend_simt::{
+    Argument, Compiled, Facts, Limits, MAX_ARGUMENTS, Recorded, SimtDriver, Source,
+};
 use cudarc::driver::sys::{
     CUfunction, CUfunction_attribute, CUgraph, CUgraphExec, CUmodule, CUstreamCaptureMode,
 };
@@ -245,16 +247,20 @@ impl SimtDriver for Cuda {
         source: &Source,
         defines: &[(&str, String)],
         binary: Option<&[u8]>,
-    ) -> Result<Arc<Module>> {
+    ) -> Result<Compiled<Arc<Module>>> {
         self.primary.enter("load a CUDA module")?;
+        let made = |module, fresh| Compiled {
+            program: Arc::new(module),
+            fresh,
+        };
         if let Some(binary) = binary {
             match self.load(binary.to_vec()) {
                 Err(e) if e.kind() == ErrorKind::CompileFailed => {}
-                loaded => return loaded.map(Arc::new),
+                loaded => return loaded.map(|module| made(module, false)),
             }
         }
         let compiled = self.compiler.compile(source, defines, &self.target, &[])?;
-        Ok(Arc::new(self.load(compiled.code)?))
+        Ok(made(self.load(compiled.code)?, true))
     }
 
     fn binary(&self, program: &Arc<Module>) -> Option<Vec<u8>> {

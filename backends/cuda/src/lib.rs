@@ -37,9 +37,9 @@ mod staging;
 mod symbols;
 
 use hal::Result;
-use ops::Accelerator;
+use ops::{Accelerator, Matmul};
 
-pub use backend_simt::Limits;
+pub use backend_simt::{Limits, Options, Tuned, Tuning};
 pub use find::Found;
 pub use libraries::{Libraries, Place, libraries};
 pub use nvrtc::{Compiled, Nvrtc};
@@ -50,10 +50,35 @@ pub use nvrtc::{Compiled, Nvrtc};
 /// `NotFound` when there is no driver, no compiler that fits, or no such device; `Unsupported` for a driver before CUDA
 /// 12.0; `InvalidArgument` for another form of `spec`; what the driver reports.
 pub fn open(spec: &str) -> Result<Accelerator> {
+    open_with(spec, Options::default())
+}
+
+/// As [`open`], with options.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
+    Ok(backend_simt::open_with(driver(spec)?, options))
+}
+
+/// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.
+///
+/// # Errors
+/// Those of [`open`], and of `backend_simt::tune`.
+pub fn tune(
+    spec: &str,
+    options: Options,
+    products: &[Matmul],
+    tuning: &Tuning,
+) -> Result<Vec<Tuned>> {
+    backend_simt::tune(driver(spec)?, options, products, tuning)
+}
+
+fn driver(spec: &str) -> Result<driver::Cuda> {
     find::number(spec)?;
     let (driver, version) = find::start()?;
     let found = find::find(&driver, version, spec)?;
-    Ok(backend_simt::open(driver::Cuda::new(driver, &found)?))
+    driver::Cuda::new(driver, &found)
 }
 
 /// Every CUDA device of this machine, in the driver's order.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backend_cuda::Nvrtc;
-use backend_simt::{Argument, Facts, Limits, SimtDriver, Source};
+use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source};
 use conformance::{Conformance, for_each_op};
 use hal::{DType, Error, Numerics, Result};
 use ops::Context;
@@ -60,14 +60,22 @@ impl SimtDriver for Writer {
     fn alloc(&self, _: usize) -> Result<()> {
         none()
     }
-    fn compile(&self, source: &Source, defines: &[(&str, String)], _: Option<&[u8]>) -> Result<()> {
+    fn compile(
+        &self,
+        source: &Source,
+        defines: &[(&str, String)],
+        _: Option<&[u8]>,
+    ) -> Result<Compiled<()>> {
         let key = format!("{} {defines:?}", source.name);
         let defines = defines
             .iter()
             .map(|(name, value)| (name.to_string(), value.clone()));
         let program = (*source, defines.collect());
         self.programs.lock().unwrap().insert(key, program);
-        Ok(())
+        Ok(Compiled {
+            program: (),
+            fresh: true,
+        })
     }
     fn kernel(&self, (): &(), _: &str, _: usize) -> Result<()> {
         Ok(())
