@@ -185,10 +185,14 @@ fn first_folders() -> Vec<PathBuf> {
 
 /// Where toolkits, conda and Python's wheels put libraries.
 fn folders() -> Vec<PathBuf> {
-    let set = |name: &str| {
+    folders_of(&|name| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty());
         value.map(PathBuf::from)
-    };
+    })
+}
+
+/// As [`folders`], of a machine whose environment is `set`.
+fn folders_of(set: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let mut toolkits: Vec<PathBuf> = ["CUDA_HOME", "CUDA_PATH"]
         .into_iter()
         .filter_map(set)
@@ -243,4 +247,43 @@ fn matching(folder: &Path, prefix: &str) -> Vec<PathBuf> {
             .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
     });
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_toolkits_conda_and_wheels_are_found_in_that_order() {
+        let root = std::env::temp_dir().join(format!("glm-cuda-folders-{}", std::process::id()));
+        let wheel = "lib/python3.12/site-packages/nvidia";
+        let made = [
+            "toolkit/lib64".to_owned(),
+            "venv/lib".into(),
+            format!("venv/{wheel}/cu13/lib"),
+            format!("venv/{wheel}/cuda_nvrtc/lib"),
+            "conda/lib".into(),
+            format!("conda/{wheel}/cu13/lib"),
+            format!("home/.local/{wheel}/cu13/lib"),
+        ];
+        for folder in &made {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let set = |name: &str| {
+            let folder = match name {
+                "CUDA_HOME" => "toolkit",
+                "VIRTUAL_ENV" => "venv",
+                "CONDA_PREFIX" => "conda",
+                "HOME" => "home",
+                _ => return None,
+            };
+            Some(root.join(folder))
+        };
+        let mut found = folders_of(&set);
+        // What this machine has besides.
+        found.retain(|folder| folder.starts_with(&root));
+        let order = [0, 1, 4, 2, 3, 5, 6].map(|i| root.join(&made[i]));
+        assert_eq!(found, order);
+        std::fs::remove_dir_all(&root).unwrap();
+    }
 }
