@@ -44,8 +44,11 @@ impl Tiling {
             (16.., _) => (4, 4),
             _ => return None,
         };
+        // Where the groups of a tile run one after the other, the rows that a tile has too many cost more than the weight
+        // read once more for each row.
+        let few = if limits.wide_items { 16 } else { 4 };
         Some(Self {
-            few: 4,
+            few,
             row_group: side * side,
             side,
             each,
