@@ -2,8 +2,8 @@
 # All tests, those of OpenCL and Vulkan on software drivers: installs the drivers on Debian and Ubuntu where it is root,
 # else says how. Arguments go to `cargo test`.
 #
-# DRIVERS=all fetches two more, Intel's OpenCL runtime and SwiftShader, into target/drivers, and fails where a driver is
-# missing although it is root and the package servers answer.
+# DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader and NVIDIA's compiler; it fails where a
+# driver is missing although it is root and the package servers answer.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$PWD/target/drivers
@@ -72,6 +72,21 @@ fetch_swiftshader() {
     export VK_ADD_DRIVER_FILES=$folder/swiftshader/icd.json
 }
 
+# NVIDIA's compiler needs no NVIDIA device. The release is the one of backends/cuda/resources.tsv.
+fetch_nvrtc() {
+    local lib=$folder/nvrtc
+    if [ ! -e "$lib/libnvrtc.so.13" ]; then
+        say "Fetching NVIDIA's compiler (60 MB)"
+        rm -rf "$folder/wheels" && mkdir -p "$folder/wheels" "$lib"
+        python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder/wheels" nvidia-cuda-nvrtc==13.5.37 >&2 ||
+            { say "SKIPPED: NVIDIA's compiler: pip download failed"; return 0; }
+        python3 -m zipfile -e "$folder"/wheels/*.whl "$folder/wheels/open"
+        mv -t "$lib" "$folder"/wheels/open/nvidia/cu13/lib/*
+        rm -rf "$folder/wheels"
+    fi
+    export GLM_CUDA_LIBRARIES=$lib
+}
+
 # Why drivers may be missing.
 excuse=
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
@@ -79,6 +94,7 @@ if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
     if [ "${DRIVERS:-}" = all ]; then
         fetch_intel
         fetch_swiftshader
+        fetch_nvrtc
     fi
 else
     say "Not Debian or Ubuntu: the tests use the OpenCL and Vulkan drivers that are here."
@@ -93,7 +109,8 @@ export POCL_CACHE_DIR=$folder/pocl XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$folder}
 there() { installed "$1" && printf '%s,' "$2" || true; }
 required=${REQUIRE_DEVICE:-}
 if [ -z "$required" ] && command -v dpkg-query >/dev/null; then
-    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt)
+    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt,stand-in)
+    [ -z "${GLM_CUDA_LIBRARIES:-}" ] || required+=nvrtc
 fi
 export REQUIRE_DEVICE=${required%,}
 say "Devices that must be tested: ${REQUIRE_DEVICE:-none}"
