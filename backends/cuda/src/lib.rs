@@ -36,7 +36,7 @@ mod primary;
 mod staging;
 mod symbols;
 
-use hal::Result;
+use hal::{Error, Result};
 use ops::{Accelerator, Matmul};
 
 pub use backend_simt::{Limits, Options, Tuned, Tuning};
@@ -76,7 +76,12 @@ pub fn tune(
 
 fn driver(spec: &str) -> Result<driver::Cuda> {
     find::number(spec)?;
-    let (driver, version) = find::start()?;
+    let (driver, version) = find::start().map_err(|e| {
+        let doing = format!("open device '{spec}'");
+        let named = Error::new(e.kind(), doing, format!("{}: {}", e.doing(), e.detail()));
+        let next = e.next().unwrap_or("`glm devices` lists what can be opened");
+        named.next_step(next).with_source(e)
+    })?;
     let found = find::find(&driver, version, spec)?;
     driver::Cuda::new(driver, &found)
 }

@@ -154,6 +154,15 @@ impl OpenCl {
             .map(drop)
     }
 
+    /// Waits for the queue, whose staging memory is free then. A call that blocks would not do: Intel's CPU runtime
+    /// (2026.22) returns from one while earlier writes, which did not block, still read their bytes.
+    fn drain(&self, queue: &mut Queue) -> Result<()> {
+        let done = queue.queue.finish();
+        self.check("wait for an OpenCL queue", Call::Wait, done)?;
+        queue.staged = 0;
+        Ok(())
+    }
+
     fn build(&self, source: &Source, options: &str) -> Result<Program> {
         const DOING: &str = "compile a kernel";
         let program = Program::create_from_source(&self.context, source.text);
@@ -352,15 +361,16 @@ impl SimtDriver for OpenCl {
 
     fn upload(&self, queue: &mut Queue, dst: &ClMemory, at: usize, src: &[u8]) -> Result<()> {
         self.alive("upload to an OpenCL device")?;
-        if let Some(copy) = queue.stage(src) {
-            // SAFETY: staging memory is written again, or freed, only after a call that waited for the queue.
-            return unsafe { self.write(queue, dst, at, copy, src.len(), CL_NON_BLOCKING) };
+        if queue.staged + src.len() > STAGING_BYTES {
+            self.counters.waits.add();
+            self.drain(queue)?;
         }
-        self.counters.waits.add();
-        // SAFETY: the call blocks.
-        unsafe { self.write(queue, dst, at, src.as_ptr(), src.len(), CL_BLOCKING) }?;
-        queue.staged = 0;
-        Ok(())
+        match queue.stage(src) {
+            // SAFETY: staging memory is written again, or freed, only after the queue was waited for.
+            Some(copy) => unsafe { self.write(queue, dst, at, copy, src.len(), CL_NON_BLOCKING) },
+            // SAFETY: the call blocks.
+            None => unsafe { self.write(queue, dst, at, src.as_ptr(), src.len(), CL_BLOCKING) },
+        }
     }
 
     fn download(&self, queue: &mut Queue, dst: &mut [u8], src: &ClMemory, at: usize) -> Result<()> {
@@ -374,8 +384,7 @@ impl SimtDriver for OpenCl {
                 .enqueue_read_buffer(&src.0, CL_BLOCKING, at, dst, &[])
         };
         self.check(DOING, Call::Wait, done)?;
-        queue.staged = 0;
-        Ok(())
+        self.drain(queue)
     }
 
     unsafe fn launch(
