@@ -30,12 +30,15 @@ pub const NAMES: &[&str] = &[
     "opencl",
     #[cfg(feature = "emulator")]
     "emulator",
+    #[cfg(feature = "plugin")]
+    "plugin",
     #[cfg(feature = "wgpu")]
     "wgpu",
 ];
 
 /// Opens the device that `spec` names: `cpu`; `cuda:0`; `opencl:0`, or `opencl:` and the numbers of platform and
-/// device; `emulator`, or `emulator:` and what it is like; `wgpu`, or `wgpu:` and which adapter.
+/// device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
+/// `wgpu:` and which adapter.
 ///
 /// # Errors
 /// `NotFound` for a back end that this build lacks; what the back end reports otherwise.
@@ -57,6 +60,8 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
         }
         #[cfg(feature = "emulator")]
         _ if spec == "emulator" || spec.starts_with("emulator:") => backend_emulator::open(spec),
+        #[cfg(feature = "plugin")]
+        _ if spec == "plugin" || spec.starts_with("plugin:") => backend_plugin::open(spec),
         #[cfg(feature = "wgpu")]
         _ if spec == "wgpu" || spec.starts_with("wgpu:") => backend_wgpu::open(spec),
         _ => Err(Error::new(
@@ -183,8 +188,16 @@ pub fn list(options: &Options) -> Vec<(String, Result<Accelerator>)> {
         .collect()
 }
 
-/// The devices of one back end, or why there are none.
+/// The devices of one back end, or why there are none. Plugins are those that the variable `GLM_PLUGINS` names: libraries
+/// with ':' between them (';' on Windows).
 fn specs(name: &str) -> Vec<(String, Result<()>)> {
+    if name == "plugin" {
+        let libraries = std::env::var_os("GLM_PLUGINS").unwrap_or_default();
+        return std::env::split_paths(&libraries)
+            .filter(|path| !path.as_os_str().is_empty())
+            .map(|path| (format!("plugin:{}", path.display()), Ok(())))
+            .collect();
+    }
     let found: Result<Vec<String>> = match name {
         #[cfg(feature = "cuda")]
         "cuda" => backend_cuda::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
