@@ -1,0 +1,3 @@
+//! One file per operation.
+
+pub(crate) mod rms_norm;
