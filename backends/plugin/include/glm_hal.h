@@ -207,7 +207,7 @@ typedef struct glm_hal_table {
     /* Queues the work: no allocation, lock or wait if the chip allows it. Count, types, shapes and overlap have been
      * checked by the rules of the operation, the device of every buffer too; the size of a weight has not. Bound what
      * is read from memory (ids, page numbers, lengths): wrong values may give wrong numbers, never a fault.
-     * workspace: NULL when none was asked for. The stream's thread; one plan may be launched from several at once. */
+     * workspace: may be NULL when none was asked for. The stream's thread; one plan may be launched from several at once. */
     uint32_t (*launch)(glm_hal_plan *plan, glm_hal_stream *stream, const glm_hal_view *const *args, uint32_t count,
                        const glm_hal_view *workspace, glm_hal_error *error);
 
