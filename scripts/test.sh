@@ -109,7 +109,7 @@ export POCL_CACHE_DIR=$folder/pocl XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$folder}
 there() { installed "$1" && printf '%s,' "$2" || true; }
 required=${REQUIRE_DEVICE:-}
 if [ -z "$required" ] && command -v dpkg-query >/dev/null; then
-    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt,stand-in)
+    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt,stand-in; there gcc plugin)
     [ -z "${GLM_CUDA_LIBRARIES:-}" ] || required+=nvrtc
 fi
 export REQUIRE_DEVICE=${required%,}
