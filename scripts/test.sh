@@ -2,14 +2,21 @@
 # All tests, those of OpenCL and Vulkan on software drivers: installs the drivers on Debian and Ubuntu where it is root,
 # else says how. Arguments go to `cargo test`.
 #
-# DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader and NVIDIA's compiler; it fails where a
-# driver is missing although it is root and the package servers answer.
+# DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader and NVIDIA's compiler; what was installed or
+# fetched must then be a device; what could not be is not tested, and the reason is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$PWD/target/drivers
 mkdir -p "$folder"
 
 say() { printf '%s\n' "$*" >&2; }
+
+# Why drivers may be missing.
+excuse=
+lacking() {
+    excuse=$1
+    say "SKIPPED: $1"
+}
 
 installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
 
@@ -23,15 +30,15 @@ install_packages() {
     if [ "$(id -u)" -ne 0 ]; then
         [ "${#missing[@]}" -eq 0 ] && return 0
         say "Drivers for more tests: sudo apt-get install -y --no-install-recommends ${missing[*]}"
-        excuse="not root"
+        lacking "not root"
         return 0
     fi
     apt-get update -qq -o APT::Update::Error-Mode=any >&2 ||
-        { excuse="the package servers do not answer"; say "SKIPPED: $excuse"; return 0; }
+        { lacking "the package servers do not answer"; return 0; }
     [ "${#missing[@]}" -eq 0 ] || say "Installing ${missing[*]}"
     for package in "${missing[@]}"; do
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >"$folder/apt.log" 2>&1 ||
-            say "SKIPPED: apt-get install $package failed: $(tail -n 1 "$folder/apt.log")"
+            lacking "apt-get install $package failed: $(tail -n 1 "$folder/apt.log")"
     done
 }
 
@@ -42,7 +49,7 @@ fetch_intel() {
         say "Fetching Intel's OpenCL runtime (280 MB)"
         rm -rf "$folder/wheels" && mkdir -p "$folder/wheels" "$lib"
         python3 -m pip download -q --disable-pip-version-check -d "$folder/wheels" intel-opencl-rt intel-cmplr-lib-rt >&2 ||
-            { say "SKIPPED: Intel's runtime: pip download failed"; return 0; }
+            { lacking "pip download of Intel's runtime failed"; return 0; }
         local wheel
         for wheel in "$folder"/wheels/*.whl; do python3 -m zipfile -e "$wheel" "$folder/wheels/open"; done
         # Its own loader of drivers stays behind: the system's is used.
@@ -64,7 +71,7 @@ fetch_swiftshader() {
         mkdir -p "$folder/swiftshader"
         (cd "$folder" && apt-get download -qq -o APT::Sandbox::User=root chromium-common >&2 && dpkg-deb --fsys-tarfile chromium-common_*.deb |
             tar -x -C swiftshader --strip-components=4 ./usr/lib/chromium/libvk_swiftshader.so) ||
-            { say "SKIPPED: SwiftShader: no package chromium-common with it here"; return 0; }
+            { lacking "no package chromium-common with SwiftShader"; return 0; }
         rm -f "$folder"/chromium-common_*.deb
     fi
     printf '{"file_format_version": "1.0.0", "ICD": {"library_path": "%s", "api_version": "1.1.0"}}\n' "$library" \
@@ -79,7 +86,7 @@ fetch_nvrtc() {
         say "Fetching NVIDIA's compiler (60 MB)"
         rm -rf "$folder/wheels" && mkdir -p "$folder/wheels" "$lib"
         python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder/wheels" nvidia-cuda-nvrtc==13.5.37 >&2 ||
-            { say "SKIPPED: NVIDIA's compiler: pip download failed"; return 0; }
+            { lacking "pip download of NVIDIA's compiler failed"; return 0; }
         python3 -m zipfile -e "$folder"/wheels/*.whl "$folder/wheels/open"
         mv -t "$lib" "$folder"/wheels/open/nvidia/cu13/lib/*
         rm -rf "$folder/wheels"
@@ -87,8 +94,6 @@ fetch_nvrtc() {
     export GLM_CUDA_LIBRARIES=$lib
 }
 
-# Why drivers may be missing.
-excuse=
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
     install_packages
     if [ "${DRIVERS:-}" = all ]; then
