@@ -22,7 +22,6 @@ use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source};
 use hal::{DType, Error, ErrorKind, Numerics, Result};
 use libloading::Library;
 use ops::Accelerator;
-use sha2::{Digest, Sha256};
 
 /// Before a program's text, and after it.
 pub(crate) const SHIM: [&str; 2] = [include_str!("simt/shim.h"), include_str!("simt/entry.h")];
@@ -149,12 +148,7 @@ impl Compiler {
 
     /// Names what this compiler makes of `text`.
     pub(crate) fn digest(&self, text: &str) -> String {
-        let mut hash = Sha256::new();
-        for part in [self.version.as_str(), self.flags(), text] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hal::kept::name([self.version.as_str(), self.flags(), text])
     }
 
     /// The library of one text; compiled, or found as it was compiled before.

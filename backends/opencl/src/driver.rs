@@ -158,7 +158,7 @@ impl OpenCl {
     /// (2026.22) returns from one while earlier writes, which did not block, still read their bytes.
     fn drain(&self, queue: &mut Queue) -> Result<()> {
         let done = queue.queue.finish();
-        self.check("wait for an OpenCL queue", Call::Wait, done)?;
+        self.check("finish an OpenCL queue", Call::Wait, done)?;
         queue.staged = 0;
         Ok(())
     }
@@ -457,12 +457,9 @@ impl SimtDriver for OpenCl {
     }
 
     fn synchronize(&self, queue: &mut Queue) -> Result<()> {
-        const DOING: &str = "finish an OpenCL queue";
-        self.alive(DOING)?;
+        self.alive("finish an OpenCL queue")?;
         self.counters.waits.add();
-        self.check(DOING, Call::Wait, queue.queue.finish())?;
-        queue.staged = 0;
-        Ok(())
+        self.drain(queue)
     }
 
     fn finish(&self, mark: &Mark) -> Result<()> {
