@@ -26,6 +26,8 @@ pub struct Findings {
     pub score_bits: Option<u32>,
     /// Bits that f32 operands of products keep.
     pub operand_bits: Option<u32>,
+    /// Whether attention's probabilities were rounded to the cache's type.
+    pub rounds_probabilities: Option<bool>,
     /// Operand types whose products lost a number below 2⁻¹²⁶.
     pub flushes: Vec<DType>,
     /// Whether the smallest f16 number survives a product.
@@ -51,6 +53,7 @@ pub fn probe(accelerator: &Accelerator) -> Result<Findings> {
     let mut findings = Findings {
         score_bits: score_bits(&lab)?,
         operand_bits: operand_bits(&lab)?,
+        rounds_probabilities: rounded_probabilities(&lab)?,
         rounds_to_nearest_even: rounding(&lab)?,
         contracts: contraction(&lab)?,
         propagates_nan: propagation(&lab)?,
@@ -91,7 +94,15 @@ fn accumulator_bits(lab: &Lab, dtype: DType) -> Result<Option<u32>> {
 fn score_bits(lab: &Lab) -> Result<Option<u32>> {
     for p in (1..24i32).rev() {
         let (a, b) = (2f64.powi(p / 2), 2f64.powi(p - p / 2));
-        let Some(out) = attend(lab, DType::F32, &[a, 1.0], [&[b, 1.0], &[b, 0.0]], 1.0)? else {
+        let Some(out) = attend(
+            lab,
+            DType::F32,
+            &[a, 1.0],
+            [&[b, 1.0], &[b, 0.0]],
+            [1.0, 0.0],
+            1.0,
+        )?
+        else {
             return Ok(None);
         };
         // Values are 1 and 0: e/(1 + e) against 1/2.
@@ -102,12 +113,13 @@ fn score_bits(lab: &Lab) -> Result<Option<u32>> {
     Ok(Some(1))
 }
 
-/// Attention of one query over two slots with values 1 and 0.
+/// Attention of one query over two slots with these values.
 fn attend(
     lab: &Lab,
     dtype: DType,
     q: &[f64],
     keys: [&[f64]; 2],
+    values: [f64; 2],
     scale: f32,
 ) -> Result<Option<f64>> {
     let dim = 64;
@@ -130,7 +142,8 @@ fn attend(
     let mut k = keys.map(padded).concat();
     k.resize(16 * dim, 0.0);
     let mut v = vec![0.0; 16 * dim];
-    v[..dim].fill(1.0);
+    v[..dim].fill(values[0]);
+    v[dim..2 * dim].fill(values[1]);
     let numbers = |x: &[f64]| Tensor::new(&[x.len()], x.to_vec());
     let cache = [1, 1, 16, dim];
     let inputs = [
@@ -143,6 +156,22 @@ fn attend(
     ];
     let outputs = lab.run(op, &[&[1, 1, dim]], &inputs)?;
     Ok(outputs.map(|outputs| outputs[0].data[0]))
+}
+
+/// Probabilities 1 and 1/e (before they are divided by their sum), against values that make a sum of zero if 1/e was rounded.
+fn rounded_probabilities(lab: &Lab) -> Result<Option<bool>> {
+    let e = (-1f64).exp();
+    for (dtype, rounded) in [
+        (DType::BF16, half::bf16::from_f64(e).to_f64()),
+        (DType::F16, half::f16::from_f64(e).to_f64()),
+    ] {
+        let out = attend(lab, dtype, &[1.0], [&[0.0], &[-1.0]], [-rounded, 1.0], 1.0)?;
+        if let Some(out) = out {
+            // Not rounded, it is 5e-4 in bf16, 3e-5 in f16.
+            return Ok(Some(out.abs() < 5e-6));
+        }
+    }
+    Ok(None)
 }
 
 fn operand_bits(lab: &Lab) -> Result<Option<u32>> {
@@ -243,7 +272,7 @@ fn propagation(lab: &Lab) -> Result<Option<bool>> {
 /// A score of ±320000, with queries and keys of 200.
 fn large_scores(lab: &Lab) -> Result<Option<bool>> {
     let (q, k) = ([200.0; 64], [-200.0; 64]);
-    let out = attend(lab, DType::F16, &q, [&q, &k], 0.125)?;
+    let out = attend(lab, DType::F16, &q, [&q, &k], [1.0, 0.0], 0.125)?;
     Ok(out.map(|out| out == 1.0))
 }
 
@@ -317,6 +346,18 @@ impl Findings {
                 ),
             );
         }
+        // Nor does it show what was rounded before.
+        if let Some(found) = self.rounds_probabilities.filter(|_| bits == 24) {
+            let not = |yes: bool| if yes { "" } else { "not " };
+            claim(
+                found == card.rounds_probabilities,
+                format!(
+                    "the card says that attention's probabilities are {}rounded to the cache's type, the probe finds {}rounded",
+                    not(card.rounds_probabilities),
+                    not(found)
+                ),
+            );
+        }
         // Nor can it hold such numbers.
         for dtype in self.flushes.iter().filter(|_| bits == 24) {
             claim(
@@ -375,6 +416,11 @@ impl fmt::Display for Findings {
         if let Some(bits) = self.operand_bits {
             writeln!(f, "f32 operands: {bits} bits")?;
         }
+        writeln!(
+            f,
+            "rounds attention's probabilities: {}",
+            ask(self.rounds_probabilities)
+        )?;
         let flushed: Vec<&str> = self.flushes.iter().map(|dtype| dtype.name()).collect();
         writeln!(f, "flushes numbers below 2^-126 of: {}", flushed.join(", "))?;
         writeln!(

@@ -84,6 +84,9 @@ fn remarks(card: &Numerics) -> Vec<String> {
         let bits = card.operand_bits;
         remarks.push(format!("operands of products keep {bits} bits"));
     }
+    if card.rounds_probabilities {
+        remarks.push("attention rounds its probabilities to the cache's type".into());
+    }
     if !card.flushes.is_empty() {
         let types: Vec<&str> = card.flushes.iter().map(|dtype| dtype.name()).collect();
         let types = types.join(", ");
@@ -684,6 +687,7 @@ mod tests {
         let card = Numerics {
             accumulator: DType::F16,
             operand_bits: 11,
+            rounds_probabilities: true,
             flushes: vec![DType::F32],
             floats: vec![DType::F32, DType::F16],
         };
@@ -692,6 +696,7 @@ mod tests {
             [
                 "products are summed in f16",
                 "operands of products keep 11 bits",
+                "attention rounds its probabilities to the cache's type",
                 "products of f32 take numbers below 2^-126 for zero",
                 "kernels take no bf16"
             ]

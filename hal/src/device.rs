@@ -30,6 +30,8 @@ pub struct Numerics {
     pub accumulator: DType,
     /// Bits of the significand that f32 operands of products keep: 24, or 11 (TF32), or 8 (bf16).
     pub operand_bits: u32,
+    /// Whether attention rounds its probabilities to the cache's type before they meet the values, as matrix units want it.
+    pub rounds_probabilities: bool,
     /// Operand types whose products treat numbers below 2⁻¹²⁶ as zero.
     pub flushes: Vec<DType>,
     /// Float types that kernels take. A specification with another type may be declined.
@@ -42,6 +44,7 @@ impl Numerics {
         Self {
             accumulator: DType::F32,
             operand_bits: 24,
+            rounds_probabilities: false,
             flushes: Vec::new(),
             floats: vec![DType::F32, DType::F16, DType::BF16],
         }

@@ -31,9 +31,16 @@ pub(crate) struct Cuda {
     target: String,
     facts: Facts,
     limits: Limits,
+    /// Compute capability: 90 is 9.0.
+    chip: i32,
 }
 
 impl Cuda {
+    /// Compute capability: 90 is 9.0.
+    pub(crate) fn chip(&self) -> i32 {
+        self.chip
+    }
+
     pub(crate) fn new(api: Driver, found: &Found) -> Result<Self> {
         // First, because without it a device is of no use, and to open one takes time.
         let compiler = found.compiler()?;
@@ -44,6 +51,7 @@ impl Cuda {
             heap: Arc::new(Heap::new(&primary, found.device, found.pools)?),
             facts: found.facts(&compiler, &target),
             limits: found.limits.clone(),
+            chip: found.chip,
             primary,
             compiler,
             target,
@@ -103,6 +111,8 @@ impl Drop for Module {
 /// An entry of a program.
 pub(crate) struct Kernel {
     function: CUfunction,
+    /// Shared memory that each launch gives it.
+    local_bytes: u32,
     _module: Arc<Module>,
 }
 
@@ -294,8 +304,28 @@ impl SimtDriver for Cuda {
         }
         Ok(Kernel {
             function,
+            local_bytes: 0,
             _module: Arc::clone(program),
         })
+    }
+
+    fn kernel_with_local(
+        &self,
+        program: &Arc<Module>,
+        name: &str,
+        group: usize,
+        local_bytes: usize,
+    ) -> Result<Kernel> {
+        const DOING: &str = "give a CUDA kernel shared memory";
+        let mut kernel = self.kernel(program, name, group)?;
+        let bytes = i32::try_from(local_bytes)
+            .map_err(|_| Error::invalid(DOING, format!("{local_bytes} B")))?;
+        let which = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function is its module's.
+        let code = unsafe { (self.primary.api.cuFuncSetAttribute)(kernel.function, which, bytes) };
+        self.primary.check(DOING, code)?;
+        kernel.local_bytes = bytes.cast_unsigned();
+        Ok(kernel)
     }
 
     fn queue(&self) -> Result<Queue> {
@@ -418,7 +448,7 @@ impl SimtDriver for Cuda {
                 size(group)?,
                 1,
                 1,
-                0,
+                kernel.local_bytes,
                 queue.stream.handle,
                 pointers.as_mut_ptr(),
                 ptr::null_mut(),

@@ -9,6 +9,7 @@ use hal::{DType, Error, ErrorKind, Numerics, Result};
 use crate::failure::{SUCCESS, failure};
 use crate::libraries;
 use crate::nvrtc::Nvrtc;
+use crate::own;
 use crate::symbols::Driver;
 
 /// CUDA 12.0, which has every function that is called and takes what NVRTC 12 makes.
@@ -213,7 +214,10 @@ impl Found {
                 self.name
             )),
             native_floats,
-            numerics: Numerics::exact(),
+            numerics: Numerics {
+                rounds_probabilities: own::rounds_probabilities(self.chip),
+                ..Numerics::exact()
+            },
         }
     }
 }

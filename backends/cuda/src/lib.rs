@@ -32,17 +32,22 @@ mod find;
 mod libraries;
 mod memory;
 mod nvrtc;
+mod own;
 mod primary;
 mod staging;
 mod symbols;
 
+use std::sync::Arc;
+
+use backend_simt::kit::Chip;
 use hal::{Error, Result};
-use ops::{Accelerator, Matmul};
+use ops::{Accelerator, Matmul, Ops};
 
 pub use backend_simt::{Limits, Options, Tuned, Tuning};
 pub use find::Found;
 pub use libraries::{Libraries, Place, libraries};
 pub use nvrtc::{Compiled, Nvrtc};
+pub use own::put_own;
 
 /// Opens the device that `spec` names: `cuda` or `cuda:0` (the driver's first), `cuda:1`, …
 ///
@@ -58,7 +63,10 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
-    Ok(backend_simt::open_with(driver(spec)?, options))
+    let put = |chip: &Arc<Chip<driver::Cuda>>, ops: &mut Ops| {
+        put_own(chip, ops, chip.driver().chip());
+    };
+    Ok(backend_simt::open_with_own(driver(spec)?, options, put))
 }
 
 /// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.

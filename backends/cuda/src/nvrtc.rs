@@ -160,7 +160,7 @@ impl Nvrtc {
         let c_string = |text: &str| {
             CString::new(text).map_err(|_| Error::invalid(doing(), "a text contains a zero byte"))
         };
-        let text = c_string(source.text)?;
+        let text = c_string(&source.text())?;
         let name = c_string(&format!("{}.cu", source.name))?;
         let words: Vec<CString> = all
             .iter()

@@ -17,15 +17,16 @@ fn open() -> Accelerator {
     accelerator
 }
 
-/// Small cases of an operation: what is tested here is the way to the kernels. All cases run through the same kernels, waves
-/// of 32 too, in the emulator's own tests.
+/// Small cases of an operation: what is tested here is the way to the portable kernels, on a chip for which we have no others.
+/// All cases run through the same kernels, waves of 32 too, in the emulator's own tests.
 const CASES: usize = 12;
+const OLD_CHIP: [(&str, &str); 1] = [("STAND_IN_CHIP", "75")];
 
 macro_rules! one_test_per_op {
     ($($name:ident $op:ident),*) => {
         $(#[test]
         fn $name() {
-            emulated(stringify!($name), &[], |stand_in| {
+            emulated(stringify!($name), &OLD_CHIP, |stand_in| {
                 let report = Suite::new(open()).run_small::<ops::$op>(CASES);
                 println!("{report}");
                 report.require_pass().unwrap();
@@ -35,6 +36,43 @@ macro_rules! one_test_per_op {
     };
 }
 for_each_op!(one_test_per_op);
+
+/// All cases of an operation that has kernels of our own: as functions of the host these are slow, but tested nowhere else.
+fn all<O: conformance::Conformance>(
+    stand_in: &backend_emulator::stand_in::StandIn,
+    kernels: &[&str],
+) {
+    let report = Suite::new(open()).run::<O>();
+    println!("{report}");
+    report.require_pass().unwrap();
+    let ran = stand_in.kernels();
+    for kernel in kernels {
+        assert!(
+            ran.contains(&kernel.to_string()),
+            "{kernel} is not among {ran:?}"
+        );
+    }
+    assert_eq!(stand_in.live(), [""; 0]);
+}
+
+macro_rules! own_kernels {
+    ($($name:ident $op:ident $kernels:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            emulated(stringify!($name), &[], |stand_in| all::<ops::$op>(&stand_in, &$kernels));
+        })*
+    };
+}
+own_kernels! {
+    every_product Matmul ["matmul_few", "matmul_many"];
+    every_attention Attention ["flash_attention", "attention_merge"];
+    every_rms_norm RmsNorm ["norm"];
+    every_layer_norm LayerNorm ["norm"];
+    every_add_rms_norm AddRmsNorm ["norm"];
+    every_add_layer_norm AddLayerNorm ["norm"];
+    every_glu Glu ["glu_eights"];
+    every_rope Rope ["rope_eights"];
+}
 
 /// Runs the checks of these levels whose names match.
 fn checks(levels: &str, names: &[&str]) {

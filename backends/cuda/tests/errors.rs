@@ -295,7 +295,7 @@ fn a_text_that_does_not_compile_gives_the_log() {
             let nvrtc = backend_cuda::Nvrtc::find(90, 13000).unwrap();
             let source = backend_simt::Source {
                 name: "bad",
-                text: "\nKERNEL bad(int *x) { x[0] = undeclared_name; }",
+                parts: &["\nKERNEL bad(int *x) { x[0] = undeclared_name; }"],
             };
             let defines = [("KERNEL", "extern\t\"C\"\tvoid".into())];
             let e = nvrtc
@@ -308,7 +308,7 @@ fn a_text_that_does_not_compile_gives_the_log() {
                 "{text}"
             );
             let zero = backend_simt::Source {
-                text: "\0",
+                parts: &["\0"],
                 ..source
             };
             let e = nvrtc.compile(&zero, &[], "sm_90a", &[]).unwrap_err();

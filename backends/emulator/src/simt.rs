@@ -348,7 +348,7 @@ impl SimtDriver for HostDriver {
             text.push_str(&format!("#define {name} {value}\n"));
         }
         text.push_str(SHIM[0]);
-        text.push_str(source.text);
+        text.push_str(&source.text());
         let name = source.name;
         Ok(Compiled {
             program: Program { name, text },
@@ -510,8 +510,11 @@ mod tests {
         Some(run_on(&driver, text))
     }
 
-    fn run_on(driver: &HostDriver, text: &'static str) -> Result<Vec<f32>> {
-        let source = Source { name: "toy", text };
+    fn run_on(driver: &HostDriver, text: &'static [&'static str]) -> Result<Vec<f32>> {
+        let source = Source {
+            name: "toy",
+            parts: text,
+        };
         let mut defines = vec![("GROUP", "64".to_owned())];
         if driver.limits.wave > 1 {
             defines.push(("WAVE", driver.limits.wave.to_string()));
@@ -531,16 +534,14 @@ mod tests {
             .collect())
     }
 
-    const HEAD: &str = include_str!("../../simt/kernels/dialect.h");
-
     macro_rules! toy {
         ($body:literal) => {
-            concat!(
-                include_str!("../../simt/kernels/dialect.h"),
+            &[
+                DIALECT,
                 "KERNEL toy(OUT(out), int n) { BIND_OUT(out); GLOBAL float *y = (GLOBAL float *)out;\n",
                 $body,
-                "\n}"
-            )
+                "\n}",
+            ]
         };
     }
 
@@ -564,7 +565,7 @@ mod tests {
         ] {
             let Some(y) = run(1, text) else { return };
             let error = y.unwrap_err().to_string();
-            let lines = HEAD.lines().count();
+            let lines = DIALECT.lines().count();
             let names = |line| error.contains(&format!("line {line} "));
             assert!(names(lines + 2) || names(lines + 3), "{error}");
         }

@@ -4,6 +4,7 @@
 //! it. It is compiled by the machine's C++ compiler and runs the portable kernels as [`crate::open`]'s `simt` does, in waves
 //! of 32. Work waits until somebody needs it, so that missing order shows; every call is counted and can be made to fail.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,11 @@ impl StandIn {
     /// What was made and not given back: `memory 2`, `stream 1`.
     pub fn live(&self) -> Vec<String> {
         self.text(b"stand_in_live")
+    }
+
+    /// The kernels that have run so far, by name.
+    pub fn kernels(&self) -> BTreeSet<String> {
+        self.text(b"stand_in_kernels").into_iter().collect()
     }
 
     fn text(&self, function: &[u8]) -> Vec<String> {

@@ -165,7 +165,7 @@ impl OpenCl {
 
     fn build(&self, source: &Source, options: &str) -> Result<Program> {
         const DOING: &str = "compile a kernel";
-        let program = Program::create_from_source(&self.context, source.text);
+        let program = Program::create_from_source(&self.context, &source.text());
         let mut program = self.check(DOING, Call::Make, program)?;
         if let Err(e) = program.build(self.context.devices(), options) {
             let log = program.get_build_log(self.device.0).unwrap_or_default();
@@ -501,7 +501,7 @@ mod tests {
 
     const GOOD: Source = Source {
         name: "good",
-        text: "__kernel void good(__global int *x, long at) { x[at / 4] = VALUE; }",
+        parts: &["__kernel void good(__global int *x, long at) { x[at / 4] = VALUE; }"],
     };
 
     #[test]
@@ -509,7 +509,7 @@ mod tests {
         let Some(device) = device() else { return };
         let bad = Source {
             name: "bad",
-            text: "__kernel void bad(__global int *x) { x[0] = undeclared_name; }",
+            parts: &["__kernel void bad(__global int *x) { x[0] = undeclared_name; }"],
         };
         let e = device.compile(&bad, &[], None).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::CompileFailed);

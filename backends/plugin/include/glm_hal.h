@@ -87,7 +87,7 @@ typedef struct glm_hal_info {
     uint32_t accumulator;   /* the type that products are added up in */
     uint32_t operand_bits;  /* bits of the significand that f32 operands of products keep: 24, 11 (TF32) or 8 (bf16) */
     uint32_t flushes;       /* set of operand types whose products treat numbers below 2^-126 as zero */
-    uint32_t reserved;
+    uint32_t rounds_probabilities; /* not 0: attention rounds its probabilities to the cache's type before they meet the values */
     char name[128];   /* what the vendor calls it; UTF-8, ends with a zero byte */
     char detail[256]; /* driver and compiler versions and the like */
 } glm_hal_info;

@@ -96,7 +96,7 @@ pub(crate) struct RawInfo {
     pub(crate) accumulator: u32,
     pub(crate) operand_bits: u32,
     pub(crate) flushes: u32,
-    pub(crate) reserved: u32,
+    pub(crate) rounds_probabilities: u32,
     pub(crate) name: [u8; 128],
     pub(crate) detail: [u8; 256],
 }
@@ -111,7 +111,7 @@ impl RawInfo {
             accumulator: 0,
             operand_bits: 0,
             flushes: 0,
-            reserved: 0,
+            rounds_probabilities: 0,
             name: [0; 128],
             detail: [0; 256],
         }

@@ -13,9 +13,6 @@
 #define EACH (BR * HD / GROUP)
 #define WIDE (HD + 1)
 
-// Of a part whose largest score is `most`: its weight among parts of which the largest is `top`.
-FN float part_weight(float most, float top) { return most == NEG_INF ? 0.0f : EXP(most - top); }
-
 // Rows of a cache, from the elements `from` on, to local memory; zeros for those that are -1, and beyond head_dim.
 FN void load_rows(LOCAL_PTR float *cached, GLOBAL const uchar *pages, LOCAL_PTR const i64 *from, int head_dim) {
     for (int e = ITEM; e < BC * HD; e += GROUP) {
@@ -45,32 +42,12 @@ KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table
     LOCAL float all_most[BR], all_total[BR];
     LOCAL i64 from[BC];
     const int item = ITEM, g = GROUP_Y, share = heads / kv_heads, alone = groups == 1;
-    // Which sequence this group's rows are of: one work-item looks, all read. Starts come from memory: they are kept
-    // ascending and within the tokens.
-    LOCAL int found[3];
-    LOCAL i64 place[1];
-    if (item == 0) {
-        int at = 0, sequence = -2;
-        i64 tile = GROUP_X;
-        for (int s = -1; s <= sequences && sequence == -2; s++) {
-            const int next = s < sequences ? max_int(at, min_int(INTS(q_start)[s + 1], tokens)) : tokens;
-            const i64 tiles = ((i64)(next - at) * share + BR - 1) / BR;
-            if (tile < tiles) {
-                sequence = s;
-                found[1] = at;
-                found[2] = next;
-                place[0] = tile;
-            }
-            tile -= tiles;
-            at = next;
-        }
-        found[0] = sequence;
-        if (sequence == -2) found[1] = found[2] = 0;
-        if (sequence == -2) place[0] = 0;
-    }
+    // One work-item looks, all read.
+    LOCAL Tile found[1];
+    if (item == 0) found[0] = find_tile(GROUP_X, q_start, sequences, tokens, share, BR);
     BARRIER;
-    const int sequence = found[0], start = found[1], end = found[2];
-    const i64 tile = place[0];
+    const int sequence = found[0].sequence, start = found[0].start, end = found[0].end;
+    const i64 tile = found[0].tile;
     const int real = sequence >= 0 && sequence < sequences && pages > 0;
     const i64 first_row = tile * BR, rows = sequence == -2 ? 0 : min_long((i64)(end - start) * share - first_row, BR);
     i64 slots = real ? INTS(kv_len)[sequence] : 0;
@@ -190,26 +167,5 @@ KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table
             STORE(X, out, t * out_token + h * out_head + d,
                   all_most[r] == NEG_INF ? 0.0f : all_sum[e] / all_total[r]);
         }
-    }
-}
-
-// Merges what the groups of each tile left in `space`: one group per token and query head.
-KERNEL attention_merge(OUT(out), IN(space), int tokens, int heads, int head_dim, i64 parts, i64 out_token, i64 out_head) {
-    BIND_OUT(out);
-    BIND_IN(space);
-    const i64 row = GROUP_X, all_rows = (i64)tokens * heads;
-    GLOBAL const float *ends = FLOATS(space) + all_rows + 2 * row * parts;
-    GLOBAL const float *values = FLOATS(space) + all_rows + 2 * all_rows * parts + row * parts * head_dim;
-    const int count = INTS(space)[row];
-    for (int d = ITEM; d < head_dim; d += GROUP) {
-        float most = NEG_INF, total = 0.0f, sum = 0.0f;
-        for (int part = 0; part < count; part++) {
-            const float top = max_nan(most, ends[2 * part]);
-            const float kept = part_weight(most, top), added = part_weight(ends[2 * part], top);
-            total = FMA(ends[2 * part + 1], added, total * kept);
-            sum = FMA(values[(i64)part * head_dim + d], added, sum * kept);
-            most = top;
-        }
-        STORE(X, out, row / heads * out_token + row % heads * out_head + d, most == NEG_INF ? 0.0f : sum / total);
     }
 }

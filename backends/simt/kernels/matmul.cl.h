@@ -4,14 +4,6 @@
 // once and in order), `matmul_tile` for many (a tile of out per group, blocks of both operands in local memory, RM x RN
 // elements per work-item in registers).
 
-FN void epilogue(GLOBAL uchar *out, GLOBAL const uchar *bias, GLOBAL const uchar *residual, i64 m, i64 n, i64 out_stride,
-               i64 residual_stride, int out_code, int has_bias, int act, int has_residual, float sum) {
-    if (has_bias) sum += FLOATS(bias)[n];
-    sum = activate(act, sum);
-    if (has_residual) sum += LOAD(X, residual, m * residual_stride + n);
-    store_any(out_code, out, m * out_stride + n, sum);
-}
-
 KERNEL matmul_row(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i64 n, i64 k, i64 row_bytes, i64 scales_at,
                   i64 out_stride, i64 x_stride, i64 residual_stride, int out_code, int has_bias, int act,
                   int has_residual) {

@@ -16,7 +16,7 @@ use crate::program::Programs;
 
 /// What device, memory, streams and kernels share.
 #[derive(Debug)]
-pub(crate) struct Chip<D: SimtDriver> {
+pub struct Chip<D: SimtDriver> {
     pub(crate) driver: D,
     pub(crate) programs: Programs<D>,
     /// Where programs and what was tuned are kept.
@@ -48,6 +48,17 @@ impl<D: SimtDriver> Chip<D> {
             used_bytes: AtomicUsize::new(0),
             driver,
         }
+    }
+
+    /// Its driver.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// Memory of this device that a view lies in.
+    pub fn memory<'a>(&self, view: &View<'a>) -> Option<&'a D::Memory> {
+        let memory = view.buffer().downcast::<SimtMemory<D>>()?;
+        (memory.device() == self.id()).then_some(&memory.memory)
     }
 
     pub(crate) fn id(&self) -> DeviceId {

@@ -51,8 +51,15 @@ pub struct Facts {
 pub struct Source {
     /// The operation.
     pub name: &'static str,
-    /// The whole text but for the definitions, in the common dialect.
-    pub text: &'static str,
+    /// The text but for the definitions, in the common dialect: one part after the other.
+    pub parts: &'static [&'static str],
+}
+
+impl Source {
+    /// The whole text but for the definitions.
+    pub fn text(&self) -> String {
+        self.parts.concat()
+    }
 }
 
 /// What [`SimtDriver::compile`] gave.
@@ -129,6 +136,21 @@ pub trait SimtDriver: Send + Sync + Debug + Sized + 'static {
     /// # Errors
     /// `CompileFailed` when there is none, or when it does not fit this device in groups of that size.
     fn kernel(&self, program: &Self::Program, name: &str, group: usize) -> Result<Self::Kernel>;
+
+    /// As [`Self::kernel`], for an entry that is given `local_bytes` of local memory with each launch, beside its own.
+    ///
+    /// # Errors
+    /// `Unsupported` where a launch gives none, which is the default; those of [`Self::kernel`].
+    fn kernel_with_local(
+        &self,
+        _program: &Self::Program,
+        name: &str,
+        _group: usize,
+        _local_bytes: usize,
+    ) -> Result<Self::Kernel> {
+        let why = "local memory is the kernel's own on this device";
+        Err(Error::unsupported(format!("make the kernel {name}"), why))
+    }
 
     /// A new queue.
     ///

@@ -9,13 +9,13 @@ use crate::device::{Chip, SimtMemory, SimtStream};
 use crate::driver::{Argument, Arguments, SimtDriver, Source};
 
 /// What a planner returns.
-pub(crate) type Planned = Result<Option<Arc<dyn Launch>>>;
+pub type Planned = Result<Option<Arc<dyn Launch>>>;
 
 /// Groups in one dimension of a grid; kernels with more work stride over it.
 const MAX_GRID: usize = 1 << 20;
 
 /// A kernel, and the size of its groups.
-pub(crate) struct Kernel<D: SimtDriver> {
+pub struct Kernel<D: SimtDriver> {
     kernel: D::Kernel,
     pub(crate) group: usize,
 }
@@ -31,22 +31,53 @@ impl<D: SimtDriver> Chip<D> {
     ///
     /// # Errors
     /// `CompileFailed` with the compiler's log.
-    pub(crate) fn kernel(
+    pub fn kernel(
         &self,
         source: &Source,
         name: &str,
         group: usize,
         defines: &[(&'static str, String)],
     ) -> Result<Kernel<D>> {
+        let program = self.compiled(source, group, defines)?;
+        let kernel = self.driver.kernel(&program, name, group)?;
+        Ok(Kernel { kernel, group })
+    }
+
+    /// As [`Self::kernel`], for an entry that takes `local_bytes` of local memory at each launch.
+    ///
+    /// # Errors
+    /// Those of [`Self::kernel`]; `Unsupported` where a launch gives no memory.
+    pub fn kernel_with_local(
+        &self,
+        source: &Source,
+        name: &str,
+        group: usize,
+        local_bytes: usize,
+        defines: &[(&'static str, String)],
+    ) -> Result<Kernel<D>> {
+        let program = self.compiled(source, group, defines)?;
+        let made = self
+            .driver
+            .kernel_with_local(&program, name, group, local_bytes);
+        Ok(Kernel {
+            kernel: made?,
+            group,
+        })
+    }
+
+    fn compiled(
+        &self,
+        source: &Source,
+        group: usize,
+        defines: &[(&'static str, String)],
+    ) -> Result<Arc<D::Program>> {
         let mut all = vec![("GROUP", group.to_string())];
         let wave = self.driver.limits().wave;
         if wave > 1 && group.is_multiple_of(wave) {
             all.push(("WAVE", wave.to_string()));
         }
         all.extend_from_slice(defines);
-        let program = self.programs.program(&self.driver, source, all)?;
-        let kernel = self.driver.kernel(&program, name, group)?;
-        Ok(Kernel { kernel, group })
+        self.programs.program(&self.driver, source, all)
     }
 }
 
@@ -58,23 +89,26 @@ macro_rules! defines {
 }
 pub(crate) use defines;
 
+/// What every source begins with: one dialect for all compilers.
+pub const DIALECT: &str = include_str!("../kernels/dialect.h");
+
 /// The source of an operation: the dialect, shared parts, its own file.
 macro_rules! source {
     ($name:literal $(, $part:literal)*) => {
         $crate::driver::Source {
             name: $name,
-            text: concat!(
-                include_str!("../../kernels/dialect.h"),
+            parts: &[
+                $crate::launch::DIALECT,
                 $(include_str!(concat!("../../kernels/", $part)),)*
                 include_str!(concat!("../../kernels/", $name, ".cl.h")),
-            ),
+            ],
         }
     };
 }
 pub(crate) use source;
 
 /// The number of a float type in the kernels.
-pub(crate) fn code(dtype: DType) -> usize {
+pub fn code(dtype: DType) -> usize {
     match dtype {
         DType::F16 => 1,
         DType::BF16 => 2,
@@ -83,7 +117,7 @@ pub(crate) fn code(dtype: DType) -> usize {
 }
 
 /// A launch under construction: arguments in the kernel's order, then [`Call::run`].
-pub(crate) struct Call<'a, D: SimtDriver> {
+pub struct Call<'a, D: SimtDriver> {
     chip: &'a Chip<D>,
     queue: &'a mut D::Queue,
     arguments: Arguments<'a, D>,
@@ -93,7 +127,7 @@ pub(crate) struct Call<'a, D: SimtDriver> {
 
 impl<'a, D: SimtDriver> Call<'a, D> {
     /// Memory from the first element of `view` on.
-    pub(crate) fn view(mut self, view: &View<'a>) -> Self {
+    pub fn view(mut self, view: &View<'a>) -> Self {
         match view.buffer().downcast::<SimtMemory<D>>() {
             Some(memory) => self.push(Argument::Memory(&memory.memory, view.offset_bytes())),
             None => self.wrong = true,
@@ -102,7 +136,7 @@ impl<'a, D: SimtDriver> Call<'a, D> {
     }
 
     /// A length or other number that fits 31 bits.
-    pub(crate) fn int(mut self, n: usize) -> Self {
+    pub fn int(mut self, n: usize) -> Self {
         match i32::try_from(n) {
             Ok(n) => self.push(Argument::I32(n)),
             Err(_) => self.wrong = true,
@@ -111,7 +145,7 @@ impl<'a, D: SimtDriver> Call<'a, D> {
     }
 
     /// A number of elements or a stride.
-    pub(crate) fn long(mut self, n: usize) -> Self {
+    pub fn long(mut self, n: usize) -> Self {
         match i64::try_from(n) {
             Ok(n) => self.push(Argument::I64(n)),
             Err(_) => self.wrong = true,
@@ -119,7 +153,8 @@ impl<'a, D: SimtDriver> Call<'a, D> {
         self
     }
 
-    pub(crate) fn float(mut self, x: f32) -> Self {
+    /// A number of f32.
+    pub fn float(mut self, x: f32) -> Self {
         self.push(Argument::F32(x));
         self
     }
@@ -152,7 +187,7 @@ impl<'a, D: SimtDriver> Call<'a, D> {
     ///
     /// # Errors
     /// `InvalidArgument` for lengths beyond 31 bits; what the driver reports.
-    pub(crate) fn run(self, kernel: &Kernel<D>, grid: [usize; 3]) -> Result<()> {
+    pub fn run(self, kernel: &Kernel<D>, grid: [usize; 3]) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -182,14 +217,19 @@ pub(crate) fn groups(n: usize, group: usize) -> usize {
 }
 
 /// The stream of a launch, ready to be given kernels.
-pub(crate) struct Queue<'a, D: SimtDriver> {
+pub struct Queue<'a, D: SimtDriver> {
     chip: &'a Chip<D>,
     queue: &'a mut D::Queue,
 }
 
 impl<D: SimtDriver> Queue<'_, D> {
+    /// The driver and its queue, for work that is no kernel of ours.
+    pub fn raw(&mut self) -> (&D, &mut D::Queue) {
+        (&self.chip.driver, self.queue)
+    }
+
     /// A kernel's arguments, to be filled in.
-    pub(crate) fn call<'a>(&'a mut self) -> Call<'a, D> {
+    pub fn call<'a>(&'a mut self) -> Call<'a, D> {
         Call {
             chip: self.chip,
             queue: self.queue,
@@ -252,7 +292,7 @@ fn no_workspace(_: &[&[usize]]) -> usize {
 }
 
 /// A launch without weights or workspace.
-pub(crate) fn native<D: SimtDriver>(
+pub fn native<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>]) -> Result<()> + Send + Sync + 'static,
 ) -> Planned {
@@ -261,7 +301,7 @@ pub(crate) fn native<D: SimtDriver>(
 }
 
 /// A launch with a workspace.
-pub(crate) fn native_with<D: SimtDriver>(
+pub fn native_with<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
@@ -280,10 +320,21 @@ pub(crate) fn weighted<D: SimtDriver>(
     pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>]) -> Result<()> + Send + Sync + 'static,
 ) -> Planned {
+    let run = move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args);
+    weighted_with(chip, pack, no_workspace, run)
+}
+
+/// A launch with a weight and a workspace.
+pub fn weighted_with<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
+    workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
+    run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Planned {
     Ok(Some(Arc::new(Native {
         chip: Arc::clone(chip),
-        workspace_bytes: no_workspace,
-        run: move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args),
+        workspace_bytes,
+        run,
         pack,
     })))
 }

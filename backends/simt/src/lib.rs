@@ -28,7 +28,7 @@ mod tune;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::ops::Accelerator;
+use ::ops::{Accelerator, Ops};
 
 pub use driver::{
     Argument, Arguments, Compiled, Facts, Limits, MAX_ARGUMENTS, Recorded, SimtDriver, Source,
@@ -53,9 +53,40 @@ pub fn open<D: SimtDriver>(driver: D) -> Accelerator {
 
 /// As [`open`], with options.
 pub fn open_with<D: SimtDriver>(driver: D, options: Options) -> Accelerator {
+    open_with_own(driver, options, |_, _| {})
+}
+
+/// As [`open_with`]; `own` may put planners of its own, made of what [`kit`] has, in place of the portable ones.
+pub fn open_with_own<D: SimtDriver>(
+    driver: D,
+    options: Options,
+    own: impl FnOnce(&Arc<kit::Chip<D>>, &mut Ops),
+) -> Accelerator {
     let chip = Arc::new(device::Chip::new(driver, options));
+    let mut ops = ops::table(&chip);
+    own(&chip, &mut ops);
     Accelerator {
-        ops: ops::table(&chip),
+        ops,
         device: Arc::new(device::SimtDevice(chip)),
     }
+}
+
+/// What planners are made of.
+pub mod kit {
+    pub use crate::device::Chip;
+    pub use crate::launch::{
+        Call, DIALECT, Kernel, Planned, Queue, code, native, native_with, weighted_with,
+    };
+    pub use crate::ops::activation_code;
+    pub use crate::ops::attention::{PART, Tiles, plan_with as plan_attention};
+    pub use crate::ops::weight::{Layout, pack_rows};
+
+    /// A part of sources: activation functions.
+    pub const ACTIVATE: &str = include_str!("../kernels/activate.h");
+    /// A part of sources: sums over a group.
+    pub const REDUCE: &str = include_str!("../kernels/reduce.h");
+    /// A part of sources: tiles and parts of attention, and the kernel that merges parts.
+    pub const ATTENTION_PARTS: &str = include_str!("../kernels/attention_parts.h");
+    /// A part of sources, after [`ACTIVATE`]: what a product does with a sum.
+    pub const EPILOGUE: &str = include_str!("../kernels/epilogue.h");
 }

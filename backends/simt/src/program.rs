@@ -86,7 +86,7 @@ impl<D: SimtDriver> Programs<D> {
             .iter()
             .map(|(name, value)| format!("{name}={value}\n"))
             .collect();
-        let digest = kept::name([fingerprint.as_str(), source.text, &defines]);
+        let digest = kept::name([fingerprint.as_str(), &source.text(), &defines]);
         let name = format!("{}-{digest}", source.name);
         Some(self.folder.as_ref()?.join(name))
     }
@@ -227,7 +227,7 @@ pub(crate) mod tests {
 
     const SOURCE: Source = Source {
         name: "copy",
-        text: "kernel",
+        parts: &["kernel"],
     };
 
     fn tile(n: usize) -> Defines {

@@ -246,7 +246,10 @@ fn class(op: &Matmul) -> String {
 /// Where a class's choice is kept: named by everything that it depends on.
 fn place<D: SimtDriver>(chip: &Chip<D>, class: &str) -> Option<PathBuf> {
     let fingerprint = chip.driver.facts().fingerprint.as_ref()?;
-    let name = format!("matmul-{}", kept::name([fingerprint, SOURCE.text, class]));
+    let name = format!(
+        "matmul-{}",
+        kept::name([fingerprint, &SOURCE.text(), class])
+    );
     Some(chip.folder.as_ref()?.join("tuning").join(name))
 }
 

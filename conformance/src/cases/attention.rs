@@ -8,6 +8,7 @@ use super::batched_matmul::condition;
 use super::softmax::EXP;
 use super::{Conformance, FLOATS};
 use crate::bound::{Products, TINY, U, digits, stored};
+use crate::number::spacing;
 use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks, Rng};
 
@@ -120,6 +121,7 @@ impl Conformance for Attention {
             unreachable!("counted by the case")
         };
         let products = Products::of(card);
+        let rounded = card.rounds_probabilities;
         let mut bounds = vec![Bound::EXACT; want.data.len()];
         for s in 0..kv_len.data.len() {
             let (start, end) = (q_start.data[s] as usize, q_start.data[s + 1] as usize);
@@ -138,7 +140,15 @@ impl Conformance for Attention {
                 let keys: Vec<&[f64]> = rows.iter().map(|&r| k_pages.row(r)).collect();
                 let values: Vec<&[f64]> = rows.iter().map(|&r| v_pages.row(r)).collect();
                 let at = t * self.heads + h;
-                let errors = row_bounds(self, products, q.row(at), &keys, &values, want.row(at));
+                let errors = row_bounds(
+                    self,
+                    products,
+                    rounded,
+                    q.row(at),
+                    &keys,
+                    &values,
+                    want.row(at),
+                );
                 bounds[at * self.head_dim..][..self.head_dim].copy_from_slice(&errors);
             }
         }
@@ -158,10 +168,11 @@ enum Batch {
 /// Slots of a cache that kernels take in parts.
 const LONG: usize = 520;
 
-/// Bounds of one token's head over its visible slots.
+/// Bounds of one token's head over its visible slots; `rounded`: probabilities are rounded to the cache's type.
 fn row_bounds(
     op: &Attention,
     products: Products,
+    rounded: bool,
     q: &[f64],
     keys: &[&[f64]],
     values: &[&[f64]],
@@ -181,6 +192,11 @@ fn row_bounds(
         .iter()
         .map(|k| condition(q, k))
         .fold((0.0, 0.0), |a: (f64, f64), b| (a.0.max(b.0), a.1.max(b.1)));
+    // Of a probability, before it is divided by the sum, which is one at least: relative, and below the normal range.
+    let (rounding, subnormal) = match rounded {
+        true => (op.kv.unit_roundoff(), spacing(op.kv, 0.0) / 2.0),
+        false => (0.0, 0.0),
+    };
     let largest = |d: usize| values.iter().map(|v| v[d].abs()).sum();
     // Relative error of exp(s − max), given the scores.
     let exp: Vec<f64> = scores.iter().map(|s| U * (s - max).abs() + EXP).collect();
@@ -202,8 +218,9 @@ fn row_bounds(
             let score = scale.abs() * (score + TINY * flushed);
             let sums = 2.0 * products.g(model, keys.len() + 1) + products.operands(value_bits);
             let relative = (2.0 * score).exp_m1() + total + sums + 4.0 * U;
-            let small = TINY * lost + products.below_normal(keys.len());
-            stored(op.dtype, y, seen * relative + uneven + small)
+            let small = (TINY + subnormal) * lost + products.below_normal(keys.len());
+            let error = seen * relative + uneven + small;
+            stored(op.dtype, y, error + rounding * (seen + error))
         })
     };
     want.iter().enumerate().map(bound).collect()

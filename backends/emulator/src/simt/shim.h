@@ -7,6 +7,8 @@
 
 #define SHIM_STACK (128 * 1024)
 #define SHIM_ITEMS 1024
+#define SHIM_LANES 64
+#define SHIM_VALUE 32
 
 extern "C" void *aligned_alloc(__SIZE_TYPE__, __SIZE_TYPE__);
 extern "C" void free(void *);
@@ -19,7 +21,7 @@ struct Fiber {
     void *stack_pointer;
     State state;
     int line;
-    float value;
+    unsigned char value[SHIM_VALUE];
 };
 
 struct Group {
@@ -29,6 +31,9 @@ struct Group {
     int current;
     void *scheduler;
     Fiber fibers[SHIM_ITEMS];
+    // What the items of the wave that runs gave when all of them had come to an exchange.
+    int lanes;
+    unsigned char given[SHIM_LANES][SHIM_VALUE];
     char *stacks;
 };
 
@@ -104,7 +109,7 @@ static void prepare(int item) {
     for (int i = 0; i < SAVED_WORDS; i++) at[i] = nullptr;
     at[11] = (void *)start; // x30
 #endif
-    group.fibers[item] = Fiber{at, READY, 0, 0.0f};
+    group.fibers[item] = Fiber{at, READY, 0, {}};
 }
 
 static void resume(int item) {
@@ -139,10 +144,9 @@ static int run_wave(int first, int end) {
         }
         if (!waiting) return 0;
         if (others) return line;
-        float sum = 0.0f;
-        for (int item = first; item < end; item++) sum += group.fibers[item].value;
+        group.lanes = end - first;
         for (int item = first; item < end; item++) {
-            group.fibers[item].value = sum;
+            __builtin_memcpy(group.given[item - first], group.fibers[item].value, SHIM_VALUE);
             group.fibers[item].state = READY;
         }
     }
@@ -206,15 +210,24 @@ static inline int host_groups_x() { return shim::group.groups[0]; }
 static inline int host_item() { return shim::group.current; }
 static inline void host_barrier(int line) { shim::stop(shim::BARRIER_WAIT, line); }
 
+// Shows `bytes` bytes, at most SHIM_VALUE, to the other items of the wave, which all do so at this line. `host_lane`: what
+// the item of that number in the wave showed, until the next exchange.
+static inline void host_exchange(const void *value, int bytes, int line) {
+    __builtin_memcpy(shim::group.fibers[shim::group.current].value, value, bytes);
+    shim::stop(shim::WAVE_WAIT, line);
+}
+static inline const void *host_lane(int lane) { return shim::group.given[lane]; }
+
 #ifdef WAVE
 #define WAVE_ITEM (host_item() % WAVE)
 #define WAVE_ID (host_item() / WAVE)
 #define WAVES (GROUP / WAVE)
 #define WAVE_SUM(x) shim_wave_sum(x, __LINE__)
 static inline float shim_wave_sum(float x, int line) {
-    shim::group.fibers[shim::group.current].value = x;
-    shim::stop(shim::WAVE_WAIT, line);
-    return shim::group.fibers[shim::group.current].value;
+    host_exchange(&x, sizeof x, line);
+    float sum = 0.0f;
+    for (int lane = 0; lane < shim::group.lanes; lane++) sum += *(const float *)host_lane(lane);
+    return sum;
 }
 #endif
 

@@ -33,6 +33,7 @@ typedef std::lock_guard<std::recursive_mutex> Locked;
 
 // What tests ask for.
 static std::vector<std::string> calls;
+static std::set<std::string> kernels_run;
 static std::string fail_function;
 static int fail_at, fail_code;
 static int last_code; // what the context died of
@@ -77,6 +78,7 @@ struct Function {
     std::shared_ptr<Module> module;
     int (*launch)(const int *, int, int, int, void **, int);
     const int *parameters; // how many, and the bytes of each
+    int local_bytes;       // that a launch may give it
     std::string name;
 };
 struct Launch {
@@ -228,6 +230,7 @@ static void run(const Launch &launch) {
     static unsigned launches;
     int code = 0;
     if (fails("kernel", &code)) return die(code, launch.function.name + " is made to fail");
+    kernels_run.insert(launch.function.name);
     if (launch.module->unloaded) return die(718, launch.function.name + " runs without its module");
     std::vector<void *> pointers;
     std::vector<std::vector<byte>> values = launch.arguments;
@@ -405,6 +408,14 @@ extern "C" char *stand_in_calls() {
     std::string all;
     for (auto &call : stand_in::calls) all += call + "\n";
     stand_in::calls.clear();
+    return strdup(all.c_str());
+}
+
+// The names of the kernels that have run, with a line for each.
+extern "C" char *stand_in_kernels() {
+    stand_in::Locked locked(stand_in::lock);
+    std::string all;
+    for (auto &kernel : stand_in::kernels_run) all += kernel + "\n";
     return strdup(all.c_str());
 }
 

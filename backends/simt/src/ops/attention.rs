@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
+use hal::Result;
 use ops::{Attention, Mask};
 
 use crate::device::Chip;
 use crate::driver::{SimtDriver, Source};
 use crate::launch::{Kernel, Planned, defines, native_with, source};
 
-const SOURCE: Source = source!("attention");
+const SOURCE: Source = source!("attention", "attention_parts.h");
 
 /// Bytes that a shape of the kernel leaves of the local memory, for what the compiler adds.
 const SPARE_BYTES: usize = 1 << 10;
 
 /// Slots of a part: what a group takes of a cache that several share. A multiple of every block's slots; fixed, so that
 /// a sequence's result depends on nothing but its own length.
-const PART: usize = 256;
+pub const PART: usize = 256;
 
 /// Groups of a kernel for each that the device runs at once, up to which groups share a cache.
 const GROUPS_EACH: usize = 4;
@@ -110,10 +111,23 @@ impl Sharing {
     }
 }
 
+/// Kernels that take a tile of so many rows in a group, and merge the parts of a cache that groups share.
+#[allow(
+    missing_debug_implementations,
+    reason = "drivers' kernels have no text"
+)]
+pub struct Tiles<D: SimtDriver> {
+    /// Attention, with the arguments of the portable kernel.
+    pub kernel: Kernel<D>,
+    /// `attention_merge` of attention_parts.h.
+    pub merge: Kernel<D>,
+    /// Rows of a tile.
+    pub rows: usize,
+}
+
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planned {
-    let limits = chip.driver.limits();
     let dim = op.head_dim.next_power_of_two().max(64);
-    let Some(many) = fitting(dim, limits.local_bytes) else {
+    let Some(many) = fitting(dim, chip.driver.limits().local_bytes) else {
         return Ok(None);
     };
     if op.kv_heads == 0 || op.page_size == 0 || !op.dtype.is_float() || !op.kv.is_float() {
@@ -121,21 +135,33 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
     }
     // Of as many slots at a time: a row's result does not depend on which of the two it is given to.
     let few = Block { rows: 1, ..many };
-    let kernels = |block: Block| {
+    let tiles = |block: Block| -> Result<Tiles<D>> {
         let group = chip.group(128.min(block.rows * dim));
         let defines = defines![
             "X": op.dtype, "Y": op.kv, "HD": dim, "BR": block.rows, "BC": block.slots, "PART": PART
         ];
         let kernel = |name| chip.kernel(&SOURCE, name, group, &defines);
-        Ok::<_, hal::Error>((kernel("attention")?, kernel("attention_merge")?, block.rows))
+        Ok(Tiles {
+            kernel: kernel("attention")?,
+            merge: kernel("attention_merge")?,
+            rows: block.rows,
+        })
     };
-    let (many, few): ((Kernel<D>, Kernel<D>, usize), _) = (kernels(many)?, kernels(few)?);
+    plan_with(chip, op, [tiles(few)?, tiles(many)?])
+}
+
+/// Attention by kernels with few and with many rows to a tile, of which each row has the same result.
+pub fn plan_with<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    op: &Attention,
+    [few, many]: [Tiles<D>; 2],
+) -> Planned {
     let sharing = Sharing {
         heads: op.heads,
         head_dim: op.head_dim,
         page_size: op.page_size,
-        enough: GROUPS_EACH * limits.parallelism.max(1),
-        tile: many.2,
+        enough: GROUPS_EACH * chip.driver.limits().parallelism.max(1),
+        tile: many.rows,
     };
     let workspace_bytes =
         move |shapes: &[&[usize]]| sharing.workspace_bytes(shapes[1][0], shapes[4][1]);
@@ -154,7 +180,11 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
         }
         // Rows of an average sequence; a group of few rows reads the cache for each of them.
         let mean = tokens * share / sequences.max(1);
-        let (kernel, merge, rows) = if mean > 2 { &many } else { &few };
+        let Tiles {
+            kernel,
+            merge,
+            rows,
+        } = if mean > 2 * few.rows { &many } else { &few };
         let full = (tokens * share).div_ceil(*rows);
         let Shared { parts, groups } = sharing.of(tokens, full * op.kv_heads, table.dim(1));
         // What groups alone do not share is not written.

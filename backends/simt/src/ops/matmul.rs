@@ -15,7 +15,8 @@ use crate::tune;
 use super::activation_code;
 use super::weight::{self, Layout};
 
-pub(crate) const SOURCE: Source = source!("matmul", "reduce.h", "activate.h", "weight.h");
+pub(crate) const SOURCE: Source =
+    source!("matmul", "reduce.h", "activate.h", "epilogue.h", "weight.h");
 
 /// Columns of k that a tile holds at a time, as in the kernel.
 const DEPTH: usize = 16;

@@ -4,7 +4,7 @@ mod activation;
 mod add_layer_norm;
 mod add_rms_norm;
 mod argmax;
-mod attention;
+pub(crate) mod attention;
 mod batched_matmul;
 mod cast;
 mod copy;
@@ -20,7 +20,7 @@ mod rope;
 mod sample;
 mod softmax;
 mod top_k;
-mod weight;
+pub(crate) mod weight;
 
 use std::sync::Arc;
 
@@ -69,7 +69,7 @@ pub(crate) fn table<D: SimtDriver>(chip: &Arc<Chip<D>>) -> Ops {
 }
 
 /// The number of an activation in the kernels; 0: none.
-fn activation_code(act: Option<ops::Act>) -> usize {
+pub fn activation_code(act: Option<ops::Act>) -> usize {
     match act {
         None => 0,
         Some(ops::Act::Silu) => 1,

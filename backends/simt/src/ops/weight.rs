@@ -8,7 +8,8 @@ use ops::HostWeight;
 use crate::device::Chip;
 use crate::driver::SimtDriver;
 
-/// Rows begin at multiples of this many bytes: eight elements of the widest format, which kernels take at a time.
+/// Rows of the portable kernels begin at multiples of this many bytes: eight elements of the widest format, which they take
+/// at a time.
 const ROW_ALIGN: usize = 32;
 
 /// Scales begin at a multiple of this.
@@ -19,16 +20,23 @@ const STAGE_BYTES: usize = 4 << 20;
 
 /// Where the parts of a weight lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) row_bytes: usize,
-    pub(super) scales_at: usize,
+pub struct Layout {
+    /// From one row to the next.
+    pub row_bytes: usize,
+    /// Where the scales begin.
+    pub scales_at: usize,
     bytes: usize,
 }
 
 impl Layout {
-    /// Of a packed weight.
-    pub(super) fn packed(format: WeightFormat, rows: usize, cols: usize) -> Option<Self> {
-        let row_bytes = format.row_bytes(cols).checked_next_multiple_of(ROW_ALIGN)?;
+    /// Of a weight for the portable kernels.
+    pub fn packed(format: WeightFormat, rows: usize, cols: usize) -> Option<Self> {
+        Self::aligned(format, rows, cols, ROW_ALIGN)
+    }
+
+    /// Of a weight whose rows begin at multiples of `align` bytes; `None` when its size overflows.
+    pub fn aligned(format: WeightFormat, rows: usize, cols: usize, align: usize) -> Option<Self> {
+        let row_bytes = format.row_bytes(cols).checked_next_multiple_of(align)?;
         let (scales, dtype) = format.row_scales(cols);
         let scales_at = rows
             .checked_mul(row_bytes)?
@@ -74,14 +82,29 @@ pub(super) fn defines(format: WeightFormat) -> Option<[(&'static str, String); 3
     ])
 }
 
-/// Brings a weight to the device, a few rows at a time.
+/// Brings a weight to the device for the portable kernels.
 pub(super) fn pack<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     weight: &HostWeight<'_>,
+    wanted: (WeightFormat, usize, usize),
+) -> Result<Buffer> {
+    pack_rows(chip, weight, wanted, ROW_ALIGN, None)
+}
+
+/// Brings a weight to the device, a few rows at a time, each padded with zeros to a multiple of `align` bytes, then put in
+/// order by `arrange`.
+///
+/// # Errors
+/// `InvalidArgument` when it is not the weight that was planned for; those of memory and transfers.
+pub fn pack_rows<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    weight: &HostWeight<'_>,
     (format, rows, cols): (WeightFormat, usize, usize),
+    align: usize,
+    arrange: Option<fn(&mut [u8])>,
 ) -> Result<Buffer> {
     weight.expect(format, rows, cols)?;
-    let layout = Layout::packed(format, rows, cols)
+    let layout = Layout::aligned(format, rows, cols, align)
         .ok_or_else(|| Error::invalid("pack a weight", "its size overflows"))?;
     let buffer = chip.alloc(layout.bytes)?;
     let mut stream = chip.stream()?;
@@ -89,7 +112,7 @@ pub(super) fn pack<D: SimtDriver>(
         stream.upload(&View::at(&buffer, at, DType::U8, &[bytes.len()])?, bytes)
     };
     let (given, kept) = (format.row_bytes(cols), layout.row_bytes);
-    if given == kept {
+    if given == kept && arrange.is_none() {
         upload(0, &weight.data)?;
         // What lies between is read by nobody, but is defined.
         upload(given * rows, &vec![0; layout.scales_at - given * rows])?;
@@ -99,8 +122,12 @@ pub(super) fn pack<D: SimtDriver>(
         for start in (0..rows).step_by(some) {
             stage.clear();
             for r in start..(start + some).min(rows) {
+                let at = stage.len();
                 stage.extend_from_slice(weight.row(r));
-                stage.resize(stage.len() + kept - given, 0);
+                stage.resize(at + kept, 0);
+                if let Some(arrange) = arrange {
+                    arrange(&mut stage[at..]);
+                }
             }
             upload(start * kept, &stage)?;
         }

@@ -1,0 +1,64 @@
+//! Kernels of our own in place of the portable ones, for what they can and where the chip has what they need.
+
+mod attention;
+mod matmul;
+mod rows;
+
+use std::sync::Arc;
+
+use backend_simt::SimtDriver;
+use backend_simt::kit::{Chip, Planned};
+use hal::{DType, View};
+use ops::{Ops, Planner};
+
+/// Compute capability from which on matrix units take bf16, and copies to shared memory go on by themselves.
+const MATRIX_UNITS: i32 = 80;
+
+/// Whether attention rounds its probabilities to the cache's type on a chip of this capability.
+pub(crate) fn rounds_probabilities(capability: i32) -> bool {
+    capability >= MATRIX_UNITS
+}
+
+/// Puts the planners of this crate before those of `ops`, which stay for what these decline, on a chip of this compute
+/// capability (90: 9.0). For [`crate::open`], and for those who compile the kernels without a chip.
+pub fn put_own<D: SimtDriver>(chip: &Arc<Chip<D>>, ops: &mut Ops, capability: i32) {
+    if capability < MATRIX_UNITS {
+        return;
+    }
+    ops.attention = first(chip, attention::plan, ops.attention.take());
+    ops.matmul = first(chip, matmul::plan, ops.matmul.take());
+    ops.rms_norm = first(chip, rows::rms_norm, ops.rms_norm.take());
+    ops.layer_norm = first(chip, rows::layer_norm, ops.layer_norm.take());
+    ops.add_rms_norm = first(chip, rows::add_rms_norm, ops.add_rms_norm.take());
+    ops.add_layer_norm = first(chip, rows::add_layer_norm, ops.add_layer_norm.take());
+    ops.glu = first(chip, rows::glu, ops.glu.take());
+    ops.rope = first(chip, rows::rope, ops.rope.take());
+}
+
+/// The definition by which kernels know a type at compile time.
+fn x_is(dtype: DType) -> (&'static str, String) {
+    let name = if dtype == DType::BF16 {
+        "X_IS_bf16"
+    } else {
+        "X_IS_f16"
+    };
+    (name, "1".into())
+}
+
+/// Whether each row of 16-bit elements begins at a multiple of 16 bytes.
+fn is_aligned(view: &View<'_>) -> bool {
+    view.offset_bytes().is_multiple_of(16) && view.strides()[0].is_multiple_of(8)
+}
+
+/// A planner that asks `plan`, then `other`.
+fn first<D: SimtDriver, O: 'static>(
+    chip: &Arc<Chip<D>>,
+    plan: fn(&Arc<Chip<D>>, &O) -> Planned,
+    other: Option<Arc<dyn Planner<O>>>,
+) -> Option<Arc<dyn Planner<O>>> {
+    let chip = Arc::clone(chip);
+    Some(Arc::new(move |op: &O| match plan(&chip, op)? {
+        None => other.as_ref().map_or(Ok(None), |other| other.plan(op)),
+        planned => Ok(planned),
+    }))
+}

@@ -1,0 +1,178 @@
+//! Norms, gated units and rotary positions, sixteen bytes at a time.
+
+use std::sync::Arc;
+
+use backend_simt::kit::{ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, native};
+use backend_simt::{SimtDriver, Source};
+use hal::{DType, View};
+use ops::{AddLayerNorm, AddRmsNorm, Glu, LayerNorm, RmsNorm, Rope, RopeLayout};
+
+use super::{is_aligned, x_is};
+
+const EIGHT: &str = include_str!("../../kernels/eight.cuh");
+
+const NORM: Source = Source {
+    name: "cuda_norm",
+    parts: &[
+        DIALECT,
+        EIGHT,
+        REDUCE,
+        include_str!("../../kernels/norm.cuh"),
+    ],
+};
+const GLU: Source = Source {
+    name: "cuda_glu",
+    parts: &[
+        DIALECT,
+        EIGHT,
+        ACTIVATE,
+        include_str!("../../kernels/glu.cuh"),
+    ],
+};
+const ROPE: Source = Source {
+    name: "cuda_rope",
+    parts: &[DIALECT, EIGHT, include_str!("../../kernels/rope.cuh")],
+};
+
+/// Work-items of a group.
+const GROUP: usize = 256;
+
+/// Elements that are handled at a time.
+const EIGHTS: usize = 8;
+
+fn is_short(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16)
+}
+
+/// Whether the rows of all `views` that are not vectors begin at multiples of 16 bytes.
+fn all_aligned(views: &[View<'_>]) -> usize {
+    let matrices = views.iter().filter(|view| view.rank() > 1);
+    usize::from(matrices.into_iter().all(is_aligned))
+}
+
+/// A norm over rows: all arguments, the length of a row, how far the rows of each matrix lie apart, and `floats`.
+fn norm<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    dtype: DType,
+    adds: bool,
+    layer: bool,
+    floats: &[f32],
+) -> Planned {
+    if !is_short(dtype) {
+        return Ok(None);
+    }
+    let defines = [
+        ("X", dtype.to_string()),
+        x_is(dtype),
+        ("ADDS", usize::from(adds).to_string()),
+        ("LAYER", usize::from(layer).to_string()),
+    ];
+    let kernel = chip.kernel(&NORM, "norm", GROUP, &defines)?;
+    let floats = floats.to_vec();
+    native(chip, move |queue, args| {
+        let [rows, dim] = [args[0].dim(0), args[0].dim(1)];
+        let call = args.iter().fold(queue.call(), |call, view| call.view(view));
+        let matrices = args.iter().filter(|view| view.rank() == 2);
+        let call = matrices.fold(call.long(dim), |call, view| call.long(view.strides()[0]));
+        let call = floats.iter().fold(call, |call, &x| call.float(x));
+        call.int(all_aligned(args)).run(&kernel, [rows, 1, 1])
+    })
+}
+
+pub(super) fn rms_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &RmsNorm) -> Planned {
+    norm(chip, op.dtype, false, false, &[op.eps])
+}
+
+pub(super) fn layer_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &LayerNorm) -> Planned {
+    norm(chip, op.dtype, false, true, &[op.eps])
+}
+
+pub(super) fn add_rms_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &AddRmsNorm) -> Planned {
+    norm(chip, op.dtype, true, false, &[op.alpha, op.eps])
+}
+
+pub(super) fn add_layer_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &AddLayerNorm) -> Planned {
+    norm(chip, op.dtype, true, true, &[op.alpha, op.eps])
+}
+
+pub(super) fn glu<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Glu) -> Planned {
+    if !is_short(op.dtype) {
+        return Ok(None);
+    }
+    let act = activation_code(Some(op.act));
+    let defines = [
+        ("X", op.dtype.to_string()),
+        x_is(op.dtype),
+        ("ACT", act.to_string()),
+    ];
+    let kernel = chip.kernel(&GLU, "glu_eights", GROUP, &defines)?;
+    let [gate, up] = op.halves().map(|half| half.start);
+    let limit = op.limit;
+    native(chip, move |queue, args| {
+        let [out, x] = args else {
+            unreachable!("counted by check_args")
+        };
+        let halves = [gate, up].iter().all(|half| half.is_multiple_of(EIGHTS));
+        let [rows, dim] = [out.dim(0), out.dim(1)];
+        queue
+            .call()
+            .view(out)
+            .view(x)
+            .int(dim)
+            .long(out.strides()[0])
+            .long(x.strides()[0])
+            .long(gate)
+            .long(up)
+            .int(usize::from(limit.is_some()))
+            .float(limit.unwrap_or(0.0))
+            .int(if halves { all_aligned(args) } else { 0 })
+            .run(&kernel, [rows, dim.div_ceil(EIGHTS * GROUP), 1])
+    })
+}
+
+pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
+    if op.streams == 0 || !op.head_dim.is_multiple_of(op.streams) {
+        return Ok(None);
+    }
+    let pairs = op.rotary_dim / 2;
+    let Some(rest) = (op.head_dim / op.streams).checked_sub(2 * pairs) else {
+        return Ok(None);
+    };
+    if !is_short(op.dtype) || pairs % EIGHTS != 0 || rest % EIGHTS != 0 {
+        return Ok(None);
+    }
+    let half_split = op.layout == RopeLayout::HalfSplit;
+    let defines = [
+        ("X", op.dtype.to_string()),
+        x_is(op.dtype),
+        ("STREAMS", op.streams.to_string()),
+        ("PAIRS", pairs.to_string()),
+        ("REST", rest.to_string()),
+        ("HALF_SPLIT", usize::from(half_split).to_string()),
+    ];
+    let kernel = chip.kernel(&ROPE, "rope_eights", GROUP, &defines)?;
+    native(chip, move |queue, args| {
+        let [out, x, positions, cos, sin] = args else {
+            unreachable!("counted by check_args")
+        };
+        let heads =
+            [out, x].map(|view| view.strides()[1].is_multiple_of(EIGHTS) && is_aligned(view));
+        queue
+            .call()
+            .view(out)
+            .view(x)
+            .view(positions)
+            .view(cos)
+            .view(sin)
+            .int(x.dim(1))
+            .long(cos.dim(0))
+            .long(out.strides()[0])
+            .long(out.strides()[1])
+            .long(x.strides()[0])
+            .long(x.strides()[1])
+            .long(positions.strides()[0])
+            .long(positions.strides()[1])
+            .int(usize::from(heads == [true; 2]))
+            .run(&kernel, [x.dim(0), 1, 1])
+    })
+}
