@@ -1,6 +1,6 @@
 //! The machine's limits: memory read, f32 multiply-add, `vdpbf16ps`, on one thread and on all.
 
-use benches::{Limit, Limits};
+use backend_cpu::limits::{Limit, Limits};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 fn limits(criterion: &mut Criterion) {

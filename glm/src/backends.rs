@@ -7,6 +7,8 @@ use hal::{Error, ErrorKind, Result};
 use ops::{Accelerator, Matmul};
 use serde::Serialize;
 
+use crate::speed::OwnLimits;
+
 /// Told of each kernel program that a device had to compile: its spec, how long that took, and the folder where the
 /// program is kept for the next start, if it is.
 pub type OnCompile = fn(spec: &str, took: Duration, kept: Option<&Path>);
@@ -35,6 +37,10 @@ pub const NAMES: &[&str] = &[
     #[cfg(feature = "wgpu")]
     "wgpu",
 ];
+
+/// Seconds of measuring one limit.
+#[cfg(feature = "cpu")]
+const LIMIT_SECONDS: f64 = 0.4;
 
 /// Opens the device that `spec` names: `cpu`; `cuda:0`; `opencl:0`, or `opencl:` and the numbers of platform and
 /// device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
@@ -71,6 +77,30 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
         )
         .next_step("`glm devices` lists what can be opened")),
     }
+}
+
+/// What the back end of `spec` measures of its own device's limits; `None` where it has nothing better than the operations
+/// that everybody uses.
+pub fn limits(spec: &str, options: &Options) -> Option<OwnLimits> {
+    #[cfg(feature = "cpu")]
+    if spec == "cpu" {
+        use backend_cpu::limits::{Limit, Limits};
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        let limits = Limits::new(options.threads.unwrap_or(all));
+        let computed = [
+            (hal::DType::F32, Limit::F32),
+            (hal::DType::BF16, Limit::Bf16),
+        ]
+        .into_iter()
+        .filter(|(_, limit)| limit.is_available())
+        .map(|(dtype, limit)| (dtype, limits.measure(limit, LIMIT_SECONDS)));
+        return Some(OwnLimits {
+            operations_per_second: computed.collect(),
+            bytes_per_second: limits.measure(Limit::Read, LIMIT_SECONDS),
+        });
+    }
+    let _ = (spec, options);
+    None
 }
 
 /// How a device computes one class of products.

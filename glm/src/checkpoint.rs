@@ -26,6 +26,7 @@ mod index;
 mod linear;
 pub(crate) mod map;
 mod pickle;
+pub(crate) mod random;
 mod safetensors;
 mod sat;
 mod torch;

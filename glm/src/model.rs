@@ -11,6 +11,7 @@
 mod inputs;
 mod plans;
 mod prefix;
+mod work;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use inputs::{Inputs, Part, Picked, Step};
 use plans::{Limits, Plans};
 pub(crate) use prefix::PREFIX_ENCODER;
 use prefix::{Prefix, PrefixTensors};
+pub use work::Work;
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]

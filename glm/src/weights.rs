@@ -197,6 +197,17 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    /// Bytes of elements and scales, before a backend's padding.
+    pub(crate) fn bytes(&self) -> usize {
+        let Matmul { n, k, weight, .. } = *self.plan.op();
+        weight_bytes(weight, n, k)
+    }
+
+    /// Multiply-adds of one row.
+    pub(crate) fn products(&self) -> usize {
+        self.plan.op().n * self.plan.op().k
+    }
+
     /// The lookup of rows of this matrix, for a tied `plan`.
     pub(crate) fn table(&self, plan: Plan<Embedding>) -> Table {
         let table = self.weight.clone();

@@ -19,6 +19,7 @@
 
 mod device;
 mod isa;
+pub mod limits;
 mod memory;
 mod ops;
 mod pool;

@@ -1,10 +1,12 @@
 //! One Markdown table: what each product reaches of the limit that binds it, measured alternately in the same run.
 //!
-//! `roofline [word…]`: only rows that contain every word, for example `roofline 1.5B m=1 int4`.
+//! `roofline [word…]`: only rows that contain every word, for example `roofline 1.5b m=1 int4`.
 
 use backend_cpu::Options;
-use benches::{Limit, Limits, Product, SHAPES, best};
-use hal::{DType, Result, WeightFormat};
+use backend_cpu::limits::{Limit, Limits, best};
+use benches::shapes;
+use glm::speed::{Operation, Product};
+use hal::{DType, Result, Stream, WeightFormat};
 use ops::Context;
 
 /// Alternations of limit and product.
@@ -29,6 +31,7 @@ fn main() -> Result<()> {
         };
         let context = Context::new(backend_cpu::open(&options)?);
         let limits = Limits::new(threads);
+        let mut stream = context.device().stream()?;
         for (x, format) in [
             (DType::BF16, WeightFormat::Dense(DType::BF16)),
             (DType::BF16, WeightFormat::Int8Row),
@@ -37,14 +40,17 @@ fn main() -> Result<()> {
             (DType::F32, WeightFormat::Dense(DType::F32)),
         ] {
             for m in [1, 8, 128, 512] {
-                for shape in SHAPES {
+                for shape in shapes()? {
                     let row = format!(
                         "| {} {} {}x{} | m={m} | {x}·{format} | {threads} |",
                         shape.model, shape.layer, shape.n, shape.k
                     );
                     if words.iter().all(|word| row.contains(word)) {
-                        let product = Product::new(&context, shape, m, x, format)?;
-                        println!("{row}{}", compare(&limits, &product, x)?);
+                        let product = Product::new(&context, [shape.n, shape.k], x, format)?;
+                        let bytes = product.weight_bytes() as f64;
+                        let mut rows = product.rows(&context, m)?;
+                        let compared = compare(&limits, &mut rows, bytes, x, &mut *stream)?;
+                        println!("{row}{compared}");
                     }
                 }
             }
@@ -53,15 +59,23 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The right half of a row.
-fn compare(limits: &Limits, product: &Product, x: DType) -> Result<String> {
+/// The right half of a row, for a product that reads `bytes` of weight.
+fn compare(
+    limits: &Limits,
+    product: &mut Operation,
+    bytes: f64,
+    x: DType,
+    stream: &mut dyn Stream,
+) -> Result<String> {
+    // Memory is mapped on its first use.
+    product.launch(stream)?;
     let compute = if x == DType::BF16 && Limit::Bf16.is_available() {
         Limit::Bf16
     } else {
         Limit::F32
     };
     // The limit that would take longer binds.
-    let (bytes, operations) = (product.weight_bytes() as f64, product.operations());
+    let operations = product.operations;
     let reading = bytes / limits.measure(Limit::Read, SECONDS);
     let computing = operations / limits.measure(compute, SECONDS);
     let (limit, amount, unit) = if reading > computing {
@@ -73,7 +87,9 @@ fn compare(limits: &Limits, product: &Product, x: DType) -> Result<String> {
     for _ in 0..ROUNDS {
         possible.push(limits.measure(limit, SECONDS));
         let mut failed = None;
-        let rate = best(SECONDS, || failed = failed.take().or(product.run().err()));
+        let rate = best(SECONDS, || {
+            failed = failed.take().or(product.launch(stream).err())
+        });
         if let Some(e) = failed {
             return Err(e);
         }

@@ -1,4 +1,4 @@
-//! The machine's limits, by loops that do nothing else.
+//! The machine's limits, by loops that do nothing else: what the kernels are held against.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,0 +1,171 @@
+//! What a measurement gave, and what of a limit that is.
+
+use hal::DType;
+use ops::How;
+use serde::{Deserialize, Serialize};
+
+use super::Limits;
+
+/// Times of some runs of the same, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The shortest.
+    pub least: f64,
+    /// The longest.
+    pub most: f64,
+    /// How many there were.
+    pub runs: usize,
+}
+
+impl Spread {
+    /// Of at least one time.
+    pub fn of(mut seconds: Vec<f64>) -> Self {
+        seconds.sort_by(f64::total_cmp);
+        let at = |i: usize| seconds.get(i).copied().unwrap_or(f64::NAN);
+        Self {
+            median: at(seconds.len() / 2),
+            least: at(0),
+            most: at(seconds.len().saturating_sub(1)),
+            runs: seconds.len(),
+        }
+    }
+}
+
+/// One line of a report. Absent fields do not apply, or were not measured: then [`Self::skipped`] says why.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What was measured: the same text in every report that measures the same.
+    pub key: String,
+    /// Why it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
+    /// Times of one launch, or of one test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<Spread>,
+    /// Tokens of one test.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
+    /// Tokens per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Of the seconds, those that the host queued work for: the median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_seconds: Option<f64>,
+    /// Bytes that must be read and written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<f64>,
+    /// Bytes per second / 10⁹.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gb_per_second: Option<f64>,
+    /// Operations that must be carried out, two for each multiply-add.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operations: Option<f64>,
+    /// Operations per second / 10⁹.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gflop_per_second: Option<f64>,
+    /// The limit that binds: `bytes` or `operations`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<String>,
+    /// The least time by that limit over the median time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<f64>,
+    /// How the operation was planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<How>,
+}
+
+impl Figure {
+    /// What was not measured.
+    pub fn skipped(key: impl Into<String>, why: impl ToString) -> Self {
+        Self {
+            key: key.into(),
+            skipped: Some(why.to_string()),
+            ..Self::default()
+        }
+    }
+
+    /// Times alone, of what no limit is known for.
+    pub fn timed(key: impl Into<String>, seconds: Spread) -> Self {
+        Self {
+            key: key.into(),
+            seconds: Some(seconds),
+            ..Self::default()
+        }
+    }
+
+    /// Times of what moves `bytes` and computes `operations` with numbers of `dtype`, beside `limits`.
+    pub fn measured(
+        key: impl Into<String>,
+        seconds: Spread,
+        [bytes, operations]: [f64; 2],
+        dtype: DType,
+        limits: &Limits,
+    ) -> Self {
+        let rate = |amount: f64| amount / seconds.median / 1e9;
+        let moving = bytes / limits.bytes_per_second;
+        let computing = limits.peak(dtype).map_or(0.0, |peak| operations / peak);
+        let limit = if computing > moving {
+            "operations"
+        } else {
+            "bytes"
+        };
+        Self {
+            bytes: Some(bytes),
+            gb_per_second: Some(rate(bytes)),
+            operations: Some(operations),
+            gflop_per_second: Some(rate(operations)),
+            limit: Some(limit.into()),
+            share: Some(moving.max(computing) / seconds.median),
+            ..Self::timed(key, seconds)
+        }
+    }
+
+    /// The rate that two reports compare: tokens per second where there are tokens, else runs per second.
+    pub fn rate(&self) -> Option<f64> {
+        let per_second = |s: Spread| (s.median > 0.0).then(|| 1.0 / s.median);
+        self.tokens_per_second.or(self.seconds.and_then(per_second))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            bytes_per_second: 1e9,
+            bytes_by: "a test".into(),
+            operations_per_second: [("f32".to_owned(), 1e12)].into(),
+            operations_by: "a test".into(),
+        }
+    }
+
+    #[test]
+    fn the_slower_limit_binds() {
+        let spread = Spread::of(vec![3.0, 1.0, 2.0]);
+        assert_eq!((spread.least, spread.median, spread.most), (1.0, 2.0, 3.0));
+        let moves = Figure::measured("moves", spread, [1e9, 1e9], DType::F32, &limits());
+        assert_eq!(
+            (moves.limit.as_deref(), moves.share),
+            (Some("bytes"), Some(0.5))
+        );
+        assert_eq!(moves.gb_per_second, Some(0.5));
+        let computes = Figure::measured("computes", spread, [1e6, 1e12], DType::F32, &limits());
+        assert_eq!(computes.limit.as_deref(), Some("operations"));
+        assert_eq!(
+            (computes.share, computes.gflop_per_second),
+            (Some(0.5), Some(500.0))
+        );
+        assert_eq!(computes.rate(), Some(0.5));
+    }
+
+    #[test]
+    fn what_does_not_apply_is_not_written() {
+        let skipped = Figure::skipped("a", "no kernel");
+        let text = serde_json::to_string(&skipped).unwrap();
+        assert_eq!(text, r#"{"key":"a","skipped":"no kernel"}"#);
+        assert_eq!(serde_json::from_str::<Figure>(&text).unwrap(), skipped);
+    }
+}
