@@ -852,7 +852,7 @@ fn completions_name_every_command() {
         let output = glm(&["completions", shell]);
         assert!(output.status.success());
         for command in [
-            "chat", "fill", "logits", "inspect", "devices", "convert", "quantize", "tune",
+            "chat", "fill", "logits", "inspect", "devices", "convert", "quantize", "tune", "bench",
         ] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }

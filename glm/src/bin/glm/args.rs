@@ -40,17 +40,18 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GLM_DTYPE", value_enum)]
     pub(crate) dtype: Option<Precision>,
 
-    /// Threads of the CPU [default: one per core]
+    /// Threads of the CPU; `glm bench` takes several numbers [default: one per core]
     #[arg(
         long,
         short = 't',
         global = true,
         env = "GLM_THREADS",
+        value_delimiter = ',',
         value_name = "N"
     )]
-    pub(crate) threads: Option<usize>,
+    pub(crate) threads: Vec<usize>,
 
-    /// Seed of sampling [default: from the clock]
+    /// Seed of sampling [default: from the clock]; of random weights in `glm bench` [default: 1]
     #[arg(long, short = 's', global = true, env = "GLM_SEED", value_name = "N")]
     pub(crate) seed: Option<u64>,
 
@@ -61,6 +62,13 @@ pub(crate) struct Global {
     /// Print no progress and no statistics
     #[arg(long, short, global = true, env = "GLM_QUIET")]
     pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// The number of threads, where one was given.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        self.threads.first().copied()
+    }
 }
 
 /// What `--dtype` names.
@@ -139,6 +147,8 @@ pub(crate) enum Command {
     Replay(Replay),
     /// Measure how a device computes a model's products best, and keep it for later starts
     Tune(Tune),
+    /// Measure how fast a device runs a model, or single operations
+    Bench(Bench),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -383,6 +393,174 @@ pub(crate) struct Tune {
     /// For each product: after this no new candidate is begun
     #[arg(long, default_value_t = 60, value_name = "N")]
     pub(crate) seconds: u64,
+}
+
+/// `glm bench`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) ops: Option<BenchWhat>,
+
+    /// Folder of the model [default: the small one inside this program]
+    pub(crate) model: Option<PathBuf>,
+
+    /// The shape of a published model with random weights instead: chatglm3-6b, glm-4-9b, glm-edge-1.5b, glm-130b, …
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub(crate) shape: Option<String>,
+
+    /// Only the first N layers of the shape
+    #[arg(long, value_name = "N", requires = "shape")]
+    pub(crate) layers: Option<usize>,
+
+    /// Tokens of prompts [default: 512, less where the context is short]
+    #[arg(long, short, value_delimiter = ',', value_name = "N,N,…")]
+    pub(crate) prompt: Option<Vec<usize>>,
+
+    /// Tokens to decode [default: 64, less where the context is short]
+    #[arg(long, short = 'n', value_delimiter = ',', value_name = "N,N,…")]
+    pub(crate) tokens: Option<Vec<usize>>,
+
+    /// Tokens that are in the cache before
+    #[arg(
+        long,
+        short,
+        value_delimiter = ',',
+        default_value = "0",
+        value_name = "N,N,…"
+    )]
+    pub(crate) depth: Vec<usize>,
+
+    /// Sequences at a time
+    #[arg(
+        long,
+        short,
+        value_delimiter = ',',
+        default_value = "1",
+        value_name = "N,N,…"
+    )]
+    pub(crate) batch: Vec<NonZeroUsize>,
+
+    /// The most tokens of one step; longer prompts go in several
+    #[arg(long, default_value = "512", value_name = "N")]
+    pub(crate) chunk: NonZeroUsize,
+
+    #[command(flatten)]
+    pub(crate) report: BenchReport,
+
+    /// Compare two results that -o json wrote
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["A", "B"],
+        conflicts_with_all = ["model", "shape", "prompt", "tokens"]
+    )]
+    pub(crate) compare: Option<Vec<PathBuf>>,
+
+    /// With --compare: exit code 1 when a rate of B is below this share of A's
+    #[arg(long, value_name = "SHARE", requires = "compare")]
+    pub(crate) least: Option<Share>,
+}
+
+/// What `glm bench` measures instead of a model.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchWhat {
+    /// Each operation of a model on its own, and what it costs to queue one; without --dtype products with weights in bf16,
+    /// int8, int4 and int4-g32
+    Ops(BenchOps),
+}
+
+/// `glm bench ops`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchOps {
+    /// Shapes of published models whose operations are measured
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "chatglm3-6b",
+        value_name = "NAME,…"
+    )]
+    pub(crate) shape: Vec<String>,
+
+    /// Only figures whose name fits, with * and ?: `matmul*int4`, `attention*`
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN,…")]
+    pub(crate) only: Vec<String>,
+
+    /// Rows of products
+    #[arg(
+        long,
+        short = 'm',
+        value_delimiter = ',',
+        default_value = "1,8,64,512,4096",
+        value_name = "N,N,…"
+    )]
+    pub(crate) rows: Vec<NonZeroUsize>,
+
+    /// Tokens of prompts that attention sees whole
+    #[arg(
+        long,
+        short,
+        value_delimiter = ',',
+        default_value = "2048,4096,8192,16384,32768",
+        value_name = "N,N,…"
+    )]
+    pub(crate) prompt: Vec<NonZeroUsize>,
+
+    /// Tokens in the cache over which one token attends
+    #[arg(
+        long,
+        short,
+        value_delimiter = ',',
+        default_value = "8192,32768,131072",
+        value_name = "N,N,…"
+    )]
+    pub(crate) depth: Vec<NonZeroUsize>,
+
+    /// Sequences that attend at a time
+    #[arg(
+        long,
+        short,
+        value_delimiter = ',',
+        default_value = "1",
+        value_name = "N,N,…"
+    )]
+    pub(crate) batch: Vec<NonZeroUsize>,
+
+    /// MiB of the largest operand of what memory bounds: norms, rope, gates
+    #[arg(long, default_value = "64", value_name = "N")]
+    pub(crate) mib: NonZeroUsize,
+
+    /// Time for one figure; what would take longer is skipped
+    #[arg(long, default_value = "2", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) seconds: f64,
+
+    #[command(flatten)]
+    pub(crate) report: BenchReport,
+}
+
+/// How `glm bench` repeats and writes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct BenchReport {
+    /// Times that each test is run
+    #[arg(long, short, default_value = "5", value_name = "N")]
+    pub(crate) runs: NonZeroUsize,
+
+    /// How results are written to stdout
+    #[arg(long, short, value_enum, default_value = "md", value_name = "FORMAT")]
+    pub(crate) output: BenchFormat,
+}
+
+/// Formats of `glm bench`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchFormat {
+    /// A Markdown table, row by row
+    Md,
+    /// Comma-separated values, row by row
+    Csv,
+    /// One JSON document at the end
+    Json,
+    /// One JSON object per row
+    Jsonl,
 }
 
 /// `glm inspect`.

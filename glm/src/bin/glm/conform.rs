@@ -229,7 +229,7 @@ fn command(global: &Global, selection: &Selection) -> hal::Result<Command> {
     if let Some(seconds) = selection.soak_seconds {
         command.args(["--soak", &seconds.to_string()]);
     }
-    if let Some(threads) = global.threads {
+    if let Some(threads) = global.threads() {
         command.args(["--threads", &threads.to_string()]);
     }
     Ok(command)

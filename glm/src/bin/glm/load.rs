@@ -32,7 +32,7 @@ pub(crate) fn accelerator(global: &Global, device: &str) -> Result<Accelerator, 
 /// How devices are opened.
 pub(crate) fn device_options(global: &Global) -> backends::Options {
     backends::Options {
-        threads: global.threads,
+        threads: global.threads(),
         on_compile: (!global.quiet).then_some(compiling::tell),
     }
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod chat;
 mod compare;
 mod compiling;
@@ -23,6 +24,7 @@ mod tune;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use hal::Error;
 
 use args::{Args, Command};
 use failure::Failure;
@@ -40,6 +42,13 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let global = &args.global;
+    if global.threads.len() > 1 && !matches!(args.command, Command::Bench(_)) {
+        let e = Error::invalid(
+            "choose threads",
+            "several numbers; only `glm bench` takes them",
+        );
+        return Err(Failure::Error(e, 2));
+    }
     match &args.command {
         Command::Chat(chat) => chat::run(global, chat),
         Command::Fill(fill) => fill::run(global, fill),
@@ -51,6 +60,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Compare(compare) => compare::run(global, compare),
         Command::Replay(replay) => replay::run(global, replay),
         Command::Tune(tune) => tune::run(global, tune),
+        Command::Bench(bench) => bench::run(global, bench),
         Command::Convert(args) => convert::run(global, args),
         Command::Quantize(args) => convert::quantize(global, args),
         Command::Completions { shell } => {

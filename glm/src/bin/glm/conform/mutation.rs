@@ -26,7 +26,7 @@ pub(super) fn run(global: &Global, args: &Conform, selection: &Selection) -> Res
         &Options {
             rules: !args.quick,
             random_cases: args.random_cases,
-            threads: global.threads.unwrap_or(Options::default().threads),
+            threads: global.threads().unwrap_or(Options::default().threads),
         },
         |op| selection.names(op, op),
     );

@@ -1,0 +1,307 @@
+//! `glm bench`: how fast a device runs a model, or single operations.
+
+mod compare;
+mod ops;
+mod report;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Instant;
+
+use ::ops::Context;
+use glm::architecture::Architecture;
+use glm::checkpoint::Checkpoint;
+use glm::model::{Model, Options};
+use glm::speed::{Clock, Figure, Limits, Running, Spread, Took};
+use glm::{backends, shapes};
+use hal::{Error, WeightFormat};
+use serde_json::json;
+
+use crate::args::{Bench, BenchWhat, Global};
+use crate::failure::Failure;
+use crate::{compiling, load, output};
+use report::{Facts, Writer};
+
+/// Tests when none are asked for, where the context has room.
+const PROMPT: usize = 512;
+const DECODED: usize = 64;
+/// Seconds of one measurement of the limits, at most.
+const LIMIT_SECONDS: f64 = 2.0;
+/// Runs of one measurement of the limits.
+const LIMIT_RUNS: usize = 5;
+
+pub(crate) fn run(global: &Global, args: &Bench) -> Result<(), Failure> {
+    if let Some(files) = &args.compare {
+        return compare::run(global, files, args.least.map(|least| least.0));
+    }
+    let report = match &args.ops {
+        Some(BenchWhat::Ops(ops)) => &ops.report,
+        None => &args.report,
+    };
+    let mut writer = Writer::new(global, report.output);
+    let threads: Vec<Option<usize>> = match global.threads.is_empty() {
+        true => vec![None],
+        false => global.threads.iter().map(|&n| Some(n)).collect(),
+    };
+    for threads in threads {
+        let global = &Global {
+            threads: threads.into_iter().collect(),
+            ..global.clone()
+        };
+        match &args.ops {
+            Some(BenchWhat::Ops(ops)) => ops::run(global, ops, &mut writer)?,
+            None => model(global, args, &mut writer)?,
+        }
+    }
+    writer.finish()
+}
+
+/// The device, and what it could do.
+fn limits(global: &Global, clock: &mut Clock, context: &Context) -> Result<Limits, Failure> {
+    say(global, "measuring the device's limits");
+    let own = backends::limits(&global.device, &load::device_options(global));
+    Ok(Limits::measure(context, clock, own)?)
+}
+
+/// A line of progress.
+fn say(global: &Global, what: &str) {
+    if !global.quiet {
+        compiling::finish();
+        eprintln!("bench: {what}");
+    }
+}
+
+/// What is measured, its tensors, and what reports say of it.
+struct Subject {
+    name: String,
+    architecture: Architecture,
+    checkpoint: Checkpoint,
+    /// Where the weights come from.
+    weights: String,
+}
+
+impl Subject {
+    fn new(global: &Global, args: &Bench) -> Result<Self, Failure> {
+        let Some(shape) = &args.shape else {
+            let source = load::source(args.model.as_deref());
+            let folder = args.model.as_deref().and_then(Path::file_name);
+            return Ok(Self {
+                name: folder.map_or("embedded".into(), |name| {
+                    name.to_string_lossy().into_owned()
+                }),
+                architecture: source.architecture()?,
+                checkpoint: source.checkpoint()?,
+                weights: "of the checkpoint".into(),
+            });
+        };
+        // What the user typed, not what a file holds: usage.
+        let architecture =
+            shapes::architecture(shape, args.layers).map_err(|e| Failure::Error(e, 2))?;
+        let dtype = global.dtype.and_then(|d| d.activations());
+        let dense = WeightFormat::Dense(dtype.unwrap_or(architecture.dtype));
+        let format = global.dtype.map_or(dense, |d| d.weights());
+        let seed = global.seed.unwrap_or(1);
+        Ok(Self {
+            name: match args.layers {
+                Some(layers) => format!("{shape}-{layers}-layers"),
+                None => shape.clone(),
+            },
+            checkpoint: Checkpoint::random(&architecture, format, dense, seed)?,
+            architecture,
+            weights: format!("random, seed {seed}"),
+        })
+    }
+}
+
+/// The tests of one run: everything that was asked for, in all combinations.
+struct Tests {
+    prompts: Vec<usize>,
+    decoded: Vec<usize>,
+    depths: Vec<usize>,
+    batches: Vec<usize>,
+}
+
+impl Tests {
+    fn new(args: &Bench, context: usize) -> Self {
+        let given = |list: &Option<Vec<usize>>, usual: usize| {
+            let list = list.clone().unwrap_or_else(|| vec![usual]);
+            list.into_iter().filter(|&n| n > 0).collect()
+        };
+        Self {
+            prompts: given(&args.prompt, PROMPT.min(context / 2)),
+            decoded: given(&args.tokens, DECODED.min(context / 4)),
+            depths: args.depth.clone(),
+            batches: args.batch.iter().map(|b| b.get()).collect(),
+        }
+    }
+
+    /// The longest sequence of all that fit into `context`.
+    fn longest(&self, context: usize) -> usize {
+        let new = || self.prompts.iter().chain(&self.decoded);
+        let lengths = self
+            .depths
+            .iter()
+            .flat_map(|d| new().map(move |n| d.saturating_add(*n)));
+        lengths.filter(|n| *n <= context).max().unwrap_or(1)
+    }
+}
+
+fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failure> {
+    let context = load::context(global)?;
+    let mut clock = Clock::new(&**context.device(), LIMIT_RUNS, LIMIT_SECONDS)?;
+    let limits = limits(global, &mut clock, &context)?;
+    drop(clock);
+    let start = Instant::now();
+    let subject = Subject::new(global, args)?;
+    let most = subject.architecture.context;
+    let tests = Tests::new(args, most);
+    let batch = tests.batches.iter().copied().max().unwrap_or(1);
+    let options = Options {
+        context: Some(tests.longest(most)),
+        max_tokens: Some(args.chunk.get().max(batch)),
+        max_sequences: batch,
+        max_logits: batch,
+        ..Options::default()
+    };
+    let options = load::with_dtype(global, options);
+    say(
+        global,
+        &format!("loading {} ({})", subject.name, subject.weights),
+    );
+    let mut model = load::with_progress(global, |progress| {
+        let Subject {
+            architecture,
+            checkpoint,
+            ..
+        } = &subject;
+        Model::load(&context, architecture, checkpoint, &options, progress)
+    })?;
+    drop(subject.checkpoint);
+    let stored = "stored".to_owned();
+    let format = global.dtype.map_or(stored, |d| d.weights().to_string());
+    let facts = json!({
+        "name": subject.name,
+        "weights": subject.weights,
+        "format": format,
+        "layers": subject.architecture.layers,
+        "parameters": subject.architecture.parameters(),
+        "activations": model.dtype().name(),
+        "cache": model.cache().shape().dtype.name(),
+        "load_seconds": start.elapsed().as_secs_f64(),
+        "footprint_bytes": {
+            "weights": model.footprint().weights,
+            "cache": model.footprint().cache,
+            "buffers": model.footprint().buffers,
+        },
+        "step_weight_bytes": model.work().weight_bytes,
+        "chunk": model.max_tokens(),
+    });
+    let about = format!(
+        "{} ({} layers, {format}, weights {}), {}",
+        subject.name,
+        subject.architecture.layers,
+        subject.weights,
+        output::bytes(model.footprint().weights as u64),
+    );
+    writer.begin(Facts::new(global, &context, &limits, Some((facts, about))))?;
+    let bench = Bencher {
+        global,
+        context: &context,
+        limits: &limits,
+        runs: args.report.runs,
+        prefix: format!("{}/{format}", subject.name),
+        most,
+    };
+    for &batch in &tests.batches {
+        for &depth in &tests.depths {
+            bench.tests(&mut model, &tests, [batch, depth], writer)?;
+        }
+    }
+    Ok(())
+}
+
+/// What all tests of a model share.
+struct Bencher<'a> {
+    global: &'a Global,
+    context: &'a Context,
+    limits: &'a Limits,
+    runs: NonZeroUsize,
+    prefix: String,
+    /// Tokens that the model was made for.
+    most: usize,
+}
+
+impl Bencher<'_> {
+    fn tests(
+        &self,
+        model: &mut Model,
+        tests: &Tests,
+        [batch, depth]: [usize; 2],
+        writer: &mut Writer,
+    ) -> Result<(), Failure> {
+        let (dtype, work, chunk) = (model.dtype(), model.work(), model.max_tokens());
+        let threads = self
+            .global
+            .threads()
+            .map_or(String::new(), |t| format!("/t{t}"));
+        let key =
+            |test: &str, n: usize| format!("{}/b{batch}/d{depth}/{test}{n}{threads}", self.prefix);
+        let list = [("pp", &tests.prompts), ("tg", &tests.decoded)];
+        let list = list
+            .iter()
+            .flat_map(|(test, all)| all.iter().map(|&n| (*test, n)));
+        let list: BTreeSet<(&str, usize)> = list.collect();
+        let mut running = Running::new(self.context, model, batch)?;
+        if depth > 0 && list.iter().any(|(_, n)| depth + n <= self.most) {
+            say(
+                self.global,
+                &format!("{batch} x {depth} tokens into the cache"),
+            );
+            running.prefill(depth, 1)?;
+        }
+        for (test, n) in list {
+            let key = key(test, n);
+            if depth + n > self.most {
+                let why = format!("the model was made for {} tokens", self.most);
+                writer.found(&Figure::skipped(key, why))?;
+                continue;
+            }
+            say(self.global, &key);
+            let mut once = |n: usize| -> hal::Result<Took> {
+                running.rewind(depth);
+                match test {
+                    "pp" => running.prefill(n, 2),
+                    _ => running.decode(n),
+                }
+            };
+            // The first touches memory, and compiles.
+            once(if test == "pp" { n } else { n.min(2) })?;
+            let runs: Vec<Took> = (0..self.runs.get())
+                .map(|_| once(n))
+                .collect::<Result<_, _>>()?;
+            let amounts = match test {
+                "pp" => work.prefill([batch, depth, n], chunk),
+                _ => work.decode([batch, depth, n]),
+            };
+            let seconds = Spread::of(runs.iter().map(|run| run.seconds).collect());
+            let queued = Spread::of(runs.iter().map(|run| run.host_seconds).collect());
+            let tokens = batch * n;
+            writer.found(&Figure {
+                tokens: Some(tokens),
+                tokens_per_second: Some(tokens as f64 / seconds.median),
+                host_seconds: Some(queued.median),
+                ..Figure::measured(key, seconds, amounts, dtype, self.limits)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A pattern or a list that no figure fits: usage.
+fn usage(detail: impl Into<String>, next: &str) -> Failure {
+    Failure::Error(
+        Error::invalid("choose what to measure", detail).next_step(next),
+        2,
+    )
+}
