@@ -48,11 +48,9 @@ FN Place next_place(Place p, int limit, int groups) {
     return p;
 }
 
-KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start), IN(kv_len), IN(prefix),
+KERNEL flash_attention(RESULT, IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start), IN(kv_len), IN(prefix),
                  int tokens, int heads, int kv_heads, int head_dim, i64 pages, i64 page_size, int sequences,
-                 i64 max_pages, i64 parts, int groups, i64 out_token, i64 out_head, i64 q_token, i64 q_head, float scale, int mask) {
-    BIND_OUT(out);
-    BIND_OUT(space);
+                 i64 max_pages, i64 q_token, i64 q_head, float scale, int mask) {
     BIND_IN(q);
     BIND_IN(k_pages);
     BIND_IN(v_pages);
@@ -66,7 +64,7 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
     LOCAL Tile found;
     if (ITEM == 0) found = find_tile(GROUP_X, q_start, sequences, tokens, heads / kv_heads, BR);
     BARRIER;
-    const int g = GROUP_Y, share = heads / kv_heads, alone = groups == 1;
+    const int g = GROUP_Y, share = heads / kv_heads;
     const int sequence = found.sequence, start = found.start, end = found.end;
     const int real = sequence >= 0 && sequence < sequences && pages > 0;
     const int first_row = (int)found.tile * BR, rows = sequence == -2 ? 0 : min_int((end - start) * share - first_row, BR);
@@ -86,12 +84,15 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
     const int warp_row = first_row + 16 * WARP;
     const int all_see = mask == 2 ? limit : max_int(origin + warp_row / share + 1, shared);
     const int any_sees = 16 * WARP >= rows ? 0 : mask == 2 ? limit : max_int(origin + (warp_row + 15) / share + 1, shared);
-    if (!alone && GROUP_Z == 0) {
+#if SHARED
+    BIND_OUT(space);
+    if (GROUP_Z == 0) {
         for (int r = ITEM; r < rows; r += GROUP) {
             const i64 t = start + (first_row + r) / share;
             ((GLOBAL int *)space)[t * heads + g * share + (first_row + r) % share] = count;
         }
     }
+#endif
 
     uchar *queries = local, *cached = local + BR * ROW_BYTES;
     const int q_aligned = (q_token | q_head) % 8 == 0 && (ulong)q % 16 == 0;
@@ -101,12 +102,19 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
         *(uint4 *)(queries + place(r, p)) = r < rows ? load_8(q + 2 * at, 8, q_aligned) : make_uint4(0, 0, 0, 0);
     }
 
-    float sum[2 * HD / 16][4], all_sum[2 * HD / 16][4];
-    float most[2] = {NEG_INF, NEG_INF}, total[2] = {0.0f, 0.0f}, all_most[2] = {NEG_INF, NEG_INF}, all_total[2] = {0.0f, 0.0f};
+    float sum[2 * HD / 16][4], most[2] = {NEG_INF, NEG_INF}, total[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int d = 0; d < 2 * HD / 16; d++) {
-        for (int e = 0; e < 4; e++) sum[d][e] = all_sum[d][e] = 0.0f;
+        for (int e = 0; e < 4; e++) sum[d][e] = 0.0f;
     }
+#if !SHARED
+    // Of the parts merged so far.
+    float all_sum[2 * HD / 16][4], all_most[2] = {NEG_INF, NEG_INF}, all_total[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int d = 0; d < 2 * HD / 16; d++) {
+        for (int e = 0; e < 4; e++) all_sum[d][e] = 0.0f;
+    }
+#endif
 
     // Elements of the cache at which the slots of a place begin, −1 for none.
 #define FIND(turn, p)                                                                                                  \
@@ -128,7 +136,7 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
     }                                                                                            \
     COPY_COMMIT
 
-    Place now = {GROUP_Z, GROUP_Z * PART}, next = next_place(now, limit, groups);
+    Place now = {FIRST_PART, FIRST_PART * PART}, next = next_place(now, limit, NEXT_PART);
     FIND(0, now);
     BARRIER;
     COPY(0);
@@ -138,7 +146,7 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
         COPY_WAIT(0);
         BARRIER;
         COPY(turn ^ 1);
-        const Place after = next_place(next, limit, groups);
+        const Place after = next_place(next, limit, NEXT_PART);
         FIND(turn, after);
         if (now.block < any_sees) {
             const uchar *keys = cached + turn * 2 * TILE_BYTES, *kept = keys + TILE_BYTES;
@@ -213,40 +221,40 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
             // The part ends.
 #pragma unroll
             for (int i = 0; i < 2; i++) total[i] = row_sum(total[i]);
-            if (alone) {
-                float kept[2], added[2];
+#if SHARED
+            const i64 all_rows = (i64)tokens * heads;
+            GLOBAL float *ends = (GLOBAL float *)space + all_rows, *values = ends + 2 * all_rows * parts;
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const float top = max_nan(all_most[i], most[i]);
-                    kept[i] = part_weight(all_most[i], top);
-                    added[i] = part_weight(most[i], top);
-                    all_total[i] = FMA(total[i], added[i], all_total[i] * kept[i]);
-                    all_most[i] = top;
+            for (int i = 0; i < 2; i++) {
+                const int r = 16 * WARP + 8 * i + LANE_ROW, row = first_row + r;
+                if (r >= rows) continue;
+                const i64 at = ((i64)(start + row / share) * heads + g * share + row % share) * parts + now.part;
+                if (LANE_PART == 0) {
+                    ends[2 * at] = most[i];
+                    ends[2 * at + 1] = total[i];
                 }
+                GLOBAL float *to = values + at * HD + 2 * LANE_PART;
 #pragma unroll
                 for (int d = 0; d < 2 * HD / 16; d++) {
-                    for (int e = 0; e < 4; e++) all_sum[d][e] = FMA(sum[d][e], added[e / 2], all_sum[d][e] * kept[e / 2]);
-                }
-            } else {
-                const i64 all_rows = (i64)tokens * heads;
-                GLOBAL float *ends = (GLOBAL float *)space + all_rows, *values = ends + 2 * all_rows * parts;
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int r = 16 * WARP + 8 * i + LANE_ROW, row = first_row + r;
-                    if (r >= rows) continue;
-                    const i64 at = ((i64)(start + row / share) * heads + g * share + row % share) * parts + now.part;
-                    if (LANE_PART == 0) {
-                        ends[2 * at] = most[i];
-                        ends[2 * at + 1] = total[i];
-                    }
-                    GLOBAL float *to = values + at * HD + 2 * LANE_PART;
-#pragma unroll
-                    for (int d = 0; d < 2 * HD / 16; d++) {
-                        to[8 * d] = sum[d][2 * i];
-                        to[8 * d + 1] = sum[d][2 * i + 1];
-                    }
+                    to[8 * d] = sum[d][2 * i];
+                    to[8 * d + 1] = sum[d][2 * i + 1];
                 }
             }
+#else
+            float kept[2], added[2];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const float top = max_nan(all_most[i], most[i]);
+                kept[i] = part_weight(all_most[i], top);
+                added[i] = part_weight(most[i], top);
+                all_total[i] = FMA(total[i], added[i], all_total[i] * kept[i]);
+                all_most[i] = top;
+            }
+#pragma unroll
+            for (int d = 0; d < 2 * HD / 16; d++) {
+                for (int e = 0; e < 4; e++) all_sum[d][e] = FMA(sum[d][e], added[e / 2], all_sum[d][e] * kept[e / 2]);
+            }
+#endif
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 most[i] = NEG_INF;
@@ -262,10 +270,12 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
     }
     // What was asked for too much.
     COPY_WAIT(0);
+#if !SHARED
+    BIND_OUT(out);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const int r = 16 * WARP + 8 * i + LANE_ROW, row = first_row + r;
-        if (!alone || r >= rows) continue;
+        if (r >= rows) continue;
         const i64 to = (start + row / share) * out_token + (g * share + row % share) * out_head + 2 * LANE_PART;
 #pragma unroll
         for (int d = 0; d < 2 * HD / 16; d++) {
@@ -274,4 +284,5 @@ KERNEL flash_attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN
             }
         }
     }
+#endif
 }

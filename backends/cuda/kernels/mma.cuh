@@ -7,12 +7,6 @@
 // Products are summed in any order of k, so kernels let a lane have eight k in a row (16 bytes), and take elements 0 to 3
 // of all four lanes as the sixteen k of one mma, 4 to 7 as those of the next: no ldmatrix for operands with k innermost.
 
-// Kernels use up to 255 registers: nothing else is to share a multiprocessor with a group at that price.
-#ifndef DIALECT_HOST
-#undef KERNEL
-#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP, 1)
-#endif
-
 #define LANE (ITEM % 32)
 #define WARP (ITEM / 32)
 #define WARPS (GROUP / 32)

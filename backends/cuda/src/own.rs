@@ -45,6 +45,11 @@ fn x_is(dtype: DType) -> (&'static str, String) {
     (name, "1".into())
 }
 
+/// The definition that gives a kernel as many registers as it can use, and not fewer so that several groups fit.
+fn alone_there() -> (&'static str, String) {
+    ("RESIDENT", "1".into())
+}
+
 /// Whether each row of 16-bit elements begins at a multiple of 16 bytes.
 fn is_aligned(view: &View<'_>) -> bool {
     view.offset_bytes().is_multiple_of(16) && view.strides()[0].is_multiple_of(8)

@@ -1,5 +1,5 @@
 //! Every program that the conformance suite asks for, compiled by NVIDIA's compiler for the chips of today: no more
-//! registers and shared memory than `resources.tsv` says; it has no spills but those that are known.
+//! registers and shared memory than `resources.tsv` says, and no spills.
 //!
 //! Without more, two programs of each operation for three chips. `GLM_CUDA_COMPILE=all`: all of them for all chips, and the
 //! table must be exactly what they use; `GLM_CUDA_COMPILE=write` makes it so.
@@ -175,17 +175,6 @@ fn all_programs() -> Vec<(Program, i32)> {
     let everywhere = everywhere.into_values().map(|program| (program, oldest));
     everywhere.chain(newer).collect()
 }
-
-/// Kernels that keep registers in memory, and why that is not mended yet. Others must not, and these must until they are
-/// taken out of this list.
-const SPILLS: [(&str, &str, &str); 4] = [
-    ("attention", "sm_80", SHARED_CACHES),
-    ("attention", "sm_86", SHARED_CACHES),
-    ("attention", "sm_89", SHARED_CACHES),
-    ("attention", "sm_90a", SHARED_CACHES),
-];
-const SHARED_CACHES: &str = "4 to 40 bytes since groups may share a long cache, and up to 252 registers: \
-                             to be mended where its cost can be measured, on a chip";
 
 /// What a kernel takes of a multiprocessor, at most, over its programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -381,17 +370,7 @@ fn every_program_compiles_within_its_means() {
     }
     for (kernel, chips) in &table {
         for (chip, used) in chips {
-            let known = SPILLS
-                .iter()
-                .any(|(name, on, _)| name == kernel && on == chip);
-            assert!(
-                known || used.spilled_bytes == 0,
-                "{kernel} for {chip} spills: {used:?}"
-            );
-            assert!(
-                !all || !known || used.spilled_bytes > 0,
-                "{kernel} spills no more on {chip}: mend SPILLS"
-            );
+            assert_eq!(used.spilled_bytes, 0, "{kernel} for {chip} spills");
         }
     }
 

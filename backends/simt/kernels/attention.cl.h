@@ -4,9 +4,9 @@
 // that share the key-value head, so that a decoding step with grouped heads reads the cache once. Keys and values pass
 // through local memory BC slots at a time; the softmax runs along (online). HD is head_dim rounded up.
 //
-// A cache of more than PART slots is taken in parts, each with its own maximum, sum and values. The groups of one tile
-// share the parts and leave them in `space`, where `attention_merge` finds them; a group alone merges its own. Both
-// merge in the order of the parts, by the same arithmetic: how many groups there are changes no bit.
+// A cache of more than PART slots is taken in parts, each with its own maximum, sum and values. Where SHARED, the groups
+// of one tile share the parts and leave them in `space`, where `attention_merge` finds them; else a group alone merges
+// its own. Both merge in the order of the parts, by the same arithmetic: how many groups there are changes no bit.
 //
 // Tokens before the first and after the last sequence are handled as sequences without slots: their rows are zeros.
 
@@ -21,12 +21,9 @@ FN void load_rows(LOCAL_PTR float *cached, GLOBAL const uchar *pages, LOCAL_PTR 
     }
 }
 
-// `groups` share the parts of a tile; `space`, in units of 4 bytes: the number of parts of each row; maximum and sum of each row's parts; their values.
-KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start), IN(kv_len), IN(prefix),
+KERNEL attention(RESULT, IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start), IN(kv_len), IN(prefix),
                  int tokens, int heads, int kv_heads, int head_dim, i64 pages, i64 page_size, int sequences,
-                 i64 max_pages, i64 parts, int groups, i64 out_token, i64 out_head, i64 q_token, i64 q_head, float scale, int mask) {
-    BIND_OUT(out);
-    BIND_OUT(space);
+                 i64 max_pages, i64 q_token, i64 q_head, float scale, int mask) {
     BIND_IN(q);
     BIND_IN(k_pages);
     BIND_IN(v_pages);
@@ -38,10 +35,14 @@ KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table
     LOCAL float cached[BC * WIDE];
     LOCAL float scores[BR * BC];
     LOCAL float most[BR], total[BR], shrink[BR];
+    // Of each row; a token of -1 where the tile has no such row.
+    LOCAL int token[BR], head[BR];
+    LOCAL i64 from[BC];
+#if !SHARED
     // Of the parts merged so far.
     LOCAL float all_most[BR], all_total[BR];
-    LOCAL i64 from[BC];
-    const int item = ITEM, g = GROUP_Y, share = heads / kv_heads, alone = groups == 1;
+#endif
+    const int item = ITEM, g = GROUP_Y, share = heads / kv_heads;
     // One work-item looks, all read.
     LOCAL Tile found[1];
     if (item == 0) found[0] = find_tile(GROUP_X, q_start, sequences, tokens, share, BR);
@@ -58,24 +59,37 @@ KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table
     const i64 last = origin + (first_row + rows - 1) / share + 1;
     i64 limit = mask == 2 ? slots : last > shared ? last : shared;
     limit = rows <= 0 || limit < 0 ? 0 : min_long(limit, slots);
-    const i64 count = (limit + PART - 1) / PART, all_rows = (i64)tokens * heads;
+    const i64 count = (limit + PART - 1) / PART;
+#if SHARED
+    BIND_OUT(space);
+    const i64 all_rows = (i64)tokens * heads;
     GLOBAL float *ends = (GLOBAL float *)space + all_rows, *values = ends + 2 * all_rows * parts;
+#endif
 
-    for (int e = item; e < BR * HD; e += GROUP) {
-        const int r = e / HD, d = e % HD;
-        const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
-        queries[e] = r < rows && d < head_dim ? LOAD(X, q, t * q_token + h * q_head + d) : 0.0f;
-    }
     for (int r = item; r < BR; r += GROUP) {
+        const i64 row = first_row + r;
+        token[r] = r < rows ? start + (int)(row / share) : -1;
+        head[r] = g * share + (int)(row % share);
+#if SHARED
+        if (GROUP_Z == 0 && r < rows) ((GLOBAL int *)space)[(i64)token[r] * heads + head[r]] = (int)count;
+#else
         all_most[r] = NEG_INF;
         all_total[r] = 0.0f;
-        const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
-        if (!alone && GROUP_Z == 0 && r < rows) ((GLOBAL int *)space)[t * heads + h] = (int)count;
+#endif
     }
-    float sum[EACH], all_sum[EACH];
-    for (int e = 0; e < EACH; e++) all_sum[e] = 0.0f;
     BARRIER;
-    for (i64 part = GROUP_Z; part < count; part += groups) {
+    for (int e = item; e < BR * HD; e += GROUP) {
+        const int r = e / HD, d = e % HD;
+        const int asked = token[r] >= 0 && d < head_dim;
+        queries[e] = asked ? LOAD(X, q, token[r] * q_token + head[r] * q_head + d) : 0.0f;
+    }
+    float sum[EACH];
+#if !SHARED
+    float all_sum[EACH];
+    for (int e = 0; e < EACH; e++) all_sum[e] = 0.0f;
+#endif
+    BARRIER;
+    for (i64 part = FIRST_PART; part < count; part += NEXT_PART) {
         const i64 part_end = min_long(limit, (part + 1) * PART);
         for (int r = item; r < BR; r += GROUP) {
             most[r] = NEG_INF;
@@ -94,9 +108,9 @@ KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table
             BARRIER;
             for (int e = item; e < BR * BC; e += GROUP) {
                 const int r = e / BC, j = e % BC;
-                const i64 slot = block + j, position = origin + (first_row + r) / share;
+                const i64 slot = block + j, position = origin + token[r] - start;
                 const int visible =
-                    r < rows && slot < limit && (mask == 2 || slot <= position || (mask == 1 && slot < shared));
+                    token[r] >= 0 && slot < limit && (mask == 2 || slot <= position || (mask == 1 && slot < shared));
                 float dot = 0.0f;
                 for (int d = 0; d < HD; d++) dot = FMA(queries[r * HD + d], cached[j * WIDE + d], dot);
                 scores[e] = visible ? scale * dot : NEG_INF;
@@ -138,34 +152,39 @@ KERNEL attention(OUT(out), OUT(space), IN(q), IN(k_pages), IN(v_pages), IN(table
         }
         for (int e = 0; e < EACH; e++) {
             const int i = item + e * GROUP, r = i / HD, d = i % HD;
-            const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
-            if (alone) {
-                const float top = max_nan(all_most[r], most[r]);
-                all_sum[e] = FMA(sum[e], part_weight(most[r], top), all_sum[e] * part_weight(all_most[r], top));
-            } else if (r < rows && d < head_dim) {
-                values[((t * heads + h) * parts + part) * head_dim + d] = sum[e];
+#if SHARED
+            if (token[r] >= 0 && d < head_dim) {
+                values[(((i64)token[r] * heads + head[r]) * parts + part) * head_dim + d] = sum[e];
             }
+#else
+            const float top = max_nan(all_most[r], most[r]);
+            all_sum[e] = FMA(sum[e], part_weight(most[r], top), all_sum[e] * part_weight(all_most[r], top));
+#endif
         }
         BARRIER;
         for (int r = item; r < BR; r += GROUP) {
-            const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
-            if (alone) {
-                const float top = max_nan(all_most[r], most[r]);
-                all_total[r] = FMA(total[r], part_weight(most[r], top), all_total[r] * part_weight(all_most[r], top));
-                all_most[r] = top;
-            } else if (r < rows) {
-                ends[((t * heads + h) * parts + part) * 2] = most[r];
-                ends[((t * heads + h) * parts + part) * 2 + 1] = total[r];
+#if SHARED
+            if (token[r] >= 0) {
+                GLOBAL float *end = ends + (((i64)token[r] * heads + head[r]) * parts + part) * 2;
+                end[0] = most[r];
+                end[1] = total[r];
             }
+#else
+            const float top = max_nan(all_most[r], most[r]);
+            all_total[r] = FMA(total[r], part_weight(most[r], top), all_total[r] * part_weight(all_most[r], top));
+            all_most[r] = top;
+#endif
         }
         BARRIER;
     }
+#if !SHARED
+    BIND_OUT(out);
     for (int e = 0; e < EACH; e++) {
         const int i = item + e * GROUP, r = i / HD, d = i % HD;
-        const i64 row = first_row + r, t = start + row / share, h = g * share + row % share;
-        if (alone && r < rows && d < head_dim) {
-            STORE(X, out, t * out_token + h * out_head + d,
+        if (token[r] >= 0 && d < head_dim) {
+            STORE(X, out, token[r] * out_token + head[r] * out_head + d,
                   all_most[r] == NEG_INF ? 0.0f : all_sum[e] / all_total[r]);
         }
     }
+#endif
 }

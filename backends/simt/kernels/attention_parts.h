@@ -33,6 +33,18 @@ FN Tile find_tile(i64 number, GLOBAL const uchar *q_start, int sequences, int to
 // Of a part whose largest score is `most`: its weight among parts of which the largest is `top`.
 FN float part_weight(float most, float top) { return most == NEG_INF ? 0.0f : EXP(most - top); }
 
+// What is written. `groups` share the parts of a tile; `space`, in units of 4 bytes: the number of parts of each row;
+// maximum and sum of each row's parts; their values.
+#if SHARED
+#define RESULT OUT(space), i64 parts, int groups
+#define FIRST_PART GROUP_Z
+#define NEXT_PART groups
+#else
+#define RESULT OUT(out), i64 out_token, i64 out_head
+#define FIRST_PART 0
+#define NEXT_PART 1
+#endif
+
 // Merges what the groups of each tile left in `space`: one group per token and query head.
 KERNEL attention_merge(OUT(out), IN(space), int tokens, int heads, int head_dim, i64 parts, i64 out_token, i64 out_head) {
     BIND_OUT(out);

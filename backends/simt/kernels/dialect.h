@@ -47,7 +47,12 @@ typedef long i64;
 #endif
 
 #if defined(DIALECT_CUDA) || defined(DIALECT_HIP)
+#if defined(DIALECT_CUDA) && defined(RESIDENT)
+// Registers for so many groups on a multiprocessor. Without a number NVIDIA's compiler spills some to fit more groups.
+#define KERNEL extern "C" __global__ void __launch_bounds__(GROUP, RESIDENT)
+#else
 #define KERNEL extern "C" __global__ void __launch_bounds__(GROUP)
+#endif
 #define GLOBAL
 #define LOCAL __shared__
 #define LOCAL_PTR

@@ -7,7 +7,7 @@ use backend_simt::{SimtDriver, Source};
 use hal::{DType, Result};
 use ops::Attention;
 
-use super::x_is;
+use super::{alone_there, x_is};
 
 const SOURCE: Source = Source {
     name: "cuda_attention",
@@ -37,23 +37,26 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
     let tiles = |warps: usize| -> Result<Tiles<D>> {
         let (group, rows) = (32 * warps, 16 * warps);
         let local_bytes = 2 * op.head_dim * (rows + 4 * SLOTS);
-        let defines = [
-            ("X", op.dtype.to_string()),
-            x_is(op.dtype),
-            ("HD", op.head_dim.to_string()),
-            ("BC", SLOTS.to_string()),
-            ("PART", PART.to_string()),
-            ("LOCAL_BYTES", local_bytes.to_string()),
-        ];
+        let defines = |shared: bool| {
+            [
+                ("X", op.dtype.to_string()),
+                x_is(op.dtype),
+                ("HD", op.head_dim.to_string()),
+                ("BC", SLOTS.to_string()),
+                ("PART", PART.to_string()),
+                alone_there(),
+                ("SHARED", u8::from(shared).to_string()),
+                ("LOCAL_BYTES", local_bytes.to_string()),
+            ]
+        };
+        let kernel = |shared| {
+            let defines = defines(shared);
+            chip.kernel_with_local(&SOURCE, "flash_attention", group, local_bytes, &defines)
+        };
         Ok(Tiles {
-            kernel: chip.kernel_with_local(
-                &SOURCE,
-                "flash_attention",
-                group,
-                local_bytes,
-                &defines,
-            )?,
-            merge: chip.kernel(&SOURCE, "attention_merge", group, &defines)?,
+            alone: kernel(false)?,
+            sharing: kernel(true)?,
+            merge: chip.kernel(&SOURCE, "attention_merge", group, &defines(true))?,
             rows,
         })
     };

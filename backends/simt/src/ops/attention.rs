@@ -18,6 +18,10 @@ const SPARE_BYTES: usize = 1 << 10;
 /// a sequence's result depends on nothing but its own length.
 pub const PART: usize = 256;
 
+/// Groups that a multiprocessor is to have registers for, where a kernel can say so: few, because each work-item keeps up to
+/// two times 32 sums.
+const RESIDENT: usize = 3;
+
 /// Groups of a kernel for each that the device runs at once, up to which groups share a cache.
 const GROUPS_EACH: usize = 4;
 
@@ -36,7 +40,7 @@ struct Block {
 impl Block {
     fn bytes(self, dim: usize) -> usize {
         let Self { rows, slots } = self;
-        4 * (rows * dim + slots * (dim + 1) + rows * slots + 5 * rows) + 8 * slots
+        4 * (rows * dim + slots * (dim + 1) + rows * slots + 7 * rows) + 8 * slots
     }
 }
 
@@ -51,6 +55,22 @@ const fn block(rows: usize, slots: usize) -> Block {
 }
 
 const BLOCKS: [Block; 4] = [block(16, 32), block(16, 16), block(8, 16), block(4, 8)];
+
+/// Kernels that give a group a tile of so many rows.
+#[allow(
+    missing_debug_implementations,
+    reason = "drivers' kernels have no text"
+)]
+pub struct Tiles<D: SimtDriver> {
+    /// For groups that have a tile's cache alone; the arguments are the portable kernel's where it is not `SHARED`.
+    pub alone: Kernel<D>,
+    /// For groups that share one; the arguments are those where it is `SHARED`.
+    pub sharing: Kernel<D>,
+    /// `attention_merge` of attention_parts.h.
+    pub merge: Kernel<D>,
+    /// Rows of a tile.
+    pub rows: usize,
+}
 
 /// How the caches of a launch are shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,20 +131,6 @@ impl Sharing {
     }
 }
 
-/// Kernels that take a tile of so many rows in a group, and merge the parts of a cache that groups share.
-#[allow(
-    missing_debug_implementations,
-    reason = "drivers' kernels have no text"
-)]
-pub struct Tiles<D: SimtDriver> {
-    /// Attention, with the arguments of the portable kernel.
-    pub kernel: Kernel<D>,
-    /// `attention_merge` of attention_parts.h.
-    pub merge: Kernel<D>,
-    /// Rows of a tile.
-    pub rows: usize,
-}
-
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planned {
     let dim = op.head_dim.next_power_of_two().max(64);
     let Some(many) = fitting(dim, chip.driver.limits().local_bytes) else {
@@ -137,13 +143,17 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
     let few = Block { rows: 1, ..many };
     let tiles = |block: Block| -> Result<Tiles<D>> {
         let group = chip.group(128.min(block.rows * dim));
-        let defines = defines![
-            "X": op.dtype, "Y": op.kv, "HD": dim, "BR": block.rows, "BC": block.slots, "PART": PART
-        ];
-        let kernel = |name| chip.kernel(&SOURCE, name, group, &defines);
+        let kernel = |name, shared: bool| {
+            let defines = defines![
+                "X": op.dtype, "Y": op.kv, "HD": dim, "BR": block.rows, "BC": block.slots,
+                "PART": PART, "SHARED": u8::from(shared), "RESIDENT": RESIDENT
+            ];
+            chip.kernel(&SOURCE, name, group, &defines)
+        };
         Ok(Tiles {
-            kernel: kernel("attention")?,
-            merge: kernel("attention_merge")?,
+            alone: kernel("attention", false)?,
+            sharing: kernel("attention", true)?,
+            merge: kernel("attention_merge", true)?,
             rows: block.rows,
         })
     };
@@ -180,22 +190,26 @@ pub fn plan_with<D: SimtDriver>(
         }
         // Rows of an average sequence; a group of few rows reads the cache for each of them.
         let mean = tokens * share / sequences.max(1);
-        let Tiles {
-            kernel,
-            merge,
-            rows,
-        } = if mean > 2 * few.rows { &many } else { &few };
-        let full = (tokens * share).div_ceil(*rows);
+        let kernels = match mean > 2 * few.rows {
+            true => &many,
+            false => &few,
+        };
+        let full = (tokens * share).div_ceil(kernels.rows);
         let Shared { parts, groups } = sharing.of(tokens, full * op.kv_heads, table.dim(1));
-        // What groups alone do not share is not written.
-        let space = if groups > 1 { workspace } else { out };
         // Each sequence may leave one tile unfilled, and so may tokens before and after all of them.
         let tiles = full + sequences + 2;
-        queue
-            .call()
-            .view(out)
-            .view(space)
-            .view(q)
+        let call = queue.call();
+        let (call, kernel) = match groups {
+            1 => {
+                let [token, head] = [out.strides()[0], out.strides()[1]];
+                (call.view(out).long(token).long(head), &kernels.alone)
+            }
+            _ => (
+                call.view(workspace).long(parts).int(groups),
+                &kernels.sharing,
+            ),
+        };
+        call.view(q)
             .view(&args[2])
             .view(&args[3])
             .view(table)
@@ -210,10 +224,6 @@ pub fn plan_with<D: SimtDriver>(
             .long(op.page_size)
             .int(sequences)
             .long(table.dim(1))
-            .long(parts)
-            .int(groups)
-            .long(out.strides()[0])
-            .long(out.strides()[1])
             .long(q.strides()[0])
             .long(q.strides()[1])
             .float(op.scale)
@@ -232,7 +242,7 @@ pub fn plan_with<D: SimtDriver>(
             .long(parts)
             .long(out.strides()[0])
             .long(out.strides()[1])
-            .run(merge, [tokens * op.heads, 1, 1])
+            .run(&kernels.merge, [tokens * op.heads, 1, 1])
     })
 }
 
