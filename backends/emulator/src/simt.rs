@@ -486,13 +486,15 @@ fn load(path: &Path, program: &str, name: &str) -> Result<Kernel> {
 
 #[cfg(test)]
 mod tests {
+    use backend_simt::kit::DIALECT;
+
     use super::*;
 
     /// Set in a process that runs with a sanitizer.
     const INSIDE: &str = "GLM_TEST_INSIDE_SANITIZER";
 
     /// Runs one kernel of `text` on one group of 64 over 64 floats; the floats afterwards. `None` without a compiler.
-    fn run(wave: usize, text: &'static str) -> Option<Result<Vec<f32>>> {
+    fn run(wave: usize, text: &'static [&'static str]) -> Option<Result<Vec<f32>>> {
         let shape = Shape {
             wave,
             max_group: 64,
