@@ -1,13 +1,10 @@
 //! The driver's error codes as errors of the workspace.
 
+use backend_runtime::{Code, OUT_OF_MEMORY};
 use hal::{Error, ErrorKind};
 
-use crate::symbols::{Code, Driver};
+use crate::symbols::Driver;
 
-pub(crate) const SUCCESS: Code = 0;
-pub(crate) const OUT_OF_MEMORY: Code = 2;
-/// A mark that has not passed.
-pub(crate) const NOT_READY: Code = 600;
 const STUB_LIBRARY: Code = 34;
 const DEVICE_UNAVAILABLE: Code = 46;
 const NO_DEVICE: Code = 100;

@@ -2,11 +2,13 @@
 
 use std::ffi::c_int;
 
+use backend_runtime::{Abilities, Runtime, SUCCESS};
 use backend_simt::{Facts, Limits};
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
 use hal::{DType, Error, ErrorKind, Numerics, Result};
 
-use crate::failure::{SUCCESS, failure};
+use crate::device::Cuda;
+use crate::failure::failure;
 use crate::libraries;
 use crate::nvrtc::Nvrtc;
 use crate::own;
@@ -164,8 +166,25 @@ fn describe(driver: &Driver, driver_version: c_int, all: &[CUdevice], n: usize) 
 }
 
 impl Found {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// `NotFound` without a compiler for it; what the driver reports.
+    pub(crate) fn open(&self, driver: Driver) -> Result<Runtime<Cuda>> {
+        // First, because without it a device is of no use, and to open one takes time.
+        let compiler = self.compiler()?;
+        let target = compiler.target(self.chip);
+        let facts = self.facts(&compiler, &target);
+        let device = Cuda::new(driver, self.device, compiler, target)?;
+        let has = Abilities {
+            pools: self.pools,
+            captures: true,
+        };
+        Runtime::new(device, facts, self.limits.clone(), has)
+    }
+
     /// The compiler for it.
-    pub(crate) fn compiler(&self) -> Result<Nvrtc> {
+    fn compiler(&self) -> Result<Nvrtc> {
         if self.chip < OLDEST_CHIP {
             let why = format!(
                 "{} is sm_{}, sm_{OLDEST_CHIP} is needed",
@@ -178,7 +197,7 @@ impl Found {
     }
 
     /// What it is, compiled by `compiler` for `target`.
-    pub(crate) fn facts(&self, compiler: &Nvrtc, target: &str) -> Facts {
+    fn facts(&self, compiler: &Nvrtc, target: &str) -> Facts {
         let driver = dotted(self.driver_version);
         let (major, minor) = compiler.version();
         let compiler = format!("NVRTC {major}.{minor}");

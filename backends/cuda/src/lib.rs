@@ -7,12 +7,7 @@
 //! - Functions are looked up once into a table whose prototypes the compiler compares with `cudarc`'s bindings. Codes stay
 //!   numbers, because newer drivers have codes that no enum of today knows.
 //! - Programs are compiled for the chip (a cubin); a compiler that is older than the chip gives PTX.
-//! - Memory is taken and given back in the order of one stream of its own. That stream waits for the queues before it gives
-//!   memory back, and queues wait for it before they use new memory: dropping a buffer never waits.
-//! - Transfers go through page-locked memory, so uploads return when their bytes are copied there.
-//! - A capture is the driver's own; it keeps the memory of its launches alive.
-//! - After a code that a context does not survive (illegal address, …) the accelerator is poisoned: every later call gives
-//!   `DeviceLost` with the first reason, the process lives, and the device can be opened again.
+//! - Memory, transfers, captures and lost devices are as in `backend-runtime`, which does what CUDA has in common with its like.
 //!
 //! Who validates what: as in `backend-simt`. Here are only the driver's own errors, with its codes by name.
 //!
@@ -26,27 +21,26 @@
 //! }
 //! ```
 
-mod driver;
+mod device;
 mod failure;
 mod find;
 mod libraries;
-mod memory;
 mod nvrtc;
 mod own;
-mod primary;
-mod staging;
 mod symbols;
 
 use std::sync::Arc;
 
+use backend_runtime::Runtime;
 use backend_simt::kit::Chip;
 use hal::{Error, Result};
 use ops::{Accelerator, Matmul, Ops};
 
+pub use backend_runtime::{Compilation, Libraries, Place};
 pub use backend_simt::{Limits, Options, Tuned, Tuning};
 pub use find::Found;
-pub use libraries::{Libraries, Place, libraries};
-pub use nvrtc::{Compiled, Nvrtc};
+pub use libraries::libraries;
+pub use nvrtc::Nvrtc;
 pub use own::put_own;
 
 /// Opens the device that `spec` names: `cuda` or `cuda:0` (the driver's first), `cuda:1`, …
@@ -63,10 +57,9 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
-    let put = |chip: &Arc<Chip<driver::Cuda>>, ops: &mut Ops| {
-        put_own(chip, ops, chip.driver().chip());
-    };
-    Ok(backend_simt::open_with_own(driver(spec)?, options, put))
+    let (driver, capability) = driver(spec)?;
+    let put = |chip: &Arc<Chip<_>>, ops: &mut Ops| put_own(chip, ops, capability);
+    Ok(backend_simt::open_with_own(driver, options, put))
 }
 
 /// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.
@@ -79,10 +72,11 @@ pub fn tune(
     products: &[Matmul],
     tuning: &Tuning,
 ) -> Result<Vec<Tuned>> {
-    backend_simt::tune(driver(spec)?, options, products, tuning)
+    backend_simt::tune(driver(spec)?.0, options, products, tuning)
 }
 
-fn driver(spec: &str) -> Result<driver::Cuda> {
+/// The driver of a device, and the device's compute capability.
+fn driver(spec: &str) -> Result<(Runtime<device::Cuda>, i32)> {
     find::number(spec)?;
     let (driver, version) = find::start().map_err(|e| {
         let doing = format!("open device '{spec}'");
@@ -91,7 +85,8 @@ fn driver(spec: &str) -> Result<driver::Cuda> {
         named.next_step(next).with_source(e)
     })?;
     let found = find::find(&driver, version, spec)?;
-    driver::Cuda::new(driver, &found)
+    let capability = found.chip;
+    Ok((found.open(driver)?, capability))
 }
 
 /// Every CUDA device of this machine, in the driver's order.

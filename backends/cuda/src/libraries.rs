@@ -1,10 +1,10 @@
 //! Where the vendor's libraries are: the driver's, and the compiler's (NVRTC).
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use backend_runtime::Libraries;
+use backend_runtime::search::{Search, entries, load, load_beside, matching};
 use hal::{Error, ErrorKind, Result};
-use libloading::Library;
 
 use crate::symbols::{Compiler, Driver};
 
@@ -23,64 +23,20 @@ const COMPILER: &[&str] = match cfg!(windows) {
     false => &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"],
 };
 
-/// One library in one place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// A file, or a bare name, which the system's loader looks for.
-    pub path: PathBuf,
-    /// Why it could not be used; `None`: it was loaded.
-    pub problem: Option<String>,
-}
-
-/// What was looked for, and what was found. Files that do not exist are not listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Libraries {
-    /// The driver's library, in the order of the search; the first that loads is used.
-    pub driver: Vec<Place>,
-    /// The compiler's library, in the order of the search; the first that suits driver and chip is used.
-    pub compiler: Vec<Place>,
-    /// Folders that were searched after the system's loader, and exist.
-    pub folders: Vec<PathBuf>,
-}
-
-impl fmt::Display for Libraries {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, places) in [("driver", &self.driver), ("compiler", &self.compiler)] {
-            for Place { path, problem } in places {
-                let problem = problem.as_deref().unwrap_or("found");
-                writeln!(f, "{what}: {}: {problem}", path.display())?;
-            }
-        }
-        let folders: Vec<_> = self
-            .folders
-            .iter()
-            .map(|f| f.display().to_string())
-            .collect();
-        write!(f, "folders: {}", folders.join(", "))
-    }
+fn search() -> Search {
+    Search::new(FIRST, folders())
 }
 
 /// Looks for the libraries and tries to load each, whatever the search for a device would have stopped at.
 pub fn libraries() -> Libraries {
-    let place = |path: &Path, problem: Option<String>| Place {
-        path: path.into(),
-        problem,
-    };
-    let mut driver = Vec::new();
-    for path in candidates(DRIVER) {
-        let problem = load(&path)
-            .and_then(|library| Driver::new(library).map_err(|name| format!("it has no {name}")));
-        driver.push(place(&path, problem.err()));
-    }
-    let mut compiler = Vec::new();
-    for path in candidates(COMPILER) {
-        let problem = load_compiler(&path);
-        compiler.push(place(&path, problem.err()));
-    }
+    let search = search();
+    let lacks = |name| format!("it has no {name}");
     Libraries {
-        driver,
-        compiler,
-        folders: [first_folders(), folders()].concat(),
+        driver: search.places(DRIVER, |path| {
+            load(path).and_then(|library| Driver::new(library).map(drop).map_err(lacks))
+        }),
+        compiler: search.places(COMPILER, |path| load_compiler(path).map(drop)),
+        folders: search.folders(),
     }
 }
 
@@ -89,44 +45,30 @@ pub fn libraries() -> Libraries {
 /// # Errors
 /// `NotFound` when there is none, or when it is too old to have what is needed.
 pub(crate) fn driver() -> Result<Driver> {
-    const DOING: &str = "look for the NVIDIA driver";
-    let mut problems = Vec::new();
-    for path in candidates(DRIVER) {
-        match load(&path) {
-            Ok(library) => {
-                return Driver::new(library).map_err(|name| {
-                    let why = format!("{} has no {name}", path.display());
-                    Error::new(ErrorKind::NotFound, DOING, why)
-                        .next_step("install driver 525 or newer")
-                });
-            }
-            Err(problem) if path.is_file() => problems.push(format!("; {problem}")),
-            Err(_) => {}
-        }
-    }
-    let why = format!(
-        "there is no {}: {}{}",
-        DRIVER[0],
-        searched(),
-        problems.concat()
-    );
-    Err(
-        Error::new(ErrorKind::NotFound, DOING, why).next_step(format!(
+    let missing = |why| Error::new(ErrorKind::NotFound, "look for the NVIDIA driver", why);
+    let (path, library) = search().first(DRIVER).map_err(|why| {
+        missing(why).next_step(format!(
             "install the NVIDIA driver, or name its folder in {FIRST}"
-        )),
-    )
+        ))
+    })?;
+    Driver::new(library).map_err(|name| {
+        missing(format!("{} has no {name}", path.display()))
+            .next_step("install driver 525 or newer")
+    })
 }
 
 /// The compilers that load, in the order of the search.
 pub(crate) fn compilers() -> impl Iterator<Item = (PathBuf, Compiler)> {
-    candidates(COMPILER)
+    search()
+        .candidates(COMPILER)
         .into_iter()
         .filter_map(|path| Some((path.clone(), load_compiler(&path).ok()?)))
 }
 
 /// That there is no compiler.
 pub(crate) fn no_compiler() -> Error {
-    let why = format!("there is no {}: {}", COMPILER[..2].join(" or "), searched());
+    let names = COMPILER[..2].join(" or ");
+    let why = format!("there is no {names}: {}", search());
     Error::new(
         ErrorKind::NotFound,
         "look for NVIDIA's compiler, NVRTC",
@@ -137,50 +79,9 @@ pub(crate) fn no_compiler() -> Error {
     ))
 }
 
-fn searched() -> String {
-    let folders = [first_folders(), folders()].concat();
-    let folders: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
-    match folders.is_empty() {
-        true => "the system's loader was asked, and no other folder is known".into(),
-        false => format!("the system's loader was asked, and {}", folders.join(", ")),
-    }
-}
-
-fn load(path: &Path) -> Result<Library, String> {
-    // SAFETY: the vendor's libraries may be loaded at any time, from any thread.
-    unsafe { Library::new(path) }.map_err(|e| e.to_string())
-}
-
 fn load_compiler(path: &Path) -> Result<Compiler, String> {
-    // It looks for its built-in functions by name, which finds what has been loaded already.
-    if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
-        for file in entries(folder) {
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            if name.starts_with("libnvrtc-builtins.so") {
-                // Kept for the life of the process, as the compiler is.
-                std::mem::forget(load(&file));
-            }
-        }
-    }
+    load_beside(path, &["libnvrtc-builtins.so"]);
     Compiler::new(load(path)?).map_err(|name| format!("it has no {name}"))
-}
-
-/// Paths and bare names, in the order of the search. Of the paths only those that exist.
-fn candidates(names: &[&str]) -> Vec<PathBuf> {
-    let within = |folders: Vec<PathBuf>| {
-        let all = folders
-            .iter()
-            .flat_map(|folder| names.iter().map(|name| folder.join(name)));
-        all.filter(|path| path.is_file()).collect::<Vec<_>>()
-    };
-    let bare = names.iter().map(PathBuf::from).collect();
-    [within(first_folders()), bare, within(folders())].concat()
-}
-
-fn first_folders() -> Vec<PathBuf> {
-    let set = std::env::var_os(FIRST).unwrap_or_default();
-    let folders = std::env::split_paths(&set).filter(|folder| folder.is_dir());
-    folders.collect()
 }
 
 /// Where toolkits, conda and Python's wheels put libraries.
@@ -227,26 +128,7 @@ fn folders_of(set: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
             found.extend(wheels.into_iter().map(|wheel| wheel.join("lib")));
         }
     }
-    found.retain(|folder| folder.is_dir());
     found
-}
-
-/// What a folder holds, in order; nothing when there is none.
-fn entries(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    paths
-}
-
-/// Entries of `folder` whose names begin so.
-fn matching(folder: &Path, prefix: &str) -> Vec<PathBuf> {
-    let mut all = entries(folder);
-    all.retain(|path| {
-        path.file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(prefix))
-    });
-    all
 }
 
 #[cfg(test)]
@@ -280,8 +162,8 @@ mod tests {
             Some(root.join(folder))
         };
         let mut found = folders_of(&set);
-        // What this machine has besides.
-        found.retain(|folder| folder.starts_with(&root));
+        // What this machine has besides, and what it has not.
+        found.retain(|folder| folder.starts_with(&root) && folder.is_dir());
         let order = [0, 1, 4, 2, 3, 5, 6].map(|i| root.join(&made[i]));
         assert_eq!(found, order);
         std::fs::remove_dir_all(&root).unwrap();

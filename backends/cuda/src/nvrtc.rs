@@ -1,16 +1,15 @@
 //! The compiler: CUDA C to code for one chip.
 
-use std::ffi::{CString, c_char};
+use std::ffi::{c_char, c_int};
 use std::path::PathBuf;
 use std::ptr;
 
+use backend_runtime::{Code, Compilation, Handle, Rtc, SUCCESS, compile};
 use backend_simt::Source;
-use cudarc::nvrtc::sys::nvrtcProgram;
 use hal::{Error, ErrorKind, Result};
 
-use crate::failure::SUCCESS;
 use crate::libraries::{compilers, no_compiler};
-use crate::symbols::{Code, Compiler};
+use crate::symbols::Compiler;
 
 /// NVIDIA's compiler, which needs neither a device nor its driver.
 #[derive(Debug)]
@@ -20,15 +19,6 @@ pub struct Nvrtc {
     version: (i32, i32),
     /// Compute capabilities that it makes code for: 75, 80, …
     chips: Vec<i32>,
-}
-
-/// What a compilation gave.
-#[derive(Clone, Debug)]
-pub struct Compiled {
-    /// Code of the chip (a cubin), or PTX for the driver to compile.
-    pub code: Vec<u8>,
-    /// Warnings, and what options asked for.
-    pub log: String,
 }
 
 impl Nvrtc {
@@ -148,114 +138,76 @@ impl Nvrtc {
         defines: &[(&str, String)],
         target: &str,
         options: &[&str],
-    ) -> Result<Compiled> {
-        let doing = || format!("compile {} for {target}", source.name);
+    ) -> Result<Compilation> {
         let mut all = vec![format!("--gpu-architecture={target}"), "--std=c++17".into()];
         all.extend(options.iter().map(|option| option.to_string()));
-        all.extend(
-            defines
-                .iter()
-                .map(|(name, value)| format!("-D{name}={value}")),
-        );
-        let c_string = |text: &str| {
-            CString::new(text).map_err(|_| Error::invalid(doing(), "a text contains a zero byte"))
-        };
-        let text = c_string(&source.text())?;
-        let name = c_string(&format!("{}.cu", source.name))?;
-        let words: Vec<CString> = all
-            .iter()
-            .map(|option| c_string(option))
-            .collect::<Result<_>>()?;
-        let pointers: Vec<*const c_char> = words.iter().map(|word| word.as_ptr()).collect();
-
-        let mut program = Program {
-            api: &self.api,
-            handle: ptr::null_mut(),
-        };
-        let fail = |code: Code, log: &str| {
-            let why = format!(
-                "{} (NVRTC {}.{}, options {}), log:\n{}",
-                self.api.describe(code),
-                self.version.0,
-                self.version.1,
-                all.join(" "),
-                log.trim()
-            );
-            Error::new(ErrorKind::CompileFailed, doing(), why)
-                .next_step("report the compiler's log")
-        };
-        let create = self.api.nvrtcCreateProgram;
-        let (no, none) = (ptr::null(), ptr::null());
-        // SAFETY: the texts end with 0 and outlive the call; there are no headers.
-        let code = unsafe {
-            create(
-                &mut program.handle,
-                text.as_ptr(),
-                name.as_ptr(),
-                0,
-                no,
-                none,
-            )
-        };
-        if code != SUCCESS {
-            return Err(fail(code, ""));
-        }
-        let count = i32::try_from(pointers.len()).unwrap_or(0);
-        // SAFETY: the program is alive, and there are `count` texts that end with 0.
-        let code =
-            unsafe { (self.api.nvrtcCompileProgram)(program.handle, count, pointers.as_ptr()) };
-        let log = program.bytes(self.api.nvrtcGetProgramLogSize, self.api.nvrtcGetProgramLog);
-        let mut log = log.unwrap_or_default();
-        log.pop_if(|last| *last == 0);
-        let log = String::from_utf8_lossy(&log).into_owned();
-        if code != SUCCESS {
-            return Err(fail(code, &log));
-        }
-        let binary = match target.starts_with("sm_") {
-            true => program.bytes(self.api.nvrtcGetCUBINSize, self.api.nvrtcGetCUBIN),
-            false => program.bytes(self.api.nvrtcGetPTXSize, self.api.nvrtcGetPTX),
-        };
-        Ok(Compiled {
-            code: binary.map_err(|code| fail(code, &log))?,
-            log,
-        })
+        let cubin = target.starts_with("sm_");
+        compile(&Target { nvrtc: self, cubin }, source, target, all, defines)
     }
 }
 
-/// A program of the compiler.
-struct Program<'a> {
-    api: &'a Compiler,
-    handle: nvrtcProgram,
+/// The compiler, and whether it makes a cubin, or PTX for the driver to compile.
+struct Target<'a> {
+    nvrtc: &'a Nvrtc,
+    cubin: bool,
 }
 
-impl Program<'_> {
-    /// What a pair of functions gives: how many bytes, and the bytes.
-    fn bytes(
+macro_rules! call {
+    ($target:ident, $name:ident($($argument:expr),*)) => {
+        // SAFETY: the caller's own call, under the vendor's name.
+        unsafe { ($target.nvrtc.api.$name)($($argument),*) }
+    };
+}
+
+impl Rtc for Target<'_> {
+    const EXTENSION: &'static str = "cu";
+
+    fn name(&self) -> String {
+        let (major, minor) = self.nvrtc.version;
+        format!("NVRTC {major}.{minor}")
+    }
+    fn describe(&self, code: Code) -> String {
+        self.nvrtc.api.describe(code)
+    }
+
+    unsafe fn create(
         &self,
-        size: unsafe extern "C" fn(nvrtcProgram, *mut usize) -> Code,
-        bytes: unsafe extern "C" fn(nvrtcProgram, *mut c_char) -> Code,
-    ) -> Result<Vec<u8>, Code> {
-        let mut count = 0;
-        // SAFETY: the program is alive, and `count` outlives the call.
-        let code = unsafe { size(self.handle, &mut count) };
-        if code != SUCCESS {
-            return Err(code);
-        }
-        let mut all = vec![0u8; count];
-        // SAFETY: there is room for as many bytes as it says.
-        let code = unsafe { bytes(self.handle, all.as_mut_ptr().cast()) };
-        match code {
-            SUCCESS => Ok(all),
-            _ => Err(code),
-        }
+        program: &mut Handle,
+        text: *const c_char,
+        file: *const c_char,
+    ) -> Code {
+        let (program, no, none) = (ptr::from_mut(program).cast(), ptr::null(), ptr::null());
+        call!(self, nvrtcCreateProgram(program, text, file, 0, no, none))
     }
-}
-
-impl Drop for Program<'_> {
-    fn drop(&mut self) {
-        if !self.handle.is_null() {
-            // SAFETY: made by the same library, and not used again. Nobody is left to hear of a failure.
-            unsafe { (self.api.nvrtcDestroyProgram)(&mut self.handle) };
-        }
+    unsafe fn destroy(&self, program: &mut Handle) -> Code {
+        call!(self, nvrtcDestroyProgram(ptr::from_mut(program).cast()))
+    }
+    unsafe fn compile(&self, program: Handle, count: c_int, options: *const *const c_char) -> Code {
+        call!(self, nvrtcCompileProgram(program.cast(), count, options))
+    }
+    unsafe fn log_size(&self, program: Handle, bytes: &mut usize) -> Code {
+        call!(self, nvrtcGetProgramLogSize(program.cast(), bytes))
+    }
+    unsafe fn log(&self, program: Handle, to: *mut c_char) -> Code {
+        call!(self, nvrtcGetProgramLog(program.cast(), to))
+    }
+    unsafe fn code_size(&self, program: Handle, bytes: &mut usize) -> Code {
+        let api = &self.nvrtc.api;
+        let size = match self.cubin {
+            true => api.nvrtcGetCUBINSize,
+            false => api.nvrtcGetPTXSize,
+        };
+        // SAFETY: as of the other calls.
+        unsafe { size(program.cast(), bytes) }
+    }
+    unsafe fn code(&self, program: Handle, to: *mut c_char) -> Code {
+        let api = &self.nvrtc.api;
+        let code = if self.cubin {
+            api.nvrtcGetCUBIN
+        } else {
+            api.nvrtcGetPTX
+        };
+        // SAFETY: as of the other calls.
+        unsafe { code(program.cast(), to) }
     }
 }

@@ -6,6 +6,7 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::mem::ManuallyDrop;
 
+use backend_runtime::Code;
 use cudarc::driver::sys as driver;
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction,
@@ -15,9 +16,6 @@ use cudarc::driver::sys::{
 use cudarc::nvrtc::sys as compiler;
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use libloading::Library;
-
-/// What every function returns: 0, or a code that newer libraries add to.
-pub(crate) type Code = c_uint;
 
 /// A table of functions: the struct, its constructor, and the comparison with the bindings.
 macro_rules! table {

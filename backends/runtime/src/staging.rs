@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use hal::Result;
 
+use crate::api::{Api, Handle};
+use crate::context::{Context, Event, Stream};
 use crate::memory::Heap;
-use crate::primary::{Event, Primary};
 
 /// Bytes of a slot: what one copy moves at most.
 pub(crate) const SLOT: usize = 1 << 20;
@@ -15,37 +16,37 @@ pub(crate) const SLOTS: usize = 4;
 const ALIGN: usize = 64;
 
 /// Slots that are filled one after the other, and again when the copies out of them are done.
-pub(crate) struct Ring {
-    primary: Arc<Primary>,
+pub(crate) struct Ring<A: Api> {
+    context: Arc<Context<A>>,
     base: *mut u8,
     /// For each slot: after its last copy.
-    copied: [Event; SLOTS],
+    copied: [Event<A>; SLOTS],
     slot: usize,
     used: usize,
 }
 
 // SAFETY: the memory is owned, and may be written by any thread.
-unsafe impl Send for Ring {}
+unsafe impl<A: Api> Send for Ring<A> {}
 
-impl Ring {
+impl<A: Api> Ring<A> {
     /// A ring that another queue has left, or a new one.
-    pub(crate) fn take(heap: &Heap, doing: &'static str) -> Result<Self> {
+    pub(crate) fn take(heap: &Heap<A>, doing: &'static str) -> Result<Self> {
         let left = heap.rings.lock().map(|mut rings| rings.pop());
         match left.ok().flatten() {
             Some(ring) => Ok(ring),
-            None => Self::new(&heap.primary, doing),
+            None => Self::new(&heap.context, doing),
         }
     }
 
-    fn new(primary: &Arc<Primary>, doing: &'static str) -> Result<Self> {
-        let event = || Event::new(primary, doing);
+    fn new(context: &Arc<Context<A>>, doing: &'static str) -> Result<Self> {
+        let event = || Event::new(context, doing);
         let copied = [event()?, event()?, event()?, event()?];
         let mut base = std::ptr::null_mut();
         // SAFETY: `base` outlives the call.
-        let code = unsafe { (primary.api.cuMemHostAlloc)(&mut base, SLOT * SLOTS, 0) };
-        primary.check(doing, code)?;
+        let code = unsafe { context.api.host_alloc(&mut base, SLOT * SLOTS) };
+        context.check(doing, code)?;
         Ok(Self {
-            primary: Arc::clone(primary),
+            context: Arc::clone(context),
             base: base.cast(),
             copied,
             slot: 0,
@@ -58,7 +59,7 @@ impl Ring {
     pub(crate) fn room(
         &mut self,
         doing: &'static str,
-        stream: cudarc::driver::sys::CUstream,
+        stream: Handle,
         bytes: usize,
     ) -> Result<*mut u8> {
         debug_assert!(bytes <= SLOT);
@@ -74,7 +75,7 @@ impl Ring {
     }
 
     /// Marks the copies of `stream` out of the current slot, and leaves it.
-    fn close(&mut self, doing: &'static str, stream: cudarc::driver::sys::CUstream) -> Result<()> {
+    fn close(&mut self, doing: &'static str, stream: Handle) -> Result<()> {
         self.copied[self.slot].record(doing, stream)?;
         self.slot = (self.slot + 1) % SLOTS;
         self.used = 0;
@@ -82,7 +83,7 @@ impl Ring {
     }
 
     /// Leaves the ring to the next queue.
-    pub(crate) fn leave(mut self, heap: &Heap, stream: &crate::primary::Stream) {
+    pub(crate) fn leave(mut self, heap: &Heap<A>, stream: &Stream<A>) {
         const DOING: &str = "leave page-locked memory";
         if self.used > 0 && self.close(DOING, stream.handle).is_err() {
             // Not to be used again, nor freed before its copies are done.
@@ -95,14 +96,14 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl<A: Api> Drop for Ring<A> {
     fn drop(&mut self) {
-        self.primary.enter_to_free();
+        self.context.enter_to_free();
         for event in &self.copied {
             let _ = event.synchronize("free page-locked memory");
         }
-        // SAFETY: allocated by the same driver; no copy uses it any more.
-        let code = unsafe { (self.primary.api.cuMemFreeHost)(self.base.cast()) };
-        self.primary.note(code);
+        // SAFETY: allocated by the same runtime; no copy uses it any more.
+        let code = unsafe { self.context.api.host_free(self.base.cast()) };
+        self.context.note(code);
     }
 }

@@ -5,35 +5,33 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::sys::{CUdeviceptr, CUmemPool_attribute, CUmemoryPool, CUstream};
 use hal::{Error, ErrorKind, Result};
 
-use crate::failure::OUT_OF_MEMORY;
-use crate::primary::{Event, Primary, Stream};
+use crate::api::{Api, Code, Handle, OUT_OF_MEMORY};
+use crate::context::{Context, Event, Stream};
 use crate::staging::Ring;
-use crate::symbols::Code;
 
-const FREE: &str = "free CUDA memory";
+const FREE: &str = "free device memory";
 
 /// The memory of one device.
 ///
 /// A queue must not use memory before the memory's stream has come to its allocation: [`Heap::catch_up`].
-pub(crate) struct Heap {
-    pub(crate) primary: Arc<Primary>,
+pub(crate) struct Heap<A: Api> {
+    pub(crate) context: Arc<Context<A>>,
     /// In whose order memory is taken and given back.
-    stream: Stream,
+    stream: Stream<A>,
     /// Where the device has stream-ordered memory.
     pool: Option<Pool>,
     /// After the newest allocation.
-    allocated: Event,
+    allocated: Event<A>,
     allocations: AtomicU64,
-    queues: Mutex<BTreeMap<u64, Registered>>,
+    queues: Mutex<BTreeMap<u64, Registered<A>>>,
     /// Page-locked memory that no queue has at the moment.
-    pub(crate) rings: Mutex<Vec<Ring>>,
+    pub(crate) rings: Mutex<Vec<Ring<A>>>,
 }
 
 /// The default pool, which the device owns.
-struct Pool(CUmemoryPool);
+struct Pool(Handle);
 
 // SAFETY: pools may be used by any thread.
 unsafe impl Send for Pool {}
@@ -41,20 +39,20 @@ unsafe impl Send for Pool {}
 unsafe impl Sync for Pool {}
 
 /// A queue that may use any memory.
-struct Registered {
+struct Registered<A: Api> {
     /// Alive: its queue takes the entry out before it destroys the stream.
-    stream: CUstream,
+    stream: Handle,
     /// After all its work; in a capture after the work before it, because a capture keeps its memory alive.
-    worked: Event,
+    worked: Event<A>,
     capturing: bool,
 }
 
 // SAFETY: streams may be used by any thread.
-unsafe impl Send for Registered {}
+unsafe impl<A: Api> Send for Registered<A> {}
 
-impl fmt::Debug for Heap {
+impl<A: Api> fmt::Debug for Heap<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("memory of a CUDA device")
+        f.write_str("memory of a device")
     }
 }
 
@@ -62,18 +60,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Heap {
+impl<A: Api> Heap<A> {
     /// The memory of the device that is current; stream-ordered when it has `pools`.
-    pub(crate) fn new(primary: &Arc<Primary>, device: i32, pools: bool) -> Result<Self> {
-        const DOING: &str = "open a CUDA device's memory";
+    pub(crate) fn new(context: &Arc<Context<A>>, pools: bool) -> Result<Self> {
+        const DOING: &str = "open a device's memory";
         let pool = match pools {
-            true => Some(Pool::new(primary, device, DOING)?),
+            true => Some(Pool::new(context, DOING)?),
             false => None,
         };
         Ok(Self {
-            stream: Stream::new(primary, DOING)?,
-            allocated: Event::new(primary, DOING)?,
-            primary: Arc::clone(primary),
+            stream: Stream::new(context, DOING)?,
+            allocated: Event::new(context, DOING)?,
+            context: Arc::clone(context),
             pool,
             allocations: AtomicU64::new(0),
             queues: Mutex::default(),
@@ -84,10 +82,10 @@ impl Heap {
     /// Uninitialised memory.
     ///
     /// # Errors
-    /// `OutOfMemory` with what is in use; what the driver reports.
-    pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Allocation> {
-        const DOING: &str = "allocate CUDA memory";
-        self.primary.enter(DOING)?;
+    /// `OutOfMemory` with what is in use; what the runtime reports.
+    pub(crate) fn alloc(self: &Arc<Self>, bytes: usize) -> Result<Allocation<A>> {
+        const DOING: &str = "allocate device memory";
+        self.context.enter(DOING)?;
         let mut pointer = 0;
         let mut code = self.take(&mut pointer, bytes);
         if code == OUT_OF_MEMORY && self.pool.is_some() {
@@ -99,7 +97,7 @@ impl Heap {
         if code == OUT_OF_MEMORY {
             return Err(self.out_of_memory(bytes));
         }
-        self.primary.check(DOING, code)?;
+        self.context.check(DOING, code)?;
         let allocation = Allocation {
             heap: Arc::clone(self),
             pointer,
@@ -111,38 +109,38 @@ impl Heap {
         Ok(allocation)
     }
 
-    fn take(&self, pointer: &mut CUdeviceptr, bytes: usize) -> Code {
-        let api = &self.primary.api;
+    fn take(&self, pointer: &mut u64, bytes: usize) -> Code {
+        let api = &self.context.api;
         match self.pool {
             // SAFETY: `pointer` outlives the call, and the stream is alive.
-            Some(_) => unsafe { (api.cuMemAllocAsync)(pointer, bytes, self.stream.handle) },
+            Some(_) => unsafe { api.pool_alloc(pointer, bytes, self.stream.handle) },
             // SAFETY: `pointer` outlives the call.
-            None => unsafe { (api.cuMemAlloc_v2)(pointer, bytes) },
+            None => unsafe { api.alloc(pointer, bytes) },
         }
     }
 
     fn trim(&self) {
         if let Some(Pool(pool)) = self.pool {
             // SAFETY: the default pool lives as long as its device.
-            let code = unsafe { (self.primary.api.cuMemPoolTrimTo)(pool, 0) };
-            self.primary.note(code);
+            let code = unsafe { self.context.api.pool_trim(pool) };
+            self.context.note(code);
         }
     }
 
     fn out_of_memory(&self, bytes: usize) -> Error {
         let (mut free, mut total) = (0, 0);
         // SAFETY: both outlive the call.
-        let code = unsafe { (self.primary.api.cuMemGetInfo_v2)(&mut free, &mut total) };
-        let why = match self.primary.note(code) {
+        let code = unsafe { self.context.api.memory_info(&mut free, &mut total) };
+        let why = match self.context.note(code) {
             true => format!(
                 "{} of {total} B are in use, by all programs",
                 total - free.min(total)
             ),
-            false => "the driver has no more memory".into(),
+            false => "the device has no more memory".into(),
         };
         Error::new(
             ErrorKind::OutOfMemory,
-            format!("allocate {bytes} B of CUDA memory"),
+            format!("allocate {bytes} B of device memory"),
             why,
         )
         .next_step(
@@ -154,7 +152,7 @@ impl Heap {
     pub(crate) fn catch_up(
         &self,
         doing: &'static str,
-        stream: &Stream,
+        stream: &Stream<A>,
         seen: &mut u64,
         capturing: bool,
     ) -> Result<()> {
@@ -171,8 +169,8 @@ impl Heap {
     }
 
     /// From now on memory that is given back waits for the work of `stream`; the name under which it is known.
-    pub(crate) fn register(&self, doing: &'static str, stream: &Stream) -> Result<u64> {
-        let worked = Event::new(&self.primary, doing)?;
+    pub(crate) fn register(&self, doing: &'static str, stream: &Stream<A>) -> Result<u64> {
+        let worked = Event::new(&self.context, doing)?;
         let mut queues = lock(&self.queues);
         let id = queues.last_key_value().map_or(0, |(id, _)| id + 1);
         queues.insert(
@@ -217,7 +215,7 @@ impl Heap {
     }
 
     /// Lets the memory's stream wait for what `queue` was given.
-    fn wait_for(&self, queue: &Registered) {
+    fn wait_for(&self, queue: &Registered<A>) {
         let Registered {
             stream,
             worked,
@@ -227,62 +225,59 @@ impl Heap {
         if !marked || self.stream.wait(FREE, worked).is_err() {
             // Without a mark: wait here. In vain on a device that was lost.
             // SAFETY: the stream is alive.
-            let code = unsafe { (self.primary.api.cuStreamSynchronize)(*stream) };
-            self.primary.note(code);
+            let code = unsafe { self.context.api.stream_synchronize(*stream) };
+            self.context.note(code);
         }
     }
 
     /// Gives memory back once all queues have done the work they have now.
-    fn free(&self, pointer: CUdeviceptr) {
-        self.primary.enter_to_free();
+    fn free(&self, pointer: u64) {
+        self.context.enter_to_free();
         let queues = lock(&self.queues);
         for queue in queues.values() {
             self.wait_for(queue);
         }
-        let api = &self.primary.api;
+        let api = &self.context.api;
         let code = match self.pool {
             // SAFETY: the memory came from the same stream's order, and is not used again.
-            Some(_) => unsafe { (api.cuMemFreeAsync)(pointer, self.stream.handle) },
+            Some(_) => unsafe { api.pool_free(pointer, self.stream.handle) },
             None => {
                 let _ = self.stream.synchronize(FREE);
                 // SAFETY: the memory is not used again, and no queue uses it any more.
-                unsafe { (api.cuMemFree_v2)(pointer) }
+                unsafe { api.free(pointer) }
             }
         };
-        self.primary.note(code);
+        self.context.note(code);
     }
 }
 
 impl Pool {
-    fn new(primary: &Primary, device: i32, doing: &'static str) -> Result<Self> {
+    fn new<A: Api>(context: &Context<A>, doing: &'static str) -> Result<Self> {
         let mut pool = std::ptr::null_mut();
         // SAFETY: `pool` outlives the call.
-        let code = unsafe { (primary.api.cuDeviceGetDefaultMemPool)(&mut pool, device) };
-        primary.check(doing, code)?;
+        let code = unsafe { context.api.pool(&mut pool) };
+        context.check(doing, code)?;
         // What was given back is kept for the next allocation, all of it.
-        let mut keep = u64::MAX;
-        let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        let value = std::ptr::from_mut(&mut keep).cast();
-        // SAFETY: this attribute is 64 bits, which outlive the call.
-        let code = unsafe { (primary.api.cuMemPoolSetAttribute)(pool, threshold, value) };
-        primary.check(doing, code)?;
+        // SAFETY: the pool is the device's.
+        let code = unsafe { context.api.pool_keep(pool, u64::MAX) };
+        context.check(doing, code)?;
         Ok(Self(pool))
     }
 }
 
 /// Device memory, given back on drop when nothing that was queued needs it any more.
-pub(crate) struct Allocation {
-    heap: Arc<Heap>,
-    pub(crate) pointer: CUdeviceptr,
+pub struct Allocation<A: Api> {
+    heap: Arc<Heap<A>>,
+    pub(crate) pointer: u64,
 }
 
-impl fmt::Debug for Allocation {
+impl<A: Api> fmt::Debug for Allocation<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CUDA memory at {:#x}", self.pointer)
+        write!(f, "device memory at {:#x}", self.pointer)
     }
 }
 
-impl Drop for Allocation {
+impl<A: Api> Drop for Allocation<A> {
     fn drop(&mut self) {
         self.heap.free(self.pointer);
     }
