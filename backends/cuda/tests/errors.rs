@@ -4,7 +4,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use backend_emulator::stand_in::StandIn;
+use backend_emulator::stand_in::{self, StandIn};
 use hal::{DType, Error, ErrorKind, Result, View};
 use ops::{Context, CopyArgs, StridedCopy};
 
@@ -12,60 +12,10 @@ use common::{emulated, emulated_without};
 
 /// What the kernels copy.
 const BYTES: usize = 4099;
-/// What is only transferred: more than one slot of page-locked memory.
-const LARGE: usize = 5 << 20;
 
-/// What a program does with a device: memory, transfers, launches, marks, captures; the bytes that came back.
+/// What a program does with a device; the bytes that came back.
 fn everything(sent: &[u8]) -> Result<Vec<u8>> {
-    let accelerator = backend_cuda::open("cuda:0")?;
-    let context = Context::new(accelerator.clone());
-    let plan = context.plan(StridedCopy { dtype: DType::U8 })?;
-    let device = accelerator.device;
-    let buffers = (0..4)
-        .map(|_| device.alloc(sent.len()))
-        .collect::<Result<Vec<_>>>()?;
-    let views = buffers
-        .iter()
-        .map(|b| View::new(b, DType::U8, &[sent.len()]));
-    let views = views.collect::<Result<Vec<_>>>()?;
-    let nothing = device.alloc(0)?;
-    let workspace = View::of_bytes(&nothing);
-    let (mut stream, mut other) = (device.stream()?, device.stream()?);
-    let started = stream.record()?;
-    let large = device.alloc(LARGE)?;
-    let pattern: Vec<u8> = (0..LARGE).map(|i| (i >> 10) as u8).collect();
-    other.upload(&View::of_bytes(&large), &pattern)?;
-    let mut back = vec![0; LARGE];
-    other.download(&mut back, &View::of_bytes(&large))?;
-    assert!(back == pattern, "a large transfer");
-    drop(large);
-    stream.upload(&views[0], sent)?;
-    let copy = |stream: &mut dyn hal::Stream, out: usize, x: usize| {
-        let (out, x) = (views[out], views[x]);
-        plan.run(stream, CopyArgs { out, x }, &workspace)
-    };
-    copy(&mut *stream, 1, 0)?;
-    other.wait(&stream.record()?)?;
-    other.begin_capture()?;
-    let captured = copy(&mut *other, 2, 1);
-    let graph = other.end_capture();
-    captured?;
-    let graph = graph?;
-    graph.launch(&mut *other)?;
-    drop(graph);
-    copy(&mut *other, 3, 2)?;
-    drop(device.alloc(sent.len())?);
-    // A queue goes in the middle of a capture.
-    let mut lost = device.stream()?;
-    lost.begin_capture()?;
-    drop(lost);
-    let mut bytes = vec![0; sent.len()];
-    other.download(&mut bytes, &views[3])?;
-    let ended = other.record()?;
-    ended.synchronize()?;
-    ended.since(&started)?;
-    stream.synchronize()?;
-    Ok(bytes)
+    stand_in::everything(|| backend_cuda::open("cuda:0"), sent)
 }
 
 fn sent() -> Vec<u8> {

@@ -2,38 +2,42 @@
 //!
 //! The common part (`simt/stand_in.h`) knows streams, memory and modules; each back end's tests put the vendor's names over
 //! it. It is compiled by the machine's C++ compiler and runs the portable kernels as [`crate::open`]'s `simt` does, in waves
-//! of 32. Work waits until somebody needs it, so that missing order shows; every call is counted and can be made to fail.
+//! of as many work-items as the vendor's. Work waits until somebody needs it, so that missing order shows; every call is
+//! counted and can be made to fail.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use hal::{Error, ErrorKind, Result};
+use hal::{DType, Error, ErrorKind, Result, View};
 use libloading::Library;
+use ops::{Accelerator, Context, CopyArgs, StridedCopy};
 
 use crate::simt::{Compiler, SHIM};
 
 const CORE: &str = include_str!("simt/stand_in.h");
+const CALLS: &str = include_str!("simt/calls.h");
 
-/// Compiles a stand-in whose functions are `exports`, with these macros defined (`("cuInit", "renamed")` hides a function).
-/// The folder that holds it under each of `files`.
+/// Compiles a stand-in of what `exports` and `simt/calls.h` define, without the functions `hidden`. The folder that holds it
+/// under each of `files`.
 ///
 /// # Errors
 /// `NotFound` without a C++ compiler or a folder for compiled programs; `CompileFailed`.
-pub fn build(exports: &str, defines: &[(&str, &str)], files: &[&str]) -> Result<PathBuf> {
+fn build(exports: &str, hidden: &[&str], files: &[&str]) -> Result<PathBuf> {
     let compiler = Compiler::find(false)?;
     let core = CORE
         .replace("@shim.h@", SHIM[0])
         .replace("@entry.h@", SHIM[1]);
     let mut text = String::new();
-    for (name, value) in defines {
-        text.push_str(&format!("#define {name} {value}\n"));
+    for name in hidden {
+        text.push_str(&format!("#define {name} hidden_{name}\n"));
     }
     text.push_str(&core);
     // Devices say which stand-in they are, so that nothing is kept from one to the next.
-    let digest = compiler.digest(&format!("{core}{exports}"));
+    let digest = compiler.digest(&format!("{core}{exports}{CALLS}"));
     text.push_str(&format!(
-        "#define STAND_IN_DIGEST \"{}\"\n{exports}",
+        "#define STAND_IN_DIGEST \"{}\"\n{exports}\n{CALLS}",
         &digest[..12]
     ));
     let library = compiler.library("stand-in", &text)?;
@@ -50,6 +54,132 @@ pub fn build(exports: &str, defines: &[(&str, &str)], files: &[&str]) -> Result<
         }
     }
     Ok(folder)
+}
+
+/// Set in a process that uses a stand-in.
+const INSIDE: &str = "GLM_TEST_INSIDE_STAND_IN";
+
+/// The stand-in for a vendor's libraries, for tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Vendor {
+    /// Its functions.
+    pub exports: &'static str,
+    /// The names under which its back end looks for the libraries; the first is the driver's.
+    pub files: &'static [&'static str],
+    /// The variable that names the folders where the back end looks first.
+    pub variable: &'static str,
+}
+
+impl Vendor {
+    /// Runs `test`, the body of the test called `name`, in a process whose only device of this vendor is the stand-in without
+    /// the functions `hidden`, with further `settings` of its environment. Without a C++ compiler says so.
+    ///
+    /// # Panics
+    /// When the test fails, or the stand-in does not compile.
+    pub fn emulated(
+        &self,
+        name: &str,
+        settings: &[(&str, &str)],
+        hidden: &[&str],
+        test: impl FnOnce(StandIn),
+    ) {
+        if std::env::var_os(INSIDE).is_some() {
+            let folders = std::env::var_os(self.variable).expect("set with the other variable");
+            let folder = std::env::split_paths(&folders)
+                .next()
+                .expect("there is one");
+            return test(StandIn::open(&folder.join(self.files[0])).expect("it was built"));
+        }
+        let folder = match self.build(hidden) {
+            Ok(folder) => folder,
+            Err(e) if e.kind() == ErrorKind::NotFound => return conformance::skip("stand-in", e),
+            Err(e) => panic!("{e}"),
+        };
+        let program = std::env::current_exe().expect("a test knows its own file");
+        let output = Command::new(program)
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1")
+            .env(self.variable, folder)
+            .envs(settings.iter().copied())
+            .output()
+            .expect("the test started once, and starts again");
+        let text = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .concat();
+        println!("{text}");
+        assert!(output.status.success() && text.contains("1 passed"));
+    }
+
+    /// The folder of the libraries without the functions `hidden`.
+    ///
+    /// # Errors
+    /// `NotFound` without a C++ compiler or a folder for compiled programs; `CompileFailed`.
+    pub fn build(&self, hidden: &[&str]) -> Result<PathBuf> {
+        build(self.exports, hidden, self.files)
+    }
+}
+
+/// More than one slot of page-locked memory.
+const LARGE: usize = 5 << 20;
+
+/// What a program does with a device: memory, transfers, launches, marks, captures. The bytes that came back, which are `sent`
+/// when all is well.
+///
+/// # Errors
+/// Those of the device.
+///
+/// # Panics
+/// When a large transfer gives other bytes.
+pub fn everything(open: impl FnOnce() -> Result<Accelerator>, sent: &[u8]) -> Result<Vec<u8>> {
+    let accelerator = open()?;
+    let context = Context::new(accelerator.clone());
+    let plan = context.plan(StridedCopy { dtype: DType::U8 })?;
+    let device = accelerator.device;
+    let buffers = (0..4)
+        .map(|_| device.alloc(sent.len()))
+        .collect::<Result<Vec<_>>>()?;
+    let views = buffers
+        .iter()
+        .map(|b| View::new(b, DType::U8, &[sent.len()]));
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let nothing = device.alloc(0)?;
+    let workspace = View::of_bytes(&nothing);
+    let (mut stream, mut other) = (device.stream()?, device.stream()?);
+    let started = stream.record()?;
+    let large = device.alloc(LARGE)?;
+    let pattern: Vec<u8> = (0..LARGE).map(|i| (i >> 10) as u8).collect();
+    other.upload(&View::of_bytes(&large), &pattern)?;
+    let mut back = vec![0; LARGE];
+    other.download(&mut back, &View::of_bytes(&large))?;
+    assert!(back == pattern, "a large transfer");
+    drop(large);
+    stream.upload(&views[0], sent)?;
+    let copy = |stream: &mut dyn hal::Stream, out: usize, x: usize| {
+        let (out, x) = (views[out], views[x]);
+        plan.run(stream, CopyArgs { out, x }, &workspace)
+    };
+    copy(&mut *stream, 1, 0)?;
+    other.wait(&stream.record()?)?;
+    other.begin_capture()?;
+    let captured = copy(&mut *other, 2, 1);
+    let graph = other.end_capture();
+    captured?;
+    let graph = graph?;
+    graph.launch(&mut *other)?;
+    drop(graph);
+    copy(&mut *other, 3, 2)?;
+    drop(device.alloc(sent.len())?);
+    // A queue goes in the middle of a capture.
+    let mut lost = device.stream()?;
+    lost.begin_capture()?;
+    drop(lost);
+    let mut bytes = vec![0; sent.len()];
+    other.download(&mut bytes, &views[3])?;
+    let ended = other.record()?;
+    ended.synchronize()?;
+    ended.since(&started)?;
+    stream.synchronize()?;
+    Ok(bytes)
 }
 
 /// The controls of a stand-in.

@@ -11,8 +11,8 @@ use crate::api::{Api, Code, Handle, SUCCESS};
 #[derive(Debug)]
 pub(crate) struct Context<A> {
     pub(crate) api: A,
-    /// Why nothing will come of it any more.
-    lost: OnceLock<String>,
+    /// Why nothing will come of it any more, and what to do.
+    lost: OnceLock<(String, String)>,
 }
 
 impl<A: Api> Context<A> {
@@ -23,11 +23,9 @@ impl<A: Api> Context<A> {
 
     /// Makes this thread's calls go to this device; the first reason when it was lost.
     pub(crate) fn enter(&self, doing: &'static str) -> Result<()> {
-        if let Some(why) = self.lost.get() {
+        if let Some((why, next)) = self.lost.get() {
             let why = format!("the device was lost before: {why}");
-            return Err(
-                Error::new(ErrorKind::DeviceLost, doing, why).next_step("open the device again")
-            );
+            return Err(Error::new(ErrorKind::DeviceLost, doing, why).next_step(next));
         }
         self.check(doing, self.set_current())
     }
@@ -49,7 +47,8 @@ impl<A: Api> Context<A> {
             _ => {
                 let e = self.api.failure(doing, code);
                 if A::is_last(code) {
-                    let _ = self.lost.set(format!("{doing}: {}", e.detail()));
+                    let next = e.next().unwrap_or_default().to_owned();
+                    let _ = self.lost.set((format!("{doing}: {}", e.detail()), next));
                 }
                 Err(e)
             }

@@ -37,6 +37,7 @@ static std::set<std::string> kernels_run;
 static std::string fail_function;
 static int fail_at, fail_code;
 static int last_code; // what the context died of
+static bool one_context; // the process has one, from its start on
 static std::map<std::string, long> live;
 
 // Codes after which a context is dead.
@@ -57,7 +58,7 @@ static bool fails(const char *function, int *code) {
 static int enter(const char *function) {
     calls.push_back(function);
     int code = 0;
-    if (fails(function, &code) && is_last(code) && live["context"]) last_code = code;
+    if (fails(function, &code) && is_last(code) && (one_context || live["context"])) last_code = code;
     return last_code ? last_code : code;
 }
 
@@ -117,6 +118,9 @@ static std::map<uintptr_t, Block> blocks;
 static std::deque<uintptr_t> graveyard;
 static size_t graveyard_bytes, used_bytes, total_bytes = (size_t)4 << 30;
 static std::map<uintptr_t, size_t> pinned;
+static int wave = 32;
+static unsigned max_group = 1024;
+static uint64_t max_items = UINT64_MAX; // of a launch, in its first dimension
 
 static Block *block_at(uint64_t pointer) {
     auto after = blocks.upper_bound((uintptr_t)pointer);
@@ -242,7 +246,7 @@ static void run(const Launch &launch) {
         memcpy(&pointer, value.data(), 8);
         if (block_at(pointer) && !usable(pointer, 1, launch.function.name.c_str())) return;
     }
-    const int line = launch.function.launch(launch.grid, launch.group, 32, launches++ % 2, pointers.data(), (int)pointers.size());
+    const int line = launch.function.launch(launch.grid, launch.group, wave, launches++ % 2, pointers.data(), (int)pointers.size());
     if (line) die(719, launch.function.name + ": barrier at line " + std::to_string(line));
 }
 
@@ -251,7 +255,7 @@ static int queue_launch(void *stream, const Function *function, const unsigned *
     auto to = find(stream);
     if (!to || !function) return 400;
     if (!grid[0] || !grid[1] || !grid[2] || grid[0] > 0x7fffffffu || grid[1] > 65535 || grid[2] > 65535) return 1;
-    if (group[0] < 1 || group[0] > 1024 || group[1] != 1 || group[2] != 1) return 1;
+    if (group[0] < 1 || group[0] > max_group || group[1] != 1 || group[2] != 1) return 1;
     Launch launch{function->module, *function, {(int)grid[0], (int)grid[1], (int)grid[2]}, (int)group[0], {}};
     for (int i = 0; i < function->parameters[0]; i++) {
         const byte *value = (const byte *)parameters[i];
@@ -427,3 +431,30 @@ extern "C" char *stand_in_live() {
         if (entry.second) all += entry.first + " " + std::to_string(entry.second) + "\n";
     return strdup(all.c_str());
 }
+
+// For vendors' files.
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+// Every function: counted, made to fail if it is to, and dead after the context has died.
+#define ENTER                                        \
+    stand_in::Locked locked(stand_in::lock);         \
+    if (const int code = stand_in::enter(__func__)) return code
+// Functions that give something back do so in any case, as a code may be of earlier work.
+#define ENTER_TO_FREE                                \
+    stand_in::Locked locked(stand_in::lock);         \
+    const int code = stand_in::enter(__func__)
+// The compiler's codes are its own: a context's death is none of its business.
+#define ENTER_COMPILER                                            \
+    stand_in::Locked locked(stand_in::lock);                      \
+    stand_in::calls.push_back(__func__);                          \
+    int code = 0;                                                 \
+    if (stand_in::fails(__func__, &code)) return code
+
+static int setting(const char *name, int otherwise) {
+    const char *value = getenv(name);
+    return value ? atoi(value) : otherwise;
+}
+
+// The device of this thread. None, until one is chosen.
+static thread_local int current = -1;
+static bool started;
