@@ -29,6 +29,9 @@ mod character;
 mod device;
 mod kernels;
 pub mod mutants;
+#[expect(unsafe_code, reason = "the driver's launch, which is refused here")]
+pub mod programs;
+pub mod resources;
 mod rules;
 mod score;
 #[expect(

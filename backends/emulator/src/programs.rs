@@ -1,0 +1,134 @@
+//! Every program that the conformance suite asks of the portable kernels, for tests of compilers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source};
+use conformance::{Conformance, for_each_op};
+use hal::{DType, Error, Numerics, Result};
+use ops::Context;
+
+/// A program to compile: its text, and the macros that are defined.
+pub type Program = (Source, Vec<(String, String)>);
+
+/// A device that only writes down what it is to compile.
+#[derive(Debug)]
+struct Writer {
+    facts: Facts,
+    limits: Limits,
+    programs: Arc<Mutex<BTreeMap<String, Program>>>,
+}
+
+fn none<T>() -> Result<T> {
+    Err(Error::unsupported(
+        "use the writer",
+        "it only writes programs down",
+    ))
+}
+
+impl SimtDriver for Writer {
+    type Memory = ();
+    type Program = ();
+    type Kernel = ();
+    type Queue = ();
+    type Mark = ();
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+    fn alloc(&self, _: usize) -> Result<()> {
+        none()
+    }
+    fn compile(
+        &self,
+        source: &Source,
+        defines: &[(&str, String)],
+        _: Option<&[u8]>,
+    ) -> Result<Compiled<()>> {
+        let key = format!("{} {defines:?}", source.name);
+        let defines = defines
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.clone()));
+        let program = (*source, defines.collect());
+        lock(&self.programs).insert(key, program);
+        Ok(Compiled {
+            program: (),
+            fresh: true,
+        })
+    }
+    fn kernel(&self, (): &(), _: &str, _: usize) -> Result<()> {
+        Ok(())
+    }
+    fn queue(&self) -> Result<()> {
+        none()
+    }
+    fn upload(&self, (): &mut (), (): &(), _: usize, _: &[u8]) -> Result<()> {
+        none()
+    }
+    fn download(&self, (): &mut (), _: &mut [u8], (): &(), _: usize) -> Result<()> {
+        none()
+    }
+    unsafe fn launch(
+        &self,
+        (): &mut (),
+        (): &(),
+        _: [usize; 3],
+        _: usize,
+        _: &[Argument<'_, ()>],
+    ) -> Result<()> {
+        none()
+    }
+    fn record(&self, (): &mut ()) -> Result<()> {
+        none()
+    }
+    fn wait(&self, (): &mut (), (): &()) -> Result<()> {
+        none()
+    }
+    fn synchronize(&self, (): &mut ()) -> Result<()> {
+        none()
+    }
+    fn finish(&self, (): &()) -> Result<()> {
+        none()
+    }
+    fn elapsed(&self, (): &(), (): &()) -> Result<Option<Duration>> {
+        none()
+    }
+}
+
+/// The programs that all standard cases ask for, on a device with these limits.
+pub fn programs(limits: Limits) -> Vec<Program> {
+    let programs = Arc::new(Mutex::default());
+    let accelerator = backend_simt::open(Writer {
+        facts: Facts {
+            spec: "writer".into(),
+            name: "writer".into(),
+            detail: String::new(),
+            fingerprint: None,
+            native_floats: vec![DType::F32],
+            numerics: Numerics::exact(),
+        },
+        limits,
+        programs: Arc::clone(&programs),
+    });
+    let context = Context::new(accelerator);
+    fn plan<O: Conformance>(context: &Context) {
+        for case in O::cases() {
+            // What is declined composes, or is another test's business.
+            let _ = context.plan(case.op);
+        }
+    }
+    macro_rules! each {
+        ($($name:ident $op:ident),*) => {$(plan::<ops::$op>(&context);)*};
+    }
+    for_each_op!(each);
+    let programs = std::mem::take(&mut *lock(&programs));
+    programs.into_values().collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
