@@ -1,0 +1,92 @@
+//! AMD GPUs and Hygon DCUs: HIP under the portable kernels of `backend-simt`, loaded at run time.
+//!
+//! Design choices:
+//! - The runtime (`libamdhip64.so.7`, `.6`, `.5`, or DTK's `libgalaxyhip.so.5`) is looked for when a device is first asked for,
+//!   with every function: this crate builds and starts on machines without it, and one binary serves HIP 5.2 to 7. Folders in
+//!   `GLM_HIP_LIBRARIES` come first, then the system's loader, `ROCM_PATH`, `HIP_PATH`, `/opt/rocm*` and `/opt/dtk*` with its
+//!   `.hyhal`; [`libraries`] says what was found.
+//! - The compiler, hiprtc, is inside of the runtime or beside it, and compiles for the architecture that the device names: there
+//!   is no list of chips.
+//! - What a device allows is asked by attribute. The attributes have other numbers in DTK than in ROCm; those are taken under
+//!   which waves have 32 or 64 work-items. The architecture's name is found in the structure of properties of any release.
+//! - Groups have 256 work-items at most, and kernels say so to the compiler.
+//! - Memory in the order of a stream and captures are used where the runtime has all of their functions.
+//! - Memory, transfers, captures and lost devices are as in `backend-runtime`, which does what HIP has in common with its like.
+//!
+//! Who validates what: as in `backend-simt`. Here are only the runtime's own errors, with its codes by name.
+//!
+//! No AMD or Hygon device was at hand: the calls are tested against a stand-in for the library that runs the kernels on the host,
+//! in waves of 64 and 32, and the kernels' compilation with the real compiler for gfx906, gfx908 and gfx90a.
+//!
+//! ```
+//! match backend_hip::open("hip:0") {
+//!     Ok(device) => println!("{}", device.device.info().name),
+//!     Err(e) => println!("no HIP here: {e}"),
+//! }
+//! ```
+
+mod device;
+mod failure;
+mod find;
+mod hiprtc;
+mod libraries;
+mod symbols;
+
+use backend_runtime::Runtime;
+use hal::{Error, Result};
+use ops::{Accelerator, Matmul};
+
+pub use backend_runtime::{Compilation, Libraries, Place};
+pub use backend_simt::{Limits, Options, Tuned, Tuning};
+pub use find::Found;
+pub use hiprtc::Hiprtc;
+pub use libraries::libraries;
+
+/// Opens the device that `spec` names: `hip` or `hip:0` (the runtime's first), `hip:1`, …
+///
+/// # Errors
+/// `NotFound` when there is no runtime, no compiler, or no such device; `InvalidArgument` for another form of `spec`; what the
+/// runtime reports.
+pub fn open(spec: &str) -> Result<Accelerator> {
+    open_with(spec, Options::default())
+}
+
+/// As [`open`], with options.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
+    Ok(backend_simt::open_with(driver(spec)?, options))
+}
+
+/// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.
+///
+/// # Errors
+/// Those of [`open`], and of `backend_simt::tune`.
+pub fn tune(
+    spec: &str,
+    options: Options,
+    products: &[Matmul],
+    tuning: &Tuning,
+) -> Result<Vec<Tuned>> {
+    backend_simt::tune(driver(spec)?, options, products, tuning)
+}
+
+fn driver(spec: &str) -> Result<Runtime<device::Hip>> {
+    find::number(spec)?;
+    let started = find::Started::new().map_err(|e| {
+        let doing = format!("open device '{spec}'");
+        let named = Error::new(e.kind(), doing, format!("{}: {}", e.doing(), e.detail()));
+        let next = e.next().unwrap_or("`glm devices` lists what can be opened");
+        named.next_step(next).with_source(e)
+    })?;
+    started.open(spec)
+}
+
+/// Every HIP device of this machine, in the runtime's order.
+///
+/// # Errors
+/// `NotFound` when there is no runtime; what the runtime reports.
+pub fn devices() -> Result<Vec<Found>> {
+    find::Started::new()?.devices()
+}

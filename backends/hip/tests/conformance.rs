@@ -1,0 +1,161 @@
+//! The conformance suite through the stand-in: memory and streams, every operation, captured launches, in waves of 64 and 32.
+
+mod common;
+
+use conformance::discipline::discipline;
+use conformance::metamorphic::properties;
+use conformance::probe::probe;
+use conformance::{Catalogue, Depth, Selection, Suite, for_each_op};
+use hal::DType;
+use ops::Accelerator;
+
+use common::AMD;
+
+fn open() -> Accelerator {
+    let accelerator = backend_hip::open("hip:0").unwrap();
+    let info = accelerator.device.info();
+    assert!(info.name.contains("emulated"), "{}", info.name);
+    println!("{}", info.detail);
+    accelerator
+}
+
+/// A device of RDNA, whose waves have 32 work-items.
+const NARROW: [(&str, &str); 2] = [("STAND_IN_WAVE", "32"), ("STAND_IN_ARCH", "gfx1100")];
+
+/// Small cases of an operation: what is tested here is the way to the kernels. All cases run through the same kernels, in waves
+/// of 32 and 64 too, in the emulator's own tests.
+const CASES: usize = 12;
+
+macro_rules! one_test_per_op {
+    ($($name:ident $op:ident),*) => {
+        $(#[test]
+        fn $name() {
+            AMD.emulated(stringify!($name), &[], &[], |stand_in| {
+                let report = Suite::new(open()).run_small::<ops::$op>(CASES);
+                println!("{report}");
+                report.require_pass().unwrap();
+                assert_eq!(stand_in.live(), [""; 0]);
+            });
+        })*
+
+        mod waves_of_32 {
+            use super::*;
+            $(#[test]
+            fn $name() {
+                AMD.emulated(concat!("waves_of_32::", stringify!($name)), &NARROW, &[], |stand_in| {
+                    let accelerator = open();
+                    let detail = &accelerator.device.info().detail;
+                    assert!(detail.contains("waves of 32"), "{detail}");
+                    let report = Suite::new(accelerator).run_small::<ops::$op>(CASES);
+                    println!("{report}");
+                    report.require_pass().unwrap();
+                    assert_eq!(stand_in.live(), [""; 0]);
+                });
+            })*
+        }
+    };
+}
+for_each_op!(one_test_per_op);
+
+/// Runs the checks of these levels whose names match.
+fn checks(levels: &str, names: &[&str]) {
+    let selection = Selection {
+        levels: levels.parse().unwrap(),
+        ops: names.iter().map(|&name| name.into()).collect(),
+        depth: Depth::Standard,
+        soak_seconds: None,
+    };
+    let catalogue = Catalogue::new(&selection, Vec::new()).unwrap();
+    assert!(catalogue.checks().len() > 10);
+    let suite = Suite::new(open());
+    for check in catalogue.checks() {
+        let outcome = check.run(&suite);
+        println!("{outcome}");
+        assert!(outcome.status.is_pass(), "{}: {outcome}", check.name);
+    }
+}
+
+#[test]
+fn memory_and_streams_keep_their_promises() {
+    let name = "memory_and_streams_keep_their_promises";
+    AMD.emulated(name, &[], &[], |stand_in| {
+        checks("0", &[]);
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+/// Level 0 of a device without memory in the order of a stream.
+fn without_pools(name: &str, settings: &[(&str, &str)], hidden: &[&str]) {
+    AMD.emulated(name, settings, hidden, |stand_in| {
+        let detail = open().device.info().detail.clone();
+        assert!(detail.contains("no memory pools"), "{detail}");
+        checks("0", &[]);
+        let calls = stand_in.calls();
+        assert!(calls.iter().any(|call| call == "hipMalloc"));
+        assert!(!calls.iter().any(|call| call == "hipMallocAsync"));
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_device_without_memory_pools_keeps_them_too() {
+    let name = "a_device_without_memory_pools_keeps_them_too";
+    without_pools(name, &[("STAND_IN_POOLS", "0")], &[]);
+}
+
+#[test]
+fn a_runtime_without_memory_pools_keeps_them_too() {
+    let name = "a_runtime_without_memory_pools_keeps_them_too";
+    without_pools(name, &[], &["hipMemPoolTrimTo"]);
+}
+
+#[test]
+fn captured_launches_repeat_the_plain_ones() {
+    let name = "captured_launches_repeat_the_plain_ones";
+    AMD.emulated(name, &[], &[], |stand_in| {
+        checks("6", &["capture"]);
+        let calls = stand_in.calls();
+        assert!(calls.iter().any(|call| call == "hipGraphLaunch"));
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn the_card_is_what_the_probes_find() {
+    AMD.emulated("the_card_is_what_the_probes_find", &[], &[], |_| {
+        let accelerator = open();
+        let findings = probe(&accelerator).unwrap();
+        println!("{findings}");
+        let wrong = findings.contradictions(&accelerator.device.info().numerics);
+        assert!(wrong.is_empty(), "{wrong:?}");
+    });
+}
+
+#[test]
+fn results_depend_on_nothing_else() {
+    AMD.emulated("results_depend_on_nothing_else", &[], &[], |_| {
+        for found in discipline(&open()).unwrap() {
+            println!("{found}");
+            assert_eq!(found.deterministic, Some(true), "{found}");
+        }
+    });
+}
+
+#[test]
+fn every_property_holds() {
+    AMD.emulated("every_property_holds", &[], &[], |_| {
+        for property in properties(&open()) {
+            assert!(property.is_fine(), "{property}");
+        }
+    });
+}
+
+#[test]
+fn a_chip_without_bf16_does_not_claim_it() {
+    let settings = [("STAND_IN_ARCH", "gfx926:sramecc+:xnack-")];
+    let name = "a_chip_without_bf16_does_not_claim_it";
+    AMD.emulated(name, &settings, &[], |_| {
+        let info = open().device.info().clone();
+        assert_eq!(info.native_floats, [DType::F32, DType::F16]);
+    });
+}
