@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests, those of OpenCL and Vulkan on software drivers: installs the drivers on Debian and Ubuntu where it is root,
-# else says how. Arguments go to `cargo test`.
+# All tests, those of OpenCL and Vulkan on software drivers, those of HIP with its runtime and compiler, which need no device: installs
+# these on Debian and Ubuntu where it is root, else says how. Arguments go to `cargo test`.
 #
 # DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader and NVIDIA's compiler; what was installed or
 # fetched must then be a device; what could not be is not tested, and the reason is printed.
@@ -23,7 +23,8 @@ installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx
 # One at a time: a release that lacks one package still gets the others.
 install_packages() {
     local missing=() package
-    for package in ocl-icd-libopencl1 pocl-opencl-icd oclgrind libvulkan1 mesa-vulkan-drivers; do
+    for package in ocl-icd-libopencl1 pocl-opencl-icd oclgrind libvulkan1 mesa-vulkan-drivers \
+        libamdhip64-5 libhiprtc-builtins5 libamdhip64-dev; do
         installed "$package" || missing+=("$package")
     done
     [ "${#missing[@]}" -gt 0 ] || [ "${DRIVERS:-}" = all ] || return 0
@@ -114,7 +115,8 @@ export POCL_CACHE_DIR=$folder/pocl XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$folder}
 there() { installed "$1" && printf '%s,' "$2" || true; }
 required=${REQUIRE_DEVICE:-}
 if [ -z "$required" ] && command -v dpkg-query >/dev/null; then
-    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt,stand-in; there gcc plugin)
+    required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt,stand-in; there gcc plugin
+        there libhiprtc-builtins5 hip-runtime,hiprtc; there libamdhip64-dev hip-headers)
     [ -z "${GLM_CUDA_LIBRARIES:-}" ] || required+=nvrtc
 fi
 export REQUIRE_DEVICE=${required%,}

@@ -28,6 +28,8 @@ pub const NAMES: &[&str] = &[
     "cpu",
     #[cfg(feature = "cuda")]
     "cuda",
+    #[cfg(feature = "hip")]
+    "hip",
     #[cfg(feature = "opencl")]
     "opencl",
     #[cfg(feature = "emulator")]
@@ -42,7 +44,7 @@ pub const NAMES: &[&str] = &[
 #[cfg(feature = "cpu")]
 const LIMIT_SECONDS: f64 = 0.4;
 
-/// Opens the device that `spec` names: `cpu`; `cuda:0`; `opencl:0`, or `opencl:` and the numbers of platform and
+/// Opens the device that `spec` names: `cpu`; `cuda:0`; `hip:0`; `opencl:0`, or `opencl:` and the numbers of platform and
 /// device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
 /// `wgpu:` and which adapter.
 ///
@@ -59,6 +61,10 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
         #[cfg(feature = "cuda")]
         _ if spec == "cuda" || spec.starts_with("cuda:") => {
             backend_cuda::open_with(spec, portable(options))
+        }
+        #[cfg(feature = "hip")]
+        _ if spec == "hip" || spec.starts_with("hip:") => {
+            backend_hip::open_with(spec, portable(options))
         }
         #[cfg(feature = "opencl")]
         _ if spec == "opencl" || spec.starts_with("opencl:") => {
@@ -144,7 +150,7 @@ pub fn tune(
     products: &[Matmul],
     time: Duration,
 ) -> Result<Vec<Tuned>> {
-    #[cfg(any(feature = "cuda", feature = "opencl"))]
+    #[cfg(any(feature = "cuda", feature = "hip", feature = "opencl"))]
     {
         let (back_end, tuning) = (
             spec.split(':').next(),
@@ -156,13 +162,15 @@ pub fn tune(
         let tuned = match back_end {
             #[cfg(feature = "cuda")]
             Some("cuda") => backend_cuda::tune(spec, portable(options), products, &tuning)?,
+            #[cfg(feature = "hip")]
+            Some("hip") => backend_hip::tune(spec, portable(options), products, &tuning)?,
             #[cfg(feature = "opencl")]
             Some("opencl") => backend_opencl::tune(spec, portable(options), products, &tuning)?,
             _ => return nothing_to_choose(spec),
         };
         Ok(tuned.into_iter().map(Tuned::from).collect())
     }
-    #[cfg(not(any(feature = "cuda", feature = "opencl")))]
+    #[cfg(not(any(feature = "cuda", feature = "hip", feature = "opencl")))]
     {
         let _ = (options, products, time);
         nothing_to_choose(spec)
@@ -173,12 +181,12 @@ fn nothing_to_choose(spec: &str) -> Result<Vec<Tuned>> {
     let doing = format!("tune device '{spec}'");
     Err(
         Error::unsupported(doing, "its kernels have nothing to choose")
-            .next_step("name a device that `glm devices` lists as cuda:N or opencl:N"),
+            .next_step("name a device that `glm devices` lists as cuda:N, hip:N or opencl:N"),
     )
 }
 
 /// Options of the back ends that compile the portable kernels.
-#[cfg(any(feature = "cuda", feature = "opencl"))]
+#[cfg(any(feature = "cuda", feature = "hip", feature = "opencl"))]
 fn portable(options: &Options) -> backend_simt::Options {
     backend_simt::Options {
         on_compile: options.on_compile,
@@ -186,7 +194,7 @@ fn portable(options: &Options) -> backend_simt::Options {
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "opencl"))]
+#[cfg(any(feature = "cuda", feature = "hip", feature = "opencl"))]
 impl From<backend_simt::Tuned> for Tuned {
     fn from(tuned: backend_simt::Tuned) -> Self {
         let times = tuned.times.into_iter().map(|time| Times {
@@ -231,6 +239,8 @@ fn specs(name: &str) -> Vec<(String, Result<()>)> {
     let found: Result<Vec<String>> = match name {
         #[cfg(feature = "cuda")]
         "cuda" => backend_cuda::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
+        #[cfg(feature = "hip")]
+        "hip" => backend_hip::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "opencl")]
         "opencl" => backend_opencl::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "wgpu")]

@@ -80,27 +80,56 @@ fn answer(context: &Context, weights: Option<WeightFormat>, question: &str) -> (
     (text, logits.to_vec())
 }
 
-#[test]
-fn answers_as_on_the_cpu() {
+const QUESTION: &str = "What is 16 mod 12?";
+const FORMATS: [Option<WeightFormat>; 2] = [None, Some(WeightFormat::Int4Group(32))];
+
+/// What the CPU answers in each format.
+fn wanted() -> [(String, Vec<f32>); 2] {
     let cpu = open("cpu").unwrap();
-    let question = "What is 16 mod 12?";
-    let formats = [None, Some(WeightFormat::Int4Group(32))];
-    let wanted = formats.map(|weights| answer(&cpu, weights, question));
+    let wanted = FORMATS.map(|weights| answer(&cpu, weights, QUESTION));
     assert_ne!(
         wanted[0].1, wanted[1].1,
         "the weights' format made no difference"
     );
-    each_accelerator(|spec, context| {
-        for (weights, (wanted, reference)) in formats.iter().zip(&wanted) {
-            let (text, logits) = answer(context, *weights, question);
-            assert_eq!(text, *wanted, "{spec} {weights:?}");
-            let gaps = logits.iter().zip(reference).map(|(a, b)| (a - b).abs());
-            let gap = gaps.fold(0.0, f32::max);
-            println!("{spec} {weights:?}: {text:?}, logits within {gap:e}");
-            assert!(gap <= 2e-3, "{spec} {weights:?}: {gap}");
-        }
-        for ((op, how), _) in context.counts() {
-            assert_eq!(how, "native", "{spec}: {op}");
-        }
+    wanted
+}
+
+/// The same answers, by the device's own kernels alone.
+fn answers_so(spec: &str, context: &Context, wanted: &[(String, Vec<f32>)]) {
+    for (weights, (wanted, reference)) in FORMATS.iter().zip(wanted) {
+        let (text, logits) = answer(context, *weights, QUESTION);
+        assert_eq!(text, *wanted, "{spec} {weights:?}");
+        let gaps = logits.iter().zip(reference).map(|(a, b)| (a - b).abs());
+        let gap = gaps.fold(0.0, f32::max);
+        println!("{spec} {weights:?}: {text:?}, logits within {gap:e}");
+        assert!(gap <= 2e-3, "{spec} {weights:?}: {gap}");
+    }
+    for ((op, how), _) in context.counts() {
+        assert_eq!(how, "native", "{spec}: {op}");
+    }
+}
+
+#[test]
+fn answers_as_on_the_cpu() {
+    let wanted = wanted();
+    each_accelerator(|spec, context| answers_so(spec, context, &wanted));
+}
+
+/// Through a vendor's calls, over the stand-in for its runtime: emulated.
+#[cfg(feature = "hip")]
+#[test]
+fn answers_through_hips_calls_as_on_the_cpu() {
+    let amd = backend_emulator::stand_in::Vendor {
+        exports: include_str!("../../backends/hip/tests/stand_in/hip.h"),
+        files: &["libamdhip64.so.6"],
+        variable: "GLM_HIP_LIBRARIES",
+    };
+    let name = "answers_through_hips_calls_as_on_the_cpu";
+    amd.emulated(name, &[], &[], |stand_in| {
+        let context = open("hip:0").unwrap();
+        assert!(context.device().info().name.contains("emulated"));
+        answers_so("hip:0", &context, &wanted());
+        drop(context);
+        assert_eq!(stand_in.live(), [""; 0]);
     });
 }
