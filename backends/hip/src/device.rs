@@ -216,18 +216,35 @@ impl Api for Hip {
             hipFuncGetAttribute(most, MAX_THREADS_PER_BLOCK, function)
         )
     }
+    unsafe fn function_local(&self, _: Handle, _: u32) -> Code {
+        // A launch may give all that a group can have.
+        SUCCESS
+    }
     unsafe fn launch(
         &self,
         function: Handle,
         [x, y, z]: [u32; 3],
         group: u32,
+        local_bytes: u32,
         stream: Handle,
         parameters: *mut *mut c_void,
     ) -> Code {
         let none = ptr::null_mut();
         call!(
             self.driver.calls,
-            hipModuleLaunchKernel(function, x, y, z, group, 1, 1, 0, stream, parameters, none)
+            hipModuleLaunchKernel(
+                function,
+                x,
+                y,
+                z,
+                group,
+                1,
+                1,
+                local_bytes,
+                stream,
+                parameters,
+                none
+            )
         )
     }
 }

@@ -44,7 +44,7 @@ fn the_compiler_gives_code_or_a_log() {
     println!("{} {:?}", hiprtc.path().display(), hiprtc.version());
     let source = Source {
         name: "double",
-        text: "extern \"C\" __global__ void twice(float *x) { x[threadIdx.x] *= FACTOR; }",
+        parts: &["extern \"C\" __global__ void twice(float *x) { x[threadIdx.x] *= FACTOR; }"],
     };
     let compile = |source: &Source, factor: &str| {
         hiprtc.compile(
@@ -67,7 +67,7 @@ fn the_compiler_gives_code_or_a_log() {
         assert!(text.contains(part), "{text}");
     }
     let zero = Source {
-        text: "\0",
+        parts: &["\0"],
         ..source
     };
     let e = compile(&zero, "1").unwrap_err();
