@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
 
-use backend_runtime::{Api, Code, Handle};
+use backend_runtime::{Api, Code, Handle, SUCCESS};
 use backend_simt::Source;
 use hal::{Error, Result};
 
