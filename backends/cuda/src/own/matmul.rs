@@ -100,6 +100,9 @@ const LARGE_GROUPED: Many = Many {
     warps_n: 4,
 };
 
+/// Puts a packed row in the kernels' order.
+type Arrange = fn(&mut [u8]);
+
 /// How a weight is read.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
@@ -111,13 +114,13 @@ struct Reading {
     /// Chunks of k in local memory, as many as every chip from sm_80 on has room for with [`LARGE`].
     stages: usize,
     /// The order of a packed row.
-    arrange: Option<fn(&mut [u8])>,
+    arrange: Option<Arrange>,
 }
 
 impl Reading {
     /// `None` for what the kernels don't know.
     fn of(op: &Matmul) -> Option<Self> {
-        let (format, units, stages, arrange): (_, _, _, Option<fn(&mut [u8])>) = match op.weight {
+        let (format, units, stages, arrange): (_, _, _, Option<Arrange>) = match op.weight {
             WeightFormat::Dense(dtype) if dtype == op.x => (0, 1, 4, None),
             WeightFormat::Int8Row | WeightFormat::Int8Group(_) => (3, 2, 3, Some(arrange_int8)),
             WeightFormat::Int4Row | WeightFormat::Int4Group(_) => (4, 4, 2, Some(arrange_int4)),

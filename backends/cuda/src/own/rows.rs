@@ -138,7 +138,7 @@ pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
     let Some(rest) = (op.head_dim / op.streams).checked_sub(2 * pairs) else {
         return Ok(None);
     };
-    if !is_short(op.dtype) || pairs % EIGHTS != 0 || rest % EIGHTS != 0 {
+    if !is_short(op.dtype) || ![pairs, rest].iter().all(|n| n.is_multiple_of(EIGHTS)) {
         return Ok(None);
     }
     let half_split = op.layout == RopeLayout::HalfSplit;
