@@ -24,7 +24,7 @@
 #define BIAS_PARAMETER
 #endif
 
-KERNEL norm(OUT(out), SUM_PARAMETER IN(x), RESIDUAL_PARAMETER IN(weight), BIAS_PARAMETER i64 dim, i64 out_stride,
+KERNEL norm_rows(OUT(out), SUM_PARAMETER IN(x), RESIDUAL_PARAMETER IN(weight), BIAS_PARAMETER i64 dim, i64 out_stride,
             SUM_STRIDE i64 x_stride, RESIDUAL_STRIDE ALPHA float eps, int aligned) {
     BIND_OUT(out);
     BIND_IN(x);

@@ -63,10 +63,10 @@ macro_rules! own_kernels {
 own_kernels! {
     every_product Matmul ["matmul_few", "matmul_many"];
     every_attention Attention ["flash_attention", "attention_merge"];
-    every_rms_norm RmsNorm ["norm"];
-    every_layer_norm LayerNorm ["norm"];
-    every_add_rms_norm AddRmsNorm ["norm"];
-    every_add_layer_norm AddLayerNorm ["norm"];
+    every_rms_norm RmsNorm ["norm_rows"];
+    every_layer_norm LayerNorm ["norm_rows"];
+    every_add_rms_norm AddRmsNorm ["norm_rows"];
+    every_add_layer_norm AddLayerNorm ["norm_rows"];
     every_glu Glu ["glu_eights"];
     every_rope Rope ["rope_eights"];
 }

@@ -67,7 +67,7 @@ fn norm<D: SimtDriver>(
         ("ADDS", usize::from(adds).to_string()),
         ("LAYER", usize::from(layer).to_string()),
     ];
-    let kernel = chip.kernel(&NORM, "norm", GROUP, &defines)?;
+    let kernel = chip.kernel(&NORM, "norm_rows", GROUP, &defines)?;
     let floats = floats.to_vec();
     native(chip, move |queue, args| {
         let [rows, dim] = [args[0].dim(0), args[0].dim(1)];
