@@ -4,152 +4,52 @@ mod common;
 
 use std::path::PathBuf;
 
-use backend_emulator::stand_in::{self, StandIn};
-use hal::{DType, Error, ErrorKind, Result, View};
-use ops::{Context, CopyArgs, StridedCopy};
+use backend_emulator::stand_in::{self, Functions, StandIn};
+use hal::{DType, Error, ErrorKind, Result};
+use ops::{Accelerator, Context, StridedCopy};
 
 use common::{emulated, emulated_without};
 
-/// What the kernels copy.
-const BYTES: usize = 4099;
+const FUNCTIONS: Functions<'_> = Functions {
+    in_drops: &[
+        "cuCtxSetCurrent",
+        "cuCtxSynchronize",
+        "cuDevicePrimaryCtxRelease_v2",
+        "cuEventDestroy_v2",
+        "cuEventRecord",
+        "cuEventSynchronize",
+        "cuGraphDestroy",
+        "cuGraphExecDestroy",
+        "cuMemFreeAsync",
+        "cuMemFreeHost",
+        "cuModuleUnload",
+        "cuStreamDestroy_v2",
+        "cuStreamEndCapture",
+        "cuStreamWaitEvent",
+    ],
+    compiler: "nvrtc",
+    alloc: "cuMemAllocAsync",
+    fact: None,
+    load: "cuModuleLoadData",
+};
 
-/// What a program does with a device; the bytes that came back.
-fn everything(sent: &[u8]) -> Result<Vec<u8>> {
-    stand_in::everything(|| backend_cuda::open("cuda:0"), sent)
+fn open() -> Result<Accelerator> {
+    backend_cuda::open("cuda:0")
 }
-
-fn sent() -> Vec<u8> {
-    (0..BYTES).map(|i| ((i * 31) >> 3) as u8).collect()
-}
-
-/// Functions whose failure may have nobody to go to, because they are also, or only, called while something is dropped.
-const IN_DROPS: [&str; 14] = [
-    "cuCtxSetCurrent",
-    "cuCtxSynchronize",
-    "cuDevicePrimaryCtxRelease_v2",
-    "cuEventDestroy_v2",
-    "cuEventRecord",
-    "cuEventSynchronize",
-    "cuGraphDestroy",
-    "cuGraphExecDestroy",
-    "cuMemFreeAsync",
-    "cuMemFreeHost",
-    "cuModuleUnload",
-    "cuStreamDestroy_v2",
-    "cuStreamEndCapture",
-    "cuStreamWaitEvent",
-];
 
 #[test]
 fn a_failure_of_any_call_is_a_typed_error() {
     emulated("a_failure_of_any_call_is_a_typed_error", &[], |stand_in| {
-        let sent = sent();
-        // The first run compiles; the second finds the kept program, as all the others do.
-        for _ in 0..2 {
-            stand_in.calls();
-            assert_eq!(everything(&sent).unwrap(), sent);
-            assert_eq!(stand_in.live(), [""; 0]);
-        }
-        let calls = stand_in.calls();
-        println!("{} calls", calls.len());
-        assert!(calls.len() > 100);
-        let mut outcomes = std::collections::BTreeMap::<String, usize>::new();
-        for (n, function) in calls.iter().enumerate() {
-            // A program that does not load is compiled again, if the device lives.
-            let reloads = function == "cuModuleLoadData";
-            for (code, kind) in [
-                (1, ErrorKind::Unexpected),
-                (2, ErrorKind::OutOfMemory),
-                (700, ErrorKind::DeviceLost),
-                (999, ErrorKind::DeviceLost),
-            ] {
-                if function.starts_with("nvrtc") {
-                    continue;
-                }
-                stand_in.fail("", i32::try_from(n).unwrap() + 1, code);
-                let result = everything(&sent);
-                stand_in.fail("", 0, 0);
-                let at = format!("call {n}, {function}, code {code}");
-                let what = match result {
-                    Err(e) => {
-                        assert_eq!(e.kind(), kind, "{at}: {e}");
-                        assert!(e.next().is_some(), "{at}: {e}");
-                        format!("{kind:?}")
-                    }
-                    Ok(bytes) => {
-                        let again = code == 2 && function == "cuMemAllocAsync";
-                        let ignored = IN_DROPS.contains(&function.as_str()) || again;
-                        assert!(ignored && !reloads, "{at}: nobody heard of it");
-                        assert!(bytes == sent, "{at}: wrong bytes");
-                        "nothing".into()
-                    }
-                };
-                *outcomes.entry(format!("{code}: {what}")).or_default() += 1;
-                assert_eq!(stand_in.live(), [""; 0], "{at}");
-            }
-        }
-        println!("{outcomes:?}");
+        stand_in::fail_each(&stand_in, open, FUNCTIONS);
     });
 }
 
 #[test]
 fn a_lost_device_says_so_until_it_is_opened_again() {
-    emulated(
-        "a_lost_device_says_so_until_it_is_opened_again",
-        &[],
-        |stand_in| {
-            let accelerator = backend_cuda::open("cuda:0").unwrap();
-            let plan = Context::new(accelerator.clone())
-                .plan(StridedCopy { dtype: DType::U8 })
-                .unwrap();
-            let device = &accelerator.device;
-            let (a, b) = (device.alloc(64).unwrap(), device.alloc(64).unwrap());
-            let (x, out) = (View::of_bytes(&a), View::of_bytes(&b));
-            let nothing = device.alloc(0).unwrap();
-            let mut stream = device.stream().unwrap();
-            let event = stream.record().unwrap();
-            event.synchronize().unwrap();
-            stream.upload(&x, &[7; 64]).unwrap();
-            // A kernel leaves its memory; the host hears of it later.
-            stand_in.fail("kernel", 1, 700);
-            plan.run(&mut *stream, CopyArgs { out, x }, &View::of_bytes(&nothing))
-                .unwrap();
-            let first = stream.synchronize().unwrap_err();
-            assert_eq!(first.kind(), ErrorKind::DeviceLost, "{first}");
-            assert!(first.to_string().contains("ILLEGAL_ADDRESS"), "{first}");
-            let mut bytes = [0; 64];
-            let later: [(&str, Result<()>); 9] = [
-                ("alloc", device.alloc(64).map(drop)),
-                ("stream", device.stream().map(drop)),
-                ("upload", stream.upload(&x, &[0; 64])),
-                ("download", stream.download(&mut bytes, &x)),
-                ("record", stream.record().map(drop)),
-                ("wait", stream.wait(&event)),
-                ("synchronize", stream.synchronize()),
-                ("capture", stream.begin_capture()),
-                (
-                    "launch",
-                    plan.run(&mut *stream, CopyArgs { out, x }, &View::of_bytes(&nothing)),
-                ),
-            ];
-            for (act, result) in later {
-                let e = result.unwrap_err();
-                assert_eq!(e.kind(), ErrorKind::DeviceLost, "{act}: {e}");
-                assert!(
-                    e.to_string().contains("ILLEGAL_ADDRESS"),
-                    "{act} names the first reason: {e}"
-                );
-            }
-            assert_eq!(
-                event.synchronize().unwrap_err().kind(),
-                ErrorKind::DeviceLost
-            );
-            drop((stream, event, a, b, nothing, plan, accelerator));
-            assert_eq!(stand_in.live(), [""; 0]);
-            let sent = sent();
-            assert!(everything(&sent).unwrap() == sent, "opened again");
-        },
-    );
+    let name = "a_lost_device_says_so_until_it_is_opened_again";
+    emulated(name, &[], |stand_in| {
+        stand_in::lose_device(&stand_in, open, &["ILLEGAL_ADDRESS"]);
+    });
 }
 
 #[test]
@@ -385,8 +285,7 @@ fn a_machine_without_devices_says_so() {
 fn a_chip_newer_than_the_compiler_gets_ptx() {
     let settings = [("STAND_IN_CHIP", "123")];
     emulated("a_chip_newer_than_the_compiler_gets_ptx", &settings, |_| {
-        let sent = sent();
-        assert!(everything(&sent).unwrap() == sent);
+        stand_in::works(open);
         let detail = backend_cuda::open("cuda")
             .unwrap()
             .device

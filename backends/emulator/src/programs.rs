@@ -1,20 +1,21 @@
-//! Every program that the conformance suite asks of the portable kernels, for tests of compilers.
+//! Every program that the conformance suite asks for, for tests of compilers.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backend_simt::{Argument, Compiled, Facts, Limits, SimtDriver, Source};
+use backend_simt::kit::Chip;
+use backend_simt::{Argument, Compiled, Facts, Limits, Options, SimtDriver, Source};
 use conformance::{Conformance, for_each_op};
 use hal::{DType, Error, Numerics, Result};
-use ops::Context;
+use ops::{Context, Ops};
 
 /// A program to compile: its text, and the macros that are defined.
 pub type Program = (Source, Vec<(String, String)>);
 
 /// A device that only writes down what it is to compile.
 #[derive(Debug)]
-struct Writer {
+pub struct Writer {
     facts: Facts,
     limits: Limits,
     programs: Arc<Mutex<BTreeMap<String, Program>>>,
@@ -63,6 +64,9 @@ impl SimtDriver for Writer {
     fn kernel(&self, (): &(), _: &str, _: usize) -> Result<()> {
         Ok(())
     }
+    fn kernel_with_local(&self, (): &(), _: &str, _: usize, _: usize) -> Result<()> {
+        Ok(())
+    }
     fn queue(&self) -> Result<()> {
         none()
     }
@@ -99,10 +103,11 @@ impl SimtDriver for Writer {
     }
 }
 
-/// The programs that all standard cases ask for, on a device with these limits.
-pub fn programs(limits: Limits) -> Vec<Program> {
+/// The programs that all standard cases ask for, on a device with these limits; `own` puts a back end's own planners before
+/// the portable ones.
+pub fn programs(limits: Limits, own: impl FnOnce(&Arc<Chip<Writer>>, &mut Ops)) -> Vec<Program> {
     let programs = Arc::new(Mutex::default());
-    let accelerator = backend_simt::open(Writer {
+    let writer = Writer {
         facts: Facts {
             spec: "writer".into(),
             name: "writer".into(),
@@ -113,7 +118,8 @@ pub fn programs(limits: Limits) -> Vec<Program> {
         },
         limits,
         programs: Arc::clone(&programs),
-    });
+    };
+    let accelerator = backend_simt::open_with_own(writer, Options::default(), own);
     let context = Context::new(accelerator);
     fn plan<O: Conformance>(context: &Context) {
         for case in O::cases() {

@@ -1,5 +1,5 @@
 //! What kernels take of each chip, as a vendor's compiler says, beside a table that is kept: for tests of back ends that compile
-//! the portable kernels.
+//! kernels at run time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use backend_simt::{Limits, Source};
+use backend_simt::Source;
 
-use crate::programs::{Program, programs};
+use crate::programs::Program;
 
 /// What a kernel takes of a multiprocessor, at most, over its programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,14 +36,14 @@ impl Use {
 /// A table, and how it is checked.
 #[derive(Debug)]
 pub struct Resources<'a> {
-    /// Chips, as the compiler calls them.
+    /// Chips, as the compiler calls them, the oldest first.
     pub chips: &'a [&'a str],
     /// Those that are compiled for in every run.
     pub some_chips: &'a [&'a str],
     /// Programs of an operation that are compiled in every run.
     pub some_programs: usize,
-    /// What the chips allow.
-    pub limits: Limits,
+    /// The programs, each with the first of the chips that asks for it, by number.
+    pub programs: Vec<(Program, usize)>,
     /// Where the table is kept.
     pub place: PathBuf,
     /// What its numbers are.
@@ -57,6 +57,9 @@ pub struct Resources<'a> {
     /// until they are taken out of this list.
     pub spills: &'a [(&'a str, &'a str, &'a str)],
 }
+
+/// The cell of a chip that does not ask for a kernel.
+const NOT_THERE: &str = "-";
 
 /// Kernels and chips: how much is used.
 type Table = BTreeMap<String, BTreeMap<String, Use>>;
@@ -77,16 +80,17 @@ impl Resources<'_> {
             "{} is all or write, not {mode}",
             self.variable
         );
-        let mut programs = programs(self.limits.clone());
+        let mut programs: Vec<&(Program, usize)> = self.programs.iter().collect();
         let count = programs.len();
-        let operations: BTreeSet<&str> = programs.iter().map(|(source, _)| source.name).collect();
+        let names = programs.iter().map(|((source, _), _)| source.name);
+        let operations: BTreeSet<&str> = names.collect();
         assert!(
             count > 100 && operations.len() >= 18,
             "{count} programs of {operations:?}"
         );
         if !all {
             let mut seen = BTreeMap::<&str, usize>::new();
-            programs.retain(|(source, _)| {
+            programs.retain(|((source, _), _)| {
                 let n = seen.entry(source.name).or_default();
                 *n += 1;
                 *n <= self.some_programs
@@ -99,7 +103,12 @@ impl Resources<'_> {
             programs.len(),
             chips.join(" ")
         );
-        let table = table(&programs, chips, compile);
+        let asks = |from: usize, chip: &str| self.chips[from..].contains(&chip);
+        let jobs = programs.iter().flat_map(|(program, from)| {
+            let chips = chips.iter().filter(|chip| asks(*from, chip));
+            chips.map(move |&chip| (program, chip))
+        });
+        let table = table(&jobs.collect::<Vec<_>>(), compile);
         let used = self.text(&table, count);
         if mode == "write" {
             std::fs::write(&self.place, &used).expect("the table's place can be written");
@@ -162,9 +171,9 @@ impl Resources<'_> {
         let mut line = |cells: String| writeln!(text, "{cells}").expect("a text takes all");
         line(format!("kernel\t{}", self.chips.join("\t")));
         for (kernel, chips) in table {
-            let cells = self.chips.iter().map(|&chip| {
-                let used = chips.get(chip).copied().unwrap_or_default();
-                format!("{} {} {}", used.registers, used.local_bytes, used.spilled)
+            let cells = self.chips.iter().map(|&chip| match chips.get(chip) {
+                None => NOT_THERE.into(),
+                Some(used) => format!("{} {} {}", used.registers, used.local_bytes, used.spilled),
             });
             line(format!(
                 "{kernel}\t{}",
@@ -180,7 +189,8 @@ impl Resources<'_> {
             let mut cells = line.split('\t');
             let kernel = cells.next().unwrap_or_default();
             let chips = table.entry(kernel.into()).or_default();
-            for (chip, cell) in self.chips.iter().zip(cells) {
+            let there = |(_, cell): &(&&str, &str)| *cell != NOT_THERE;
+            for (chip, cell) in self.chips.iter().zip(cells).filter(there) {
                 let numbers: Vec<usize> = cell.split(' ').flat_map(str::parse).collect();
                 let &[registers, local_bytes, spilled] = numbers.as_slice() else {
                     panic!("{kernel} for {chip}: '{cell}' is not three numbers");
@@ -197,16 +207,11 @@ impl Resources<'_> {
     }
 }
 
-/// What `programs` use, compiled by several threads.
+/// What the programs use, each compiled for its chip, by several threads.
 fn table(
-    programs: &[Program],
-    chips: &[&str],
+    jobs: &[(&Program, &str)],
     compile: impl Fn(&Source, &[(&str, String)], &str) -> Result<Vec<(String, Use)>, String> + Sync,
 ) -> Table {
-    let jobs: Vec<(&Program, &str)> = programs
-        .iter()
-        .flat_map(|program| chips.iter().map(move |&chip| (program, chip)))
-        .collect();
     let next = AtomicUsize::new(0);
     let (table, wrong) = (Mutex::new(Table::new()), Mutex::new(Vec::new()));
     let work = || {

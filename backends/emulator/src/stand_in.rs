@@ -5,12 +5,12 @@
 //! of as many work-items as the vendor's. Work waits until somebody needs it, so that missing order shows; every call is
 //! counted and can be made to fail.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hal::{DType, Error, ErrorKind, Result, View};
+use hal::{DType, Error, ErrorKind, Result, Stream, View};
 use libloading::Library;
 use ops::{Accelerator, Context, CopyArgs, StridedCopy};
 
@@ -130,7 +130,7 @@ const LARGE: usize = 5 << 20;
 ///
 /// # Panics
 /// When a large transfer gives other bytes.
-pub fn everything(open: impl FnOnce() -> Result<Accelerator>, sent: &[u8]) -> Result<Vec<u8>> {
+fn everything(open: impl FnOnce() -> Result<Accelerator>, sent: &[u8]) -> Result<Vec<u8>> {
     let accelerator = open()?;
     let context = Context::new(accelerator.clone());
     let plan = context.plan(StridedCopy { dtype: DType::U8 })?;
@@ -180,6 +180,140 @@ pub fn everything(open: impl FnOnce() -> Result<Accelerator>, sent: &[u8]) -> Re
     ended.since(&started)?;
     stream.synchronize()?;
     Ok(bytes)
+}
+
+/// What the kernels of [`everything`] are given to copy.
+fn sent() -> Vec<u8> {
+    (0..4099).map(|i| ((i * 31) >> 3) as u8).collect()
+}
+
+/// Memory, transfers, launches, marks and captures of a device work.
+///
+/// # Panics
+/// When they do not.
+pub fn works(open: impl FnOnce() -> Result<Accelerator>) {
+    let sent = sent();
+    let bytes = everything(open, &sent).expect("nothing fails");
+    assert!(bytes == sent, "wrong bytes");
+}
+
+/// The functions of a vendor's runtime about whose failures there is more to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Functions<'a> {
+    /// Their failure may have nobody to go to, because they are also, or only, called while something is dropped.
+    pub in_drops: &'a [&'a str],
+    /// How the compiler's begin, whose codes are its own.
+    pub compiler: &'a str,
+    /// Allocates, and is tried once more when there is no memory.
+    pub alloc: &'a str,
+    /// Asks for a fact; code 1 says that the runtime does not have it, which may be borne, or else is `Unsupported`.
+    pub fact: Option<&'a str>,
+    /// Loads a program, which is compiled again when it does not load.
+    pub load: &'a str,
+}
+
+/// Lets each call of what [`works`] does fail in several ways, one at a time.
+///
+/// # Panics
+/// When a failure is not a typed error of the right kind with a next step, or something is left behind.
+pub fn fail_each(
+    stand_in: &StandIn,
+    open: impl Fn() -> Result<Accelerator>,
+    functions: Functions<'_>,
+) {
+    let sent = sent();
+    let run = || everything(&open, &sent);
+    // The first run compiles; the second finds the kept program, as all the others do.
+    for _ in 0..2 {
+        stand_in.calls();
+        assert_eq!(run().expect("nothing fails"), sent);
+        assert_eq!(stand_in.live(), [""; 0]);
+    }
+    let calls = stand_in.calls();
+    println!("{} calls", calls.len());
+    assert!(calls.len() > 100);
+    let mut outcomes = BTreeMap::<String, usize>::new();
+    for (n, function) in calls.iter().map(String::as_str).enumerate() {
+        if function.starts_with(functions.compiler) {
+            continue;
+        }
+        for (code, kind) in [
+            (1, ErrorKind::Unexpected),
+            (2, ErrorKind::OutOfMemory),
+            (700, ErrorKind::DeviceLost),
+            (999, ErrorKind::DeviceLost),
+        ] {
+            stand_in.fail("", i32::try_from(n).expect("few calls") + 1, code);
+            let result = run();
+            stand_in.fail("", 0, 0);
+            let at = format!("call {n}, {function}, code {code}");
+            let absent = code == 1 && functions.fact == Some(function);
+            let what = match result {
+                Err(e) => {
+                    let kind = if absent { ErrorKind::Unsupported } else { kind };
+                    assert_eq!(e.kind(), kind, "{at}: {e}");
+                    assert!(e.next().is_some(), "{at}: {e}");
+                    format!("{kind:?}")
+                }
+                Ok(bytes) => {
+                    let again = code == 2 && function == functions.alloc;
+                    let ignored = functions.in_drops.contains(&function) || again || absent;
+                    let reloads = function == functions.load;
+                    assert!(ignored && !reloads, "{at}: nobody heard of it");
+                    assert!(bytes == sent, "{at}: wrong bytes");
+                    "nothing".into()
+                }
+            };
+            *outcomes.entry(format!("{code}: {what}")).or_default() += 1;
+            assert_eq!(stand_in.live(), [""; 0], "{at}");
+        }
+    }
+    println!("{outcomes:?}");
+}
+
+/// Lets a kernel leave its memory: every later call says so, with all of `says`, and nothing is left behind.
+///
+/// # Panics
+/// When it is otherwise.
+pub fn lose_device(stand_in: &StandIn, open: impl Fn() -> Result<Accelerator>, says: &[&str]) {
+    let accelerator = open().expect("a device");
+    let plan = Context::new(accelerator.clone()).plan(StridedCopy { dtype: DType::U8 });
+    let plan = plan.expect("a copy");
+    let device = &accelerator.device;
+    let buffers = [64, 64, 0].map(|bytes| device.alloc(bytes).expect("memory"));
+    let [x, out, nothing] = buffers.each_ref().map(View::of_bytes);
+    let mut stream = device.stream().expect("a stream");
+    let event = stream.record().expect("an event");
+    event.synchronize().expect("nothing is to be done");
+    stream.upload(&x, &[7; 64]).expect("an upload");
+    stand_in.fail("kernel", 1, 700);
+    let launch = |stream: &mut dyn Stream| plan.run(stream, CopyArgs { out, x }, &nothing);
+    launch(&mut *stream).expect("the host hears of it later");
+    let first = stream.synchronize();
+    let mut bytes = [0; 64];
+    let later: [(&str, Result<()>); 11] = [
+        ("synchronize", first),
+        ("alloc", device.alloc(64).map(drop)),
+        ("stream", device.stream().map(drop)),
+        ("upload", stream.upload(&x, &[0; 64])),
+        ("download", stream.download(&mut bytes, &x)),
+        ("record", stream.record().map(drop)),
+        ("wait", stream.wait(&event)),
+        ("synchronize again", stream.synchronize()),
+        ("capture", stream.begin_capture()),
+        ("launch", launch(&mut *stream)),
+        ("synchronize an event", event.synchronize()),
+    ];
+    for (act, result) in later {
+        let e = result.expect_err(act);
+        assert_eq!(e.kind(), ErrorKind::DeviceLost, "{act}: {e}");
+        let text = e.to_string();
+        let told = act == "synchronize an event" || says.iter().all(|word| text.contains(word));
+        assert!(told, "{act}: {text}");
+    }
+    drop((stream, event, buffers, plan, accelerator));
+    assert_eq!(stand_in.live(), [""; 0]);
+    works(open);
 }
 
 /// The controls of a stand-in.

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use backend_emulator::programs::programs;
 use backend_emulator::resources::{Resources, Use};
 use backend_hip::{Hiprtc, Limits};
 use conformance::skip;
@@ -30,19 +31,21 @@ fn every_program_compiles_within_its_means() {
         Ok(hiprtc) => hiprtc,
         Err(e) => return skip("hiprtc", e),
     };
+    let limits = Limits {
+        max_group: 256,
+        local_bytes: 64 << 10,
+        max_alloc_bytes: 1 << 40,
+        memory_bytes: 1 << 40,
+        wave: 64,
+        parallelism: 60,
+        wide_items: false,
+    };
+    let programs = programs(limits, |_, _| {}).into_iter();
     let resources = Resources {
         chips: &CHIPS,
         some_chips: &CHIPS,
         some_programs: 1,
-        limits: Limits {
-            max_group: 256,
-            local_bytes: 64 << 10,
-            max_alloc_bytes: 1 << 40,
-            memory_bytes: 1 << 40,
-            wave: 64,
-            parallelism: 60,
-            wide_items: false,
-        },
+        programs: programs.map(|program| (program, 0)).collect(),
         place: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("resources.tsv"),
         columns: "vector registers, bytes of local memory and spilled registers",
         made_by: made_by(&hiprtc),

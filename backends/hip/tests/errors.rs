@@ -2,97 +2,45 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use backend_emulator::stand_in::{self, StandIn, Vendor};
-use hal::{DType, Error, ErrorKind, Result, View};
-use ops::{Context, CopyArgs, StridedCopy};
+use backend_emulator::stand_in::{self, Functions, StandIn, Vendor};
+use hal::{DType, Error, ErrorKind, Result};
+use ops::{Accelerator, Context, StridedCopy};
 
 use common::AMD;
 
-/// What the kernels copy.
-const BYTES: usize = 4099;
+const FUNCTIONS: Functions<'_> = Functions {
+    in_drops: &[
+        "hipDeviceSynchronize",
+        "hipEventDestroy",
+        "hipEventRecord",
+        "hipEventSynchronize",
+        "hipFreeAsync",
+        "hipGraphDestroy",
+        "hipGraphExecDestroy",
+        "hipHostFree",
+        "hipModuleUnload",
+        "hipSetDevice",
+        "hipStreamDestroy",
+        "hipStreamEndCapture",
+        "hipStreamWaitEvent",
+    ],
+    compiler: "hiprtc",
+    alloc: "hipMallocAsync",
+    fact: Some("hipDeviceGetAttribute"),
+    load: "hipModuleLoadData",
+};
 
-fn sent() -> Vec<u8> {
-    (0..BYTES).map(|i| ((i * 31) >> 3) as u8).collect()
+fn open() -> Result<Accelerator> {
+    backend_hip::open("hip:0")
 }
-
-/// What a program does with a device; the bytes that came back.
-fn everything(sent: &[u8]) -> Result<Vec<u8>> {
-    stand_in::everything(|| backend_hip::open("hip:0"), sent)
-}
-
-/// Functions whose failure may have nobody to go to, because they are also, or only, called while something is dropped.
-const IN_DROPS: [&str; 13] = [
-    "hipDeviceSynchronize",
-    "hipEventDestroy",
-    "hipEventRecord",
-    "hipEventSynchronize",
-    "hipFreeAsync",
-    "hipGraphDestroy",
-    "hipGraphExecDestroy",
-    "hipHostFree",
-    "hipModuleUnload",
-    "hipSetDevice",
-    "hipStreamDestroy",
-    "hipStreamEndCapture",
-    "hipStreamWaitEvent",
-];
 
 #[test]
 fn a_failure_of_any_call_is_a_typed_error() {
     let name = "a_failure_of_any_call_is_a_typed_error";
     AMD.emulated(name, &[], &[], |stand_in| {
-        let sent = sent();
-        // The first run compiles; the second finds the kept program, as all the others do.
-        for _ in 0..2 {
-            stand_in.calls();
-            assert_eq!(everything(&sent).unwrap(), sent);
-            assert_eq!(stand_in.live(), [""; 0]);
-        }
-        let calls = stand_in.calls();
-        println!("{} calls", calls.len());
-        assert!(calls.len() > 100);
-        let mut outcomes = BTreeMap::<String, usize>::new();
-        for (n, function) in calls.iter().enumerate() {
-            if function.starts_with("hiprtc") {
-                continue;
-            }
-            // A program that does not load is compiled again, if the device lives.
-            let reloads = function == "hipModuleLoadData";
-            for (code, kind) in [
-                (1, ErrorKind::Unexpected),
-                (2, ErrorKind::OutOfMemory),
-                (700, ErrorKind::DeviceLost),
-                (999, ErrorKind::DeviceLost),
-            ] {
-                stand_in.fail("", i32::try_from(n).unwrap() + 1, code);
-                let result = everything(&sent);
-                stand_in.fail("", 0, 0);
-                let at = format!("call {n}, {function}, code {code}");
-                // An attribute that the runtime does not have.
-                let absent = code == 1 && function == "hipDeviceGetAttribute";
-                let what = match result {
-                    Err(e) => {
-                        let kind = if absent { ErrorKind::Unsupported } else { kind };
-                        assert_eq!(e.kind(), kind, "{at}: {e}");
-                        assert!(e.next().is_some(), "{at}: {e}");
-                        format!("{kind:?}")
-                    }
-                    Ok(bytes) => {
-                        let again = code == 2 && function == "hipMallocAsync";
-                        let ignored = IN_DROPS.contains(&function.as_str()) || again || absent;
-                        assert!(ignored && !reloads, "{at}: nobody heard of it");
-                        assert!(bytes == sent, "{at}: wrong bytes");
-                        "nothing".into()
-                    }
-                };
-                *outcomes.entry(format!("{code}: {what}")).or_default() += 1;
-                assert_eq!(stand_in.live(), [""; 0], "{at}");
-            }
-        }
-        println!("{outcomes:?}");
+        stand_in::fail_each(&stand_in, open, FUNCTIONS);
     });
 }
 
@@ -100,55 +48,9 @@ fn a_failure_of_any_call_is_a_typed_error() {
 fn a_lost_device_says_so_until_the_program_starts_again() {
     let name = "a_lost_device_says_so_until_the_program_starts_again";
     AMD.emulated(name, &[], &[], |stand_in| {
-        let accelerator = backend_hip::open("hip:0").unwrap();
-        let plan = Context::new(accelerator.clone())
-            .plan(StridedCopy { dtype: DType::U8 })
-            .unwrap();
-        let device = &accelerator.device;
-        let (a, b) = (device.alloc(64).unwrap(), device.alloc(64).unwrap());
-        let (x, out) = (View::of_bytes(&a), View::of_bytes(&b));
-        let nothing = device.alloc(0).unwrap();
-        let mut stream = device.stream().unwrap();
-        let event = stream.record().unwrap();
-        event.synchronize().unwrap();
-        stream.upload(&x, &[7; 64]).unwrap();
-        // A kernel leaves its memory; the host hears of it later.
-        stand_in.fail("kernel", 1, 700);
-        let launch = |stream: &mut dyn hal::Stream| {
-            plan.run(stream, CopyArgs { out, x }, &View::of_bytes(&nothing))
-        };
-        launch(&mut *stream).unwrap();
-        let first = stream.synchronize().unwrap_err();
-        assert_eq!(first.kind(), ErrorKind::DeviceLost, "{first}");
-        let mut bytes = [0; 64];
-        let later: [(&str, Result<()>); 10] = [
-            ("synchronize again", Err(first)),
-            ("alloc", device.alloc(64).map(drop)),
-            ("stream", device.stream().map(drop)),
-            ("upload", stream.upload(&x, &[0; 64])),
-            ("download", stream.download(&mut bytes, &x)),
-            ("record", stream.record().map(drop)),
-            ("wait", stream.wait(&event)),
-            ("synchronize", stream.synchronize()),
-            ("capture", stream.begin_capture()),
-            ("launch", launch(&mut *stream)),
-        ];
-        for (act, result) in later {
-            let e = result.unwrap_err();
-            assert_eq!(e.kind(), ErrorKind::DeviceLost, "{act}: {e}");
-            let text = e.to_string();
-            assert!(
-                text.contains("hipErrorIllegalAddress") && text.contains("start the program again"),
-                "{act}: {text}"
-            );
-        }
-        let e = event.synchronize().unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::DeviceLost);
-        drop((stream, event, a, b, nothing, plan, accelerator));
-        assert_eq!(stand_in.live(), [""; 0]);
-        // The stand-in takes this for a new process.
-        let sent = sent();
-        assert!(everything(&sent).unwrap() == sent);
+        // The stand-in takes what is opened again for a new process.
+        let says = ["hipErrorIllegalAddress", "start the program again"];
+        stand_in::lose_device(&stand_in, open, &says);
     });
 }
 
@@ -298,8 +200,7 @@ fn a_compiler_beside_the_runtime_is_found() {
     let both = std::env::join_paths([runtime, compiler.clone()]).unwrap();
     let settings = [(AMD.variable, both.to_str().unwrap())];
     AMD.emulated(name, &settings, &COMPILER, |_| {
-        let sent = sent();
-        assert!(everything(&sent).unwrap() == sent);
+        stand_in::works(open);
         let detail = backend_hip::open("hip")
             .unwrap()
             .device
@@ -323,8 +224,7 @@ fn a_release_before_6_works_too() {
         ..AMD
     };
     OLDER.emulated(name, &[], &hidden, |stand_in| {
-        let sent = sent();
-        assert!(everything(&sent).unwrap() == sent);
+        stand_in::works(open);
         let calls = stand_in.calls();
         assert!(calls.iter().any(|call| call == "hipGetDeviceProperties"));
         assert_eq!(stand_in.live(), [""; 0]);
@@ -344,8 +244,7 @@ fn hygons_runtime_works_too() {
         ..AMD
     };
     HYGON.emulated(name, &settings, &hidden, |stand_in| {
-        let sent = sent();
-        assert!(everything(&sent).unwrap() == sent);
+        stand_in::works(open);
         let found = &backend_hip::devices().unwrap()[0];
         assert_eq!(found.target, "gfx936:sramecc+:xnack-");
         let limits = &found.limits;

@@ -55,12 +55,6 @@ impl<D: SimtDriver> Chip<D> {
         &self.driver
     }
 
-    /// Memory of this device that a view lies in.
-    pub fn memory<'a>(&self, view: &View<'a>) -> Option<&'a D::Memory> {
-        let memory = view.buffer().downcast::<SimtMemory<D>>()?;
-        (memory.device() == self.id()).then_some(&memory.memory)
-    }
-
     pub(crate) fn id(&self) -> DeviceId {
         self.info.id
     }

@@ -108,7 +108,7 @@ macro_rules! source {
 pub(crate) use source;
 
 /// The number of a float type in the kernels.
-pub fn code(dtype: DType) -> usize {
+pub(crate) fn code(dtype: DType) -> usize {
     match dtype {
         DType::F16 => 1,
         DType::BF16 => 2,
@@ -223,11 +223,6 @@ pub struct Queue<'a, D: SimtDriver> {
 }
 
 impl<D: SimtDriver> Queue<'_, D> {
-    /// The driver and its queue, for work that is no kernel of ours.
-    pub fn raw(&mut self) -> (&D, &mut D::Queue) {
-        (&self.chip.driver, self.queue)
-    }
-
     /// A kernel's arguments, to be filled in.
     pub fn call<'a>(&'a mut self) -> Call<'a, D> {
         Call {
@@ -301,7 +296,7 @@ pub fn native<D: SimtDriver>(
 }
 
 /// A launch with a workspace.
-pub fn native_with<D: SimtDriver>(
+pub(crate) fn native_with<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
@@ -315,26 +310,15 @@ pub fn native_with<D: SimtDriver>(
 }
 
 /// A launch with a weight.
-pub(crate) fn weighted<D: SimtDriver>(
+pub fn weighted<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>]) -> Result<()> + Send + Sync + 'static,
 ) -> Planned {
-    let run = move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args);
-    weighted_with(chip, pack, no_workspace, run)
-}
-
-/// A launch with a weight and a workspace.
-pub fn weighted_with<D: SimtDriver>(
-    chip: &Arc<Chip<D>>,
-    pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
-    workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
-    run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
-) -> Planned {
     Ok(Some(Arc::new(Native {
         chip: Arc::clone(chip),
-        workspace_bytes,
-        run,
+        workspace_bytes: no_workspace,
+        run: move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args),
         pack,
     })))
 }

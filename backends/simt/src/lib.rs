@@ -74,11 +74,11 @@ pub fn open_with_own<D: SimtDriver>(
 /// What planners are made of.
 pub mod kit {
     pub use crate::device::Chip;
-    pub use crate::launch::{
-        Call, DIALECT, Kernel, Planned, Queue, code, native, native_with, weighted_with,
-    };
+    pub use crate::launch::{Call, DIALECT, Kernel, Planned, Queue, native, weighted};
     pub use crate::ops::activation_code;
     pub use crate::ops::attention::{PART, Tiles, plan_with as plan_attention};
+    pub use crate::ops::matmul::arguments as matmul_arguments;
+    pub use crate::ops::norm::arguments as norm_arguments;
     pub use crate::ops::weight::{Layout, pack_rows};
 
     /// A part of sources: activation functions.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use backend_simt::kit::{
-    ACTIVATE, Chip, DIALECT, EPILOGUE, Kernel, Layout, Planned, activation_code, code, pack_rows,
-    weighted_with,
+    ACTIVATE, Chip, DIALECT, EPILOGUE, Kernel, Layout, Planned, matmul_arguments, pack_rows,
+    weighted,
 };
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, Result, WeightFormat};
@@ -262,51 +262,14 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
         pack_rows(chip, weight, wanted, CHUNK_BYTES, reading.arrange)
     };
     let units = chip.driver().limits().parallelism;
-    let Matmul {
-        n,
-        k,
-        bias: has_bias,
-        residual: has_residual,
-        ..
-    } = *op;
-    let (act, out_code) = (activation_code(op.activation), code(op.out));
-    weighted_with(
-        chip,
-        pack,
-        |_| 0,
-        move |queue, args, _| {
-            let (out, x, packed) = (&args[0], &args[1], &args[2]);
-            // What the specification does not have is not read.
-            let bias = if has_bias { &args[3] } else { x };
-            let residual = match has_residual {
-                true => &args[3 + usize::from(has_bias)],
-                false => x,
-            };
-            let m = x.dim(0);
-            let (kernel, groups) = kernels.choose(m, n, units);
-            queue
-                .call()
-                .view(out)
-                .view(x)
-                .view(packed)
-                .view(bias)
-                .view(residual)
-                .long(m)
-                .long(n)
-                .long(k)
-                .long(layout.row_bytes)
-                .long(layout.scales_at)
-                .long(out.strides()[0])
-                .long(x.strides()[0])
-                .long(residual.strides()[0])
-                .int(out_code)
-                .int(usize::from(has_bias))
-                .int(act)
-                .int(usize::from(has_residual))
-                .int(usize::from(is_aligned(x)))
-                .run(kernel, [groups, usize::from(m > 0), 1])
-        },
-    )
+    let op = op.clone();
+    weighted(chip, pack, move |queue, args| {
+        let x = &args[1];
+        let (kernel, groups) = kernels.choose(x.dim(0), op.n, units);
+        matmul_arguments(queue.call(), &op, layout, args)
+            .int(usize::from(is_aligned(x)))
+            .run(kernel, [groups, usize::from(x.dim(0) > 0), 1])
+    })
 }
 
 #[cfg(test)]

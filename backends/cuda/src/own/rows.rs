@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use backend_simt::kit::{ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, native};
+use backend_simt::kit::{
+    ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, native, norm_arguments,
+};
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, View};
 use ops::{AddLayerNorm, AddRmsNorm, Glu, LayerNorm, RmsNorm, Rope, RopeLayout};
@@ -50,7 +52,7 @@ fn all_aligned(views: &[View<'_>]) -> usize {
     usize::from(matrices.into_iter().all(is_aligned))
 }
 
-/// A norm over rows: all arguments, the length of a row, how far the rows of each matrix lie apart, and `floats`.
+/// A norm over rows, with these numbers after its views and strides.
 fn norm<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     dtype: DType,
@@ -70,12 +72,9 @@ fn norm<D: SimtDriver>(
     let kernel = chip.kernel(&NORM, "norm_rows", GROUP, &defines)?;
     let floats = floats.to_vec();
     native(chip, move |queue, args| {
-        let [rows, dim] = [args[0].dim(0), args[0].dim(1)];
-        let call = args.iter().fold(queue.call(), |call, view| call.view(view));
-        let matrices = args.iter().filter(|view| view.rank() == 2);
-        let call = matrices.fold(call.long(dim), |call, view| call.long(view.strides()[0]));
-        let call = floats.iter().fold(call, |call, &x| call.float(x));
-        call.int(all_aligned(args)).run(&kernel, [rows, 1, 1])
+        norm_arguments(queue.call(), args, &floats)
+            .int(all_aligned(args))
+            .run(&kernel, [args[0].dim(0), 1, 1])
     })
 }
 

@@ -4,12 +4,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hal::Result;
+use hal::{Result, View};
 use ops::Matmul;
 
 use crate::device::Chip;
 use crate::driver::{Limits, SimtDriver, Source};
-use crate::launch::{Kernel, Planned, code, source, weighted};
+use crate::launch::{Call, Kernel, Planned, code, source, weighted};
 use crate::tune;
 
 use super::activation_code;
@@ -132,42 +132,47 @@ pub(crate) fn plan_with<D: SimtDriver>(
     let tile = kernel("matmul_tile", side * side)?;
     let wanted = (op.weight, op.n, op.k);
     let pack = move |chip: &Arc<Chip<D>>, w: &ops::HostWeight<'_>| weight::pack(chip, w, wanted);
-    let (n, k, has_bias, has_residual) = (op.n, op.k, op.bias, op.residual);
-    let act = activation_code(op.activation);
-    let out_code = code(op.out);
+    let op = op.clone();
     weighted(chip, pack, move |queue, args| {
-        let (out, x, packed) = (&args[0], &args[1], &args[2]);
-        // What the specification does not have is not read.
-        let bias = if has_bias { &args[3] } else { x };
-        let residual = match has_residual {
-            true => &args[3 + usize::from(has_bias)],
-            false => x,
-        };
-        let m = x.dim(0);
+        let (n, m) = (op.n, args[1].dim(0));
         let side = side * each;
         let (kernel, grid) = match m <= few {
             true => (&row, [n, m, 1]),
             false => (&tile, [n.div_ceil(side) * m.div_ceil(side), 1, 1]),
         };
-        queue
-            .call()
-            .view(out)
-            .view(x)
-            .view(packed)
-            .view(bias)
-            .view(residual)
-            .long(m)
-            .long(n)
-            .long(k)
-            .long(layout.row_bytes)
-            .long(layout.scales_at)
-            .long(out.strides()[0])
-            .long(x.strides()[0])
-            .long(residual.strides()[0])
-            .int(out_code)
-            .int(usize::from(has_bias))
-            .int(act)
-            .int(usize::from(has_residual))
-            .run(kernel, grid)
+        arguments(queue.call(), &op, layout, args).run(kernel, grid)
     })
+}
+
+/// The arguments that every kernel of a product begins with: `args` as the operation has them, and how the weight lies.
+pub fn arguments<'a, D: SimtDriver>(
+    call: Call<'a, D>,
+    op: &Matmul,
+    layout: Layout,
+    args: &[View<'a>],
+) -> Call<'a, D> {
+    let (out, x, packed) = (&args[0], &args[1], &args[2]);
+    // What the specification does not have is not read.
+    let bias = if op.bias { &args[3] } else { x };
+    let residual = match op.residual {
+        true => &args[3 + usize::from(op.bias)],
+        false => x,
+    };
+    call.view(out)
+        .view(x)
+        .view(packed)
+        .view(bias)
+        .view(residual)
+        .long(x.dim(0))
+        .long(op.n)
+        .long(op.k)
+        .long(layout.row_bytes)
+        .long(layout.scales_at)
+        .long(out.strides()[0])
+        .long(x.strides()[0])
+        .long(residual.strides()[0])
+        .int(code(op.out))
+        .int(usize::from(op.bias))
+        .int(activation_code(op.activation))
+        .int(usize::from(op.residual))
 }

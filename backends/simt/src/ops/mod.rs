@@ -14,7 +14,7 @@ mod glu;
 mod kv_write;
 mod layer_norm;
 pub(crate) mod matmul;
-mod norm;
+pub(crate) mod norm;
 mod rms_norm;
 mod rope;
 mod sample;
