@@ -45,9 +45,10 @@ fn x_is(dtype: DType) -> (&'static str, String) {
     (name, "1".into())
 }
 
-/// The definition that gives a kernel as many registers as it can use, and not fewer so that several groups fit.
-fn alone_there() -> (&'static str, String) {
-    ("RESIDENT", "1".into())
+/// The definition by which a kernel gets the registers that so many groups on a multiprocessor leave it. Without a number the
+/// compiler spills some to fit more groups.
+fn resident(groups: usize) -> (&'static str, String) {
+    ("RESIDENT", groups.to_string())
 }
 
 /// Whether each row of 16-bit elements begins at a multiple of 16 bytes.

@@ -7,7 +7,7 @@ use backend_simt::{SimtDriver, Source};
 use hal::{DType, Result};
 use ops::Attention;
 
-use super::{alone_there, x_is};
+use super::{resident, x_is};
 
 const SOURCE: Source = Source {
     name: "cuda_attention",
@@ -44,7 +44,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
                 ("HD", op.head_dim.to_string()),
                 ("BC", SLOTS.to_string()),
                 ("PART", PART.to_string()),
-                alone_there(),
+                resident(1),
                 ("SHARED", u8::from(shared).to_string()),
                 ("LOCAL_BYTES", local_bytes.to_string()),
             ]

@@ -10,7 +10,7 @@ use backend_simt::{SimtDriver, Source};
 use hal::{DType, Result, WeightFormat};
 use ops::Matmul;
 
-use super::{alone_there, is_aligned, x_is};
+use super::{is_aligned, resident, x_is};
 
 /// A source of products.
 macro_rules! source {
@@ -184,7 +184,7 @@ impl<D: SimtDriver> Kernels<D> {
         let common = vec![
             ("X", op.x.to_string()),
             x_is(op.x),
-            alone_there(),
+            resident(1),
             ("FORMAT", reading.format.to_string()),
             ("SCALED", reading.scaled.to_string()),
             ("WEIGHT_GROUP", op.weight.group().unwrap_or(0).to_string()),

@@ -9,7 +9,7 @@ use backend_simt::{SimtDriver, Source};
 use hal::{DType, View};
 use ops::{AddLayerNorm, AddRmsNorm, Glu, LayerNorm, RmsNorm, Rope, RopeLayout};
 
-use super::{is_aligned, x_is};
+use super::{is_aligned, resident, x_is};
 
 const EIGHT: &str = include_str!("../../kernels/eight.cuh");
 
@@ -39,6 +39,9 @@ const ROPE: Source = Source {
 /// Work-items of a group.
 const GROUP: usize = 256;
 
+/// Groups of a norm on a multiprocessor.
+const NORM_GROUPS: usize = 4;
+
 /// Elements that are handled at a time.
 const EIGHTS: usize = 8;
 
@@ -66,6 +69,7 @@ fn norm<D: SimtDriver>(
     let defines = [
         ("X", dtype.to_string()),
         x_is(dtype),
+        resident(NORM_GROUPS),
         ("ADDS", usize::from(adds).to_string()),
         ("LAYER", usize::from(layer).to_string()),
     ];
