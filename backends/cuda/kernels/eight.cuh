@@ -3,6 +3,7 @@
 
 #ifdef DIALECT_HOST
 struct alignas(16) uint4 { uint x, y, z, w; };
+struct alignas(8) uint2 { uint x, y; };
 static inline uint4 make_uint4(uint x, uint y, uint z, uint w) { return uint4{x, y, z, w}; }
 #endif
 
@@ -11,20 +12,24 @@ FN uint4 load_16(const uchar *p) { return *(const uint4 *)p; }
 
 FN void store_16(uchar *p, uint4 v) { *(uint4 *)p = v; }
 
-// Two elements in a word, the first in the low half.
-#ifdef X_IS_bf16
-FN float unpack_low(uint v) { return AS_FLOAT(v << 16); }
-FN float unpack_high(uint v) { return AS_FLOAT(v & 0xffff0000u); }
-#elif defined(DIALECT_HOST)
-FN float unpack_low(uint v) { return f16_decode((ushort)v); }
-FN float unpack_high(uint v) { return f16_decode((ushort)(v >> 16)); }
+// The f16 in the low half of a word.
+#ifdef DIALECT_HOST
+FN float f16_low(uint v) { return f16_decode((ushort)v); }
 #else
-FN float unpack_low(uint v) {
+FN float f16_low(uint v) {
     float x;
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"((ushort)v));
     return x;
 }
-FN float unpack_high(uint v) { return unpack_low(v >> 16); }
+#endif
+
+// Two elements in a word, the first in the low half.
+#ifdef X_IS_bf16
+FN float unpack_low(uint v) { return AS_FLOAT(v << 16); }
+FN float unpack_high(uint v) { return AS_FLOAT(v & 0xffff0000u); }
+#else
+FN float unpack_low(uint v) { return f16_low(v); }
+FN float unpack_high(uint v) { return f16_low(v >> 16); }
 #endif
 
 #if defined(DIALECT_HOST) && defined(X_IS_bf16)

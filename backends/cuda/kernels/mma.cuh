@@ -24,6 +24,7 @@ FN uint byte_perm(uint a, uint b, uint selector) {
     for (int i = 0; i < 4; i++) result |= (uint)(bytes >> 8 * (selector >> 4 * i & 7u) & 0xffu) << 8 * i;
     return result;
 }
+#define IN_REGISTER(x) (x)
 #define EXP2(x) __builtin_exp2f(x)
 #else
 FN uint subtract_2(uint a, uint b) {
@@ -37,6 +38,9 @@ FN uint subtract_2(uint a, uint b) {
     return d;
 }
 FN uint byte_perm(uint a, uint b, uint selector) { return __byte_perm(a, b, selector); }
+// The number x, which the compiler does not know to be one: it would put it in a register anew for each use. Groups have no
+// second dimension.
+#define IN_REGISTER(x) ((x) + blockIdx.y)
 // Within 2 units in the last place; subnormal results are zero.
 FN float exp2_approx(float x) {
     float y;

@@ -38,7 +38,7 @@ FN uint4 weight_unit(uint4 v, int u) {
     const uint a = (u ? v.z : v.x) ^ 0x80808080u, b = (u ? v.w : v.y) ^ 0x80808080u;
     return make_uint4(int8_pair(a, 0), int8_pair(a, 1), int8_pair(b, 0), int8_pair(b, 1));
 #elif FORMAT == 4
-    const uint w = word_of(v, u);
+    const uint w = word_of(v, u), mask = IN_REGISTER(0x000f000fu);
 #ifdef X_IS_bf16
     // 128 + nibble − 136.
     const uint one = 0x43004300u, away = 0x43084308u;
@@ -46,8 +46,8 @@ FN uint4 weight_unit(uint4 v, int u) {
     // 1024 + nibble − 1032.
     const uint one = 0x64006400u, away = 0x64086408u;
 #endif
-    return make_uint4(subtract_2((w & 0x000f000fu) | one, away), subtract_2((w >> 4 & 0x000f000fu) | one, away),
-                      subtract_2((w >> 8 & 0x000f000fu) | one, away), subtract_2((w >> 12 & 0x000f000fu) | one, away));
+    return make_uint4(subtract_2((w & mask) | one, away), subtract_2((w >> 4 & mask) | one, away),
+                      subtract_2((w >> 8 & mask) | one, away), subtract_2((w >> 12 & mask) | one, away));
 #else
     return v;
 #endif

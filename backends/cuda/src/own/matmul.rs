@@ -38,8 +38,13 @@ const CHUNK_BYTES: usize = 64;
 /// Columns that a scale is of, or a multiple.
 const UNIT: usize = 32;
 
-/// Work-items of a group of `matmul_few`. How sums are cut up depends on it, so it is one number for all.
-const FEW_GROUP: usize = 128;
+/// Chunks that a lane of `matmul_few` asks for before it needs them.
+const AHEAD: usize = 4;
+
+/// Warps on a multiprocessor that keep its memory busy, at least; and those of a group at least and most. How sums are cut up
+/// depends on the warps of a group, so they depend on the weight alone.
+const BUSY_WARPS: usize = 16;
+const FEW_WARPS: [usize; 2] = [4, 8];
 
 /// A kernel for few rows of `x`.
 #[derive(Clone, Copy, Debug)]
@@ -48,25 +53,25 @@ struct Few {
     x_tiles: usize,
     /// Rows of the weight in sixteens.
     row_tiles: usize,
-    /// Loads of the weight under way.
-    ahead: usize,
+    /// Warps on a multiprocessor for which there are registers.
+    resident_warps: usize,
 }
 
 const FEW: [Few; 3] = [
     Few {
         x_tiles: 1,
         row_tiles: 1,
-        ahead: 8,
+        resident_warps: 32,
     },
     Few {
         x_tiles: 2,
         row_tiles: 1,
-        ahead: 4,
+        resident_warps: 16,
     },
     Few {
         x_tiles: 8,
         row_tiles: 2,
-        ahead: 2,
+        resident_warps: 8,
     },
 ];
 
@@ -184,19 +189,29 @@ impl<D: SimtDriver> Kernels<D> {
         let common = vec![
             ("X", op.x.to_string()),
             x_is(op.x),
-            resident(1),
             ("FORMAT", reading.format.to_string()),
             ("SCALED", reading.scaled.to_string()),
             ("WEIGHT_GROUP", op.weight.group().unwrap_or(0).to_string()),
         ];
         let few = |shape: Few| {
+            let [least, most] = FEW_WARPS;
+            let groups = op.n.div_ceil(16 * FEW[0].row_tiles);
+            let busy = (BUSY_WARPS * chip.driver().limits().parallelism).div_ceil(groups);
+            let warps = if busy > least { most } else { least };
+            let bytes = AHEAD * 2 * shape.row_tiles * 16 * 32 * warps;
+            let sums = 4 * warps * 8 * shape.x_tiles.min(2) * (16 * shape.row_tiles + 1);
+            let bytes = bytes.max(sums);
+            let whole = op.k.is_multiple_of(UNIT * reading.units);
             let mut defines = common.clone();
             defines.extend([
                 ("X_TILES", shape.x_tiles.to_string()),
                 ("ROW_TILES", shape.row_tiles.to_string()),
-                ("AHEAD", shape.ahead.to_string()),
+                ("AHEAD", AHEAD.to_string()),
+                ("WHOLE", u8::from(whole).to_string()),
+                resident(shape.resident_warps / warps),
+                ("LOCAL_BYTES", bytes.to_string()),
             ]);
-            chip.kernel(&FEW_SOURCE, "matmul_few", FEW_GROUP, &defines)
+            chip.kernel_with_local(&FEW_SOURCE, "matmul_few", 32 * warps, bytes, &defines)
         };
         let many = |shape: Many| {
             // The stages; in the end, the sums.
@@ -207,6 +222,7 @@ impl<D: SimtDriver> Kernels<D> {
                 ("BN", shape.n.to_string()),
                 ("BM", shape.m.to_string()),
                 ("WARPS_N", shape.warps_n.to_string()),
+                resident(1),
                 ("STAGES", reading.stages.to_string()),
                 ("LOCAL_BYTES", bytes.to_string()),
             ]);
@@ -229,13 +245,16 @@ impl<D: SimtDriver> Kernels<D> {
         })
     }
 
-    /// The kernel for m rows of `x`, and its groups.
-    fn choose(&self, m: usize, n: usize, units: usize) -> (&Kernel<D>, usize) {
-        for ((rows, kernel), shape) in self.few.iter().zip(FEW) {
-            if m <= *rows {
-                return (kernel, n.div_ceil(16 * shape.row_tiles));
-            }
-        }
+    /// The kernel for few rows of `x`, and its groups.
+    fn few(&self, m: usize, n: usize) -> Option<(&Kernel<D>, usize)> {
+        let (_, kernel, shape) = (self.few.iter().zip(FEW))
+            .map(|((rows, kernel), shape)| (*rows, kernel, shape))
+            .find(|(rows, ..)| m <= *rows)?;
+        Some((kernel, n.div_ceil(16 * shape.row_tiles)))
+    }
+
+    /// The kernel for many rows of `x`, and its groups.
+    fn many(&self, m: usize, n: usize, units: usize) -> (&Kernel<D>, usize) {
         let tiles = |shape: Many| n.div_ceil(shape.n) * m.div_ceil(shape.m);
         // Two large tiles for each multiprocessor, else smaller ones.
         let large = tiles(self.large_tile);
@@ -253,7 +272,9 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
     ) else {
         return Ok(None);
     };
-    if !matches!(op.x, DType::F16 | DType::BF16) || op.n == 0 || op.k == 0 {
+    // Columns and chunks are numbered by 31 bits.
+    let sizes = op.n > 0 && op.k > 0 && i32::try_from(op.k).is_ok();
+    if !matches!(op.x, DType::F16 | DType::BF16) || !sizes {
         return Ok(None);
     }
     let kernels = Kernels::new(chip, op, reading)?;
@@ -265,10 +286,19 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
     let op = op.clone();
     weighted(chip, pack, move |queue, args| {
         let x = &args[1];
-        let (kernel, groups) = kernels.choose(x.dim(0), op.n, units);
-        matmul_arguments(queue.call(), &op, layout, args)
-            .int(usize::from(is_aligned(x)))
-            .run(kernel, [groups, usize::from(x.dim(0) > 0), 1])
+        let (m, aligned) = (x.dim(0), is_aligned(x));
+        let second = usize::from(m > 0);
+        let call = matmul_arguments(queue.call(), &op, layout, args);
+        match kernels.few(m, op.n) {
+            Some((kernel, groups)) if aligned && op.k.is_multiple_of(8) => {
+                call.run(kernel, [groups, second, 1])
+            }
+            _ => {
+                let (kernel, groups) = kernels.many(m, op.n, units);
+                let aligned = usize::from(aligned);
+                call.int(aligned).run(kernel, [groups, second, 1])
+            }
+        }
     })
 }
 
