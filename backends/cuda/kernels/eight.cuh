@@ -1,6 +1,17 @@
 // Eight elements of type X, f16 or bf16, at a time: the 16 bytes that a work-item loads and stores best. X_IS_bf16 is defined
 // for bf16.
 
+// Kernels of sources that begin early: AWAIT_BEFORE, met by all work-items, returns when the work before is done; only what
+// no kernel writes, weights, may be read sooner. LET_NEXT_BEGIN lets the next such kernel begin, which waits likewise. Chips
+// before sm_90 begin nothing early.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#define AWAIT_BEFORE asm volatile("griddepcontrol.wait;" ::: "memory")
+#define LET_NEXT_BEGIN asm volatile("griddepcontrol.launch_dependents;" ::: "memory")
+#else
+#define AWAIT_BEFORE (void)0
+#define LET_NEXT_BEGIN (void)0
+#endif
+
 #ifdef DIALECT_HOST
 struct alignas(16) uint4 { uint x, y, z, w; };
 struct alignas(8) uint2 { uint x, y; };

@@ -4,6 +4,8 @@
 
 KERNEL glu_eights(OUT(out), IN(x), int dim, i64 out_stride, i64 x_stride, i64 gate, i64 up, int limited, float limit,
                   int aligned) {
+    LET_NEXT_BEGIN;
+    AWAIT_BEFORE;
     BIND_OUT(out);
     BIND_IN(x);
     const i64 r = GROUP_X;

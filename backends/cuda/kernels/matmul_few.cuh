@@ -100,7 +100,9 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
         COPY_COMMIT;                                                                                                      \
         asked = chunk_after(asked);                                                                                       \
     } while (0)
+    LET_NEXT_BEGIN;
     for (int a = 0; a < AHEAD; a++) ASK(a);
+    AWAIT_BEFORE;
 #pragma unroll 1
     for (int chunk = 2 * WARP; chunk < chunks; chunk = chunk_after(chunk)) {
         COPY_WAIT(AHEAD - 1);

@@ -37,6 +37,8 @@ FN void copy_chunk(uchar *stage, const uchar *x, const uchar *weight, i64 m0, i6
 KERNEL matmul_many(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i64 n, i64 k, i64 row_bytes, i64 scales_at,
                    i64 out_stride, i64 x_stride, i64 residual_stride, int out_code, int has_bias, int act,
                    int has_residual, int aligned) {
+    LET_NEXT_BEGIN;
+    AWAIT_BEFORE;
     BIND_OUT(out);
     BIND_IN(x);
     BIND_IN(weight);

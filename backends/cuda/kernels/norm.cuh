@@ -26,6 +26,8 @@
 
 KERNEL norm_rows(OUT(out), SUM_PARAMETER IN(x), RESIDUAL_PARAMETER IN(weight), BIAS_PARAMETER i64 dim, i64 out_stride,
             SUM_STRIDE i64 x_stride, RESIDUAL_STRIDE ALPHA float eps, int aligned) {
+    LET_NEXT_BEGIN;
+    AWAIT_BEFORE;
     BIND_OUT(out);
     BIND_IN(x);
     BIND_IN(weight);

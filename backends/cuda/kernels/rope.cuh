@@ -12,6 +12,8 @@
 
 KERNEL rope_eights(OUT(out), IN(x), IN(positions), IN(cosines), IN(sines), int heads, i64 table_rows, i64 out_token,
                    i64 out_head, i64 x_token, i64 x_head, i64 position_stream, i64 position_token, int aligned) {
+    LET_NEXT_BEGIN;
+    AWAIT_BEFORE;
     BIND_OUT(out);
     BIND_IN(x);
     BIND_IN(positions);

@@ -6,7 +6,8 @@ use std::ptr;
 use backend_runtime::{Api, Code, Handle, SUCCESS};
 use backend_simt::Source;
 use cudarc::driver::sys::{
-    CUcontext, CUdevice, CUfunction_attribute, CUmemPool_attribute, CUstreamCaptureMode,
+    CUcontext, CUdevice, CUfunction_attribute, CUlaunchAttribute, CUlaunchAttributeID,
+    CUlaunchAttributeValue, CUlaunchConfig, CUmemPool_attribute, CUstreamCaptureMode,
 };
 use hal::{Error, Result};
 
@@ -19,6 +20,9 @@ const NO_TIME: u32 = 2;
 /// `CU_STREAM_NON_BLOCKING`: no order with the stream 0 of other libraries.
 const NON_BLOCKING: u32 = 1;
 
+/// Compute capability from which on kernels can wait by themselves for the work before them.
+const BEGINS_EARLY: i32 = 90;
+
 /// A device with its primary context, which is held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Cuda {
@@ -27,6 +31,8 @@ pub(crate) struct Cuda {
     context: CUcontext,
     compiler: Nvrtc,
     target: String,
+    /// Whether kernels can wait by themselves for the work before them.
+    begins_early: bool,
 }
 
 // SAFETY: a context may be made current in any thread, and the driver's calls on it are thread-safe.
@@ -42,6 +48,7 @@ impl Cuda {
         device: CUdevice,
         compiler: Nvrtc,
         target: String,
+        capability: i32,
     ) -> Result<Self> {
         let mut context = ptr::null_mut();
         // SAFETY: the device was listed by the driver, and `context` outlives the call.
@@ -55,6 +62,7 @@ impl Cuda {
             context,
             compiler,
             target,
+            begins_early: capability >= BEGINS_EARLY,
         })
     }
 }
@@ -218,9 +226,36 @@ impl Api for Cuda {
         [x, y, z]: [u32; 3],
         group: u32,
         local_bytes: u32,
+        early: bool,
         stream: Handle,
         parameters: *mut *mut c_void,
     ) -> Code {
+        if early && self.begins_early {
+            let mut attribute = CUlaunchAttribute {
+                id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+                pad: [0; 4],
+                value: CUlaunchAttributeValue {
+                    programmaticStreamSerializationAllowed: 1,
+                },
+            };
+            let launch = CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: group,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: local_bytes,
+                hStream: stream.cast(),
+                attrs: &mut attribute,
+                numAttrs: 1,
+            };
+            let none = ptr::null_mut();
+            return call!(
+                self,
+                cuLaunchKernelEx(&launch, function.cast(), parameters, none)
+            );
+        }
         let (function, stream, none) = (function.cast(), stream.cast(), ptr::null_mut());
         call!(
             self,

@@ -175,7 +175,7 @@ impl Found {
         let compiler = self.compiler()?;
         let target = compiler.target(self.chip);
         let facts = self.facts(&compiler, &target);
-        let device = Cuda::new(driver, self.device, compiler, target)?;
+        let device = Cuda::new(driver, self.device, compiler, target, self.chip)?;
         let has = Abilities {
             pools: self.pools,
             captures: true,

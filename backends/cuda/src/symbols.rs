@@ -10,7 +10,7 @@ use backend_runtime::Code;
 use cudarc::driver::sys as driver;
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction,
-    CUfunction_attribute, CUgraph, CUgraphExec, CUmemPool_attribute, CUmemoryPool, CUmodule,
+    CUfunction_attribute, CUgraph, CUgraphExec, CUlaunchConfig, CUmemPool_attribute, CUmemoryPool, CUmodule,
     CUresult, CUstream, CUstreamCaptureMode,
 };
 use cudarc::nvrtc::sys as compiler;
@@ -103,6 +103,7 @@ table! {
         CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
         *mut *mut c_void, *mut *mut c_void
     );
+    cuLaunchKernelEx(*const CUlaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void);
     } others {
     cuGetErrorName(Code, *mut *const c_char) -> Code;
     cuGetErrorString(Code, *mut *const c_char) -> Code;

@@ -146,6 +146,7 @@ fn a_text_that_does_not_compile_gives_the_log() {
             let source = backend_simt::Source {
                 name: "bad",
                 parts: &["\nKERNEL bad(int *x) { x[0] = undeclared_name; }"],
+                begins_early: false,
             };
             let defines = [("KERNEL", "extern\t\"C\"\tvoid".into())];
             let e = nvrtc
@@ -159,6 +160,7 @@ fn a_text_that_does_not_compile_gives_the_log() {
             );
             let zero = backend_simt::Source {
                 parts: &["\0"],
+                begins_early: false,
                 ..source
             };
             let e = nvrtc.compile(&zero, &[], "sm_90a", &[]).unwrap_err();

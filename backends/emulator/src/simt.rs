@@ -516,6 +516,7 @@ mod tests {
         let source = Source {
             name: "toy",
             parts: text,
+            begins_early: false,
         };
         let mut defines = vec![("GROUP", "64".to_owned())];
         if driver.limits.wave > 1 {

@@ -226,6 +226,7 @@ impl Api for Hip {
         [x, y, z]: [u32; 3],
         group: u32,
         local_bytes: u32,
+        _: bool,
         stream: Handle,
         parameters: *mut *mut c_void,
     ) -> Code {

@@ -45,6 +45,7 @@ fn the_compiler_gives_code_or_a_log() {
     let source = Source {
         name: "double",
         parts: &["extern \"C\" __global__ void twice(float *x) { x[threadIdx.x] *= FACTOR; }"],
+        begins_early: false,
     };
     let compile = |source: &Source, factor: &str| {
         hiprtc.compile(
@@ -68,6 +69,7 @@ fn the_compiler_gives_code_or_a_log() {
     }
     let zero = Source {
         parts: &["\0"],
+        begins_early: false,
         ..source
     };
     let e = compile(&zero, "1").unwrap_err();

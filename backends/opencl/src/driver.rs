@@ -502,6 +502,7 @@ mod tests {
     const GOOD: Source = Source {
         name: "good",
         parts: &["__kernel void good(__global int *x, long at) { x[at / 4] = VALUE; }"],
+        begins_early: false,
     };
 
     #[test]
@@ -510,6 +511,7 @@ mod tests {
         let bad = Source {
             name: "bad",
             parts: &["__kernel void bad(__global int *x) { x[0] = undeclared_name; }"],
+            begins_early: false,
         };
         let e = device.compile(&bad, &[], None).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::CompileFailed);

@@ -114,13 +114,16 @@ pub trait Api: Send + Sync + Debug + Sized + 'static {
     unsafe fn function_max_group(&self, most: &mut i32, function: Handle) -> Code;
     /// Lets launches give a function so much local memory.
     unsafe fn function_local(&self, function: Handle, bytes: u32) -> Code;
-    /// Queues a kernel: `grid` groups of `group` work-items, with `local_bytes` of local memory beside the kernel's own.
+    /// Queues a kernel: `grid` groups of `group` work-items, with `local_bytes` of local memory beside the kernel's own. It
+    /// may begin `early`, while the work before it ends.
+    #[expect(clippy::too_many_arguments, reason = "the runtimes' own call")]
     unsafe fn launch(
         &self,
         function: Handle,
         grid: [u32; 3],
         group: u32,
         local_bytes: u32,
+        early: bool,
         stream: Handle,
         parameters: *mut *mut c_void,
     ) -> Code;

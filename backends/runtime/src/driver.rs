@@ -53,7 +53,7 @@ impl<A: Api> Runtime<A> {
     }
 
     /// A module of `code`, which is kept beside it.
-    fn load(&self, mut code: Vec<u8>) -> Result<Module<A>> {
+    fn load(&self, source: &Source, mut code: Vec<u8>) -> Result<Module<A>> {
         // A text, whose end the runtime must find.
         if code.last() != Some(&0) {
             code.push(0);
@@ -66,6 +66,7 @@ impl<A: Api> Runtime<A> {
             context: Arc::clone(&self.context),
             handle,
             code,
+            begins_early: source.begins_early,
         })
     }
 }
@@ -85,6 +86,8 @@ pub struct Module<A: Api> {
     context: Arc<Context<A>>,
     handle: Handle,
     code: Vec<u8>,
+    /// Whether its functions may begin while the work before them ends.
+    begins_early: bool,
 }
 
 // SAFETY: modules may be used by any thread.
@@ -106,7 +109,7 @@ pub struct Kernel<A: Api> {
     function: Handle,
     /// Local memory that each launch gives it.
     local_bytes: u32,
-    _module: Arc<Module<A>>,
+    module: Arc<Module<A>>,
 }
 
 // SAFETY: functions may be launched by any thread.
@@ -256,13 +259,13 @@ impl<A: Api> SimtDriver for Runtime<A> {
             fresh,
         };
         if let Some(binary) = binary {
-            match self.load(binary.to_vec()) {
+            match self.load(source, binary.to_vec()) {
                 Err(e) if e.kind() == ErrorKind::CompileFailed => {}
                 loaded => return loaded.map(|module| made(module, false)),
             }
         }
         let code = self.context.api.compile(source, defines)?;
-        Ok(made(self.load(code)?, true))
+        Ok(made(self.load(source, code)?, true))
     }
 
     fn binary(&self, program: &Arc<Module<A>>) -> Option<Vec<u8>> {
@@ -295,7 +298,7 @@ impl<A: Api> SimtDriver for Runtime<A> {
         Ok(Kernel {
             function,
             local_bytes: 0,
-            _module: Arc::clone(program),
+            module: Arc::clone(program),
         })
     }
 
@@ -439,6 +442,7 @@ impl<A: Api> SimtDriver for Runtime<A> {
                 grid,
                 size(group)?,
                 kernel.local_bytes,
+                kernel.module.begins_early,
                 queue.stream.handle,
                 pointers.as_mut_ptr(),
             )

@@ -53,6 +53,8 @@ pub struct Source {
     pub name: &'static str,
     /// The text but for the definitions, in the common dialect: one part after the other.
     pub parts: &'static [&'static str],
+    /// Whether its kernels wait by themselves for the work before them, so that a device may begin them while that ends.
+    pub begins_early: bool,
 }
 
 impl Source {

@@ -102,6 +102,7 @@ macro_rules! source {
                 $(include_str!(concat!("../../kernels/", $part)),)*
                 include_str!(concat!("../../kernels/", $name, ".cl.h")),
             ],
+            begins_early: false,
         }
     };
 }

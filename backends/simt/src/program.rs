@@ -228,6 +228,7 @@ pub(crate) mod tests {
     const SOURCE: Source = Source {
         name: "copy",
         parts: &["kernel"],
+        begins_early: false,
     };
 
     fn tile(n: usize) -> Defines {

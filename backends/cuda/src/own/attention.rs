@@ -18,6 +18,7 @@ const SOURCE: Source = Source {
         ATTENTION_PARTS,
         include_str!("../../kernels/attention.cuh"),
     ],
+    begins_early: false,
 };
 
 /// Slots of the cache in local memory at a time, twice.

@@ -26,6 +26,7 @@ macro_rules! source {
                 include_str!("../../kernels/weight.cuh"),
                 include_str!(concat!("../../kernels/", $name, ".cuh")),
             ],
+            begins_early: true,
         }
     };
 }

@@ -21,6 +21,7 @@ const NORM: Source = Source {
         REDUCE,
         include_str!("../../kernels/norm.cuh"),
     ],
+    begins_early: true,
 };
 const GLU: Source = Source {
     name: "cuda_glu",
@@ -30,10 +31,12 @@ const GLU: Source = Source {
         ACTIVATE,
         include_str!("../../kernels/glu.cuh"),
     ],
+    begins_early: true,
 };
 const ROPE: Source = Source {
     name: "cuda_rope",
     parts: &[DIALECT, EIGHT, include_str!("../../kernels/rope.cuh")],
+    begins_early: true,
 };
 
 /// Work-items of a group.

@@ -164,3 +164,16 @@ static bool is_target(const std::string &option) {
     const std::string arch = "--gpu-architecture=";
     return option.rfind(arch + "sm_", 0) == 0 || option.rfind(arch + "compute_", 0) == 0;
 }
+
+// CUlaunchConfig and CUlaunchAttribute, of which 6 is programmatic stream serialization: here, work is done in order anyway.
+struct LaunchAttribute { int id, pad; int value[16]; };
+struct LaunchConfig { unsigned grid[3], group[3], local_bytes; void *stream; LaunchAttribute *attributes; unsigned count; };
+EXPORT int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                          unsigned local_bytes, void *stream, void **parameters, void **extra);
+EXPORT int cuLaunchKernelEx(const LaunchConfig *c, void *function, void **parameters, void **extra) {
+    for (unsigned i = 0; i < c->count; i++) {
+        if (c->attributes[i].id != 6 || setting("STAND_IN_CHIP", 90) < 90) return 1;
+    }
+    return cuLaunchKernel(function, c->grid[0], c->grid[1], c->grid[2], c->group[0], c->group[1], c->group[2], c->local_bytes,
+                          c->stream, parameters, extra);
+}

@@ -13,6 +13,9 @@ use super::weight::{self, Layout};
 
 const SOURCE: Source = source!("embedding", "weight.h");
 
+/// Columns of a row for each group, at most: a decoding step looks up one row.
+const SPAN: usize = 512;
+
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Embedding) -> Planned {
     let layout = match op.plain() {
         Some(dtype) => Some(Layout::plain(dtype, op.dim)),
@@ -25,6 +28,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Embedding) -> Planne
     let wanted = (op.table, op.vocab, op.dim);
     let pack = move |chip: &Arc<Chip<D>>, w: &ops::HostWeight<'_>| weight::pack(chip, w, wanted);
     let (vocab, dim, out_code) = (op.vocab, op.dim, code(op.out));
+    let spans = dim.div_ceil(SPAN);
     weighted(chip, pack, move |queue, args| {
         let [out, ids, table] = args else {
             unreachable!("counted by check_args")
@@ -40,6 +44,8 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Embedding) -> Planne
             .long(layout.row_bytes)
             .long(layout.scales_at)
             .int(out_code)
-            .run(&kernel, [ids.dim(0), 1, 1])
+            .long(spans)
+            .long(SPAN)
+            .run(&kernel, [ids.dim(0) * spans, 1, 1])
     })
 }
