@@ -11,6 +11,7 @@
 mod inputs;
 mod plans;
 mod prefix;
+mod replay;
 mod work;
 
 use std::fmt;
@@ -28,6 +29,7 @@ use inputs::{Inputs, Part, Picked, Step};
 use plans::{Limits, Plans};
 pub(crate) use prefix::PREFIX_ENCODER;
 use prefix::{Prefix, PrefixTensors};
+use replay::Replays;
 pub use work::Work;
 
 /// How a model is loaded.
@@ -139,13 +141,22 @@ pub enum Rows<'a> {
 /// A loaded model.
 #[derive(Debug)]
 pub struct Model {
-    architecture: Architecture,
     device: Arc<dyn Device>,
     stream: Box<dyn Stream>,
-    dtype: DType,
-    context: usize,
     limits: Limits,
     footprint: Footprint,
+    prefix: Option<Prefix>,
+    network: Network,
+    replays: Replays,
+    logits_rows: usize,
+}
+
+/// What a step is launched from.
+#[derive(Debug)]
+struct Network {
+    architecture: Architecture,
+    dtype: DType,
+    context: usize,
     plans: Plans,
     embedding: Table,
     /// Tables of learned positions, one per stream.
@@ -155,11 +166,9 @@ pub struct Model {
     final_norm: NormWeights,
     head: Linear,
     angles: Option<Angles>,
-    prefix: Option<Prefix>,
     cache: KvCache,
     inputs: Inputs,
     buffers: Buffers,
-    logits_rows: usize,
 }
 
 /// What asks in the last layer, instead of the hidden state.
@@ -447,12 +456,10 @@ impl Model {
             }
             Position::Learned { .. } => None,
         };
-        Ok(Self {
+        let network = Network {
             architecture: a.clone(),
             dtype,
             context: max_context,
-            limits,
-            footprint,
             plans,
             embedding,
             positions,
@@ -461,19 +468,25 @@ impl Model {
             final_norm,
             head,
             angles,
-            prefix,
             cache: KvCache::new(&**device, &mut *stream, cache)?,
             inputs: Inputs::new(&**device, limits, a.blank.streams())?,
             buffers: Buffers::new(&**device, sizes)?,
-            logits_rows: 0,
+        };
+        Ok(Self {
             device: device.clone(),
             stream,
+            limits,
+            footprint,
+            prefix,
+            network,
+            replays: Replays::new(!context.is_observed()),
+            logits_rows: 0,
         })
     }
 
     /// The architecture.
     pub fn architecture(&self) -> &Architecture {
-        &self.architecture
+        &self.network.architecture
     }
 
     /// The device.
@@ -483,12 +496,12 @@ impl Model {
 
     /// Type of the activations.
     pub fn dtype(&self) -> DType {
-        self.dtype
+        self.network.dtype
     }
 
     /// The most tokens of a sequence.
     pub fn context(&self) -> usize {
-        self.context
+        self.network.context
     }
 
     /// The most tokens of one step.
@@ -513,13 +526,13 @@ impl Model {
 
     /// The KV cache.
     pub fn cache(&self) -> &KvCache {
-        &self.cache
+        &self.network.cache
     }
 
     /// A new, empty sequence.
     pub fn sequence(&self) -> Sequence {
         let base = self.prefix.as_ref().map_or(0, |prefix| prefix.tokens);
-        self.cache.sequence(self.context, base)
+        self.network.cache.sequence(self.network.context, base)
     }
 
     /// The stream that steps run on, and the logits of the last one: f32 `[rows, vocab]`.
@@ -527,8 +540,8 @@ impl Model {
     /// # Errors
     /// None in practice: the buffer was made for the largest step.
     pub fn output(&mut self) -> Result<(&mut dyn Stream, View<'_>)> {
-        let shape = [self.logits_rows, self.architecture.vocab];
-        let logits = View::new(&self.buffers.logits, DType::F32, &shape)?;
+        let shape = [self.logits_rows, self.network.architecture.vocab];
+        let logits = View::new(&self.network.buffers.logits, DType::F32, &shape)?;
         Ok((&mut *self.stream, logits))
     }
 
@@ -548,7 +561,7 @@ impl Model {
     /// # Errors
     /// `DeviceLost`.
     pub fn scrub(&mut self, sequence: &mut Sequence) -> Result<()> {
-        self.cache.scrub(&mut *self.stream, sequence)
+        self.network.cache.scrub(&mut *self.stream, sequence)
     }
 
     /// Appends new tokens to their sequences and computes the logits of `rows`, in their order.
@@ -558,28 +571,35 @@ impl Model {
     /// sequences of another model; `OutOfMemory` when the KV cache is full; `DeviceLost`. The
     /// sequences are as they were then.
     pub fn forward(&mut self, chunks: &mut [Chunk<'_>], rows: Rows<'_>) -> Result<()> {
-        if chunks.iter().any(|chunk| !self.cache.owns(chunk.sequence)) {
+        if chunks
+            .iter()
+            .any(|chunk| !self.network.cache.owns(chunk.sequence))
+        {
             let detail = "a sequence belongs to another model";
             return Err(Error::invalid("run a batch", detail));
         }
         self.logits_rows = 0;
-        let stream = &mut *self.stream;
-        let ws = View::of_bytes(&self.buffers.workspace);
+        let (stream, network) = (&mut *self.stream, &mut self.network);
+        let ws = View::of_bytes(&network.buffers.workspace);
         for chunk in chunks.iter_mut() {
-            let copy = &self.plans.page_copy;
-            self.cache.unshare(stream, copy, &ws, chunk.sequence)?;
+            let copy = &network.plans.page_copy;
+            network.cache.unshare(stream, copy, &ws, chunk.sequence)?;
         }
-        let step = self
-            .inputs
-            .prepare(stream, &self.architecture, chunks, rows)?;
+        let steady = self.replays.possible();
+        let arch = &network.architecture;
+        let step = (network.inputs).prepare(stream, arch, chunks, rows, steady)?;
         if let Some(prefix) = &mut self.prefix {
-            let workspace = View::of_bytes(&self.buffers.workspace);
+            let ws = View::of_bytes(&network.buffers.workspace);
             for chunk in chunks.iter_mut() {
-                let (plans, cache) = (&self.plans, &self.cache);
-                prefix.write(stream, plans, cache, chunk.sequence, &workspace)?;
+                let (plans, cache) = (&network.plans, &network.cache);
+                prefix.write(stream, plans, cache, chunk.sequence, &ws)?;
             }
         }
-        self.run(&step)?;
+        if steady && step.decodes() {
+            self.decode(&step)?;
+        } else {
+            self.network.launch(stream, &step)?;
+        }
         for chunk in chunks {
             chunk.sequence.advance(chunk.ids.len());
         }
@@ -587,16 +607,35 @@ impl Model {
         Ok(())
     }
 
-    fn run(&mut self, step: &Step) -> Result<()> {
+    /// A step that may have been recorded.
+    fn decode(&mut self, step: &Step) -> Result<()> {
+        if let Some(graph) = self.replays.find(step) {
+            return graph.launch(&mut *self.stream);
+        }
+        if !self.replays.is_due(step) {
+            return self.network.launch(&mut *self.stream, step);
+        }
+        let launch = |stream: &mut dyn Stream| self.network.launch(stream, step);
+        let graph = Replays::record(&mut *self.stream, launch)?;
+        let done = match &graph {
+            Some(graph) => graph.launch(&mut *self.stream),
+            None => self.network.launch(&mut *self.stream, step),
+        };
+        self.replays.keep(step, graph);
+        done
+    }
+}
+
+impl Network {
+    /// Gives the stream a step's launches.
+    fn launch(&self, stream: &mut dyn Stream, step: &Step) -> Result<()> {
         let Self {
             architecture: arch,
-            stream,
             plans,
             inputs,
             buffers,
             ..
         } = self;
-        let stream = &mut **stream;
         let ws = &View::of_bytes(&buffers.workspace);
         let (t, dtype, residual) = (step.tokens, self.dtype, arch.residual);
         let (heads, kv_heads, head_dim) = (arch.heads, arch.kv_heads, arch.head_dim);

@@ -129,6 +129,17 @@ fn answers_through_hips_calls_as_on_the_cpu() {
         let context = open("hip:0").unwrap();
         assert!(context.device().info().name.contains("emulated"));
         answers_so("hip:0", &context, &wanted());
+        // Most steps were launches of a recording, all of them the same.
+        let calls = stand_in.calls();
+        let count = |name| calls.iter().filter(|call| *call == name).count();
+        let (made, launched) = (
+            count("hipGraphInstantiateWithFlags"),
+            count("hipGraphLaunch"),
+        );
+        assert!(
+            launched > 10 && (1..8).contains(&made),
+            "{made} made, {launched} launched"
+        );
         drop(context);
         assert_eq!(stand_in.live(), [""; 0]);
     });

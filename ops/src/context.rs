@@ -46,6 +46,11 @@ impl Context {
         self
     }
 
+    /// Whether anybody sees the launches of what is planned from now on.
+    pub fn is_observed(&self) -> bool {
+        self.watch.is_some()
+    }
+
     /// Tells observers what a buffer holds, by the name that people know it by, and of a packed weight its values.
     ///
     /// # Errors

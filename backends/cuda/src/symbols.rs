@@ -10,8 +10,8 @@ use backend_runtime::Code;
 use cudarc::driver::sys as driver;
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction,
-    CUfunction_attribute, CUgraph, CUgraphExec, CUlaunchConfig, CUmemPool_attribute, CUmemoryPool, CUmodule,
-    CUresult, CUstream, CUstreamCaptureMode,
+    CUfunction_attribute, CUgraph, CUgraphExec, CUlaunchConfig, CUmemPool_attribute, CUmemoryPool,
+    CUmodule, CUresult, CUstream, CUstreamCaptureMode,
 };
 use cudarc::nvrtc::sys as compiler;
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};

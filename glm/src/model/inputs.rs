@@ -28,6 +28,9 @@ pub(super) enum Part {
 /// Elements that parts are aligned to: 256 bytes, enough for the binding offsets of every device.
 const ALIGN: usize = 64;
 
+/// Pages per sequence that steady steps have room for at least.
+const STEADY_PAGES: usize = 16;
+
 #[derive(Debug)]
 pub(super) struct Inputs {
     buffer: Buffer,
@@ -39,7 +42,7 @@ pub(super) struct Inputs {
 }
 
 /// Sizes of one step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) tokens: usize,
     pub(super) sequences: usize,
@@ -49,12 +52,19 @@ pub(super) struct Step {
 }
 
 /// The tokens that logits are wanted for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Picked {
     /// Neighbours.
     Range(Range<usize>),
     /// This many, listed in [`Part::Rows`].
     Listed(usize),
+}
+
+impl Step {
+    /// Whether each sequence gets one token.
+    pub(super) fn decodes(&self) -> bool {
+        self.tokens == self.sequences
+    }
 }
 
 impl Picked {
@@ -141,13 +151,15 @@ impl Inputs {
         self.host[self.starts[part as usize] + i] = value as i32;
     }
 
-    /// Checks a batch, reserves room for it in its sequences, and uploads what the step needs.
+    /// Checks a batch, reserves room for it in its sequences, and uploads what the step needs. `steady`: a decoding step has room
+    /// for more pages than it needs, so that those that follow are like it.
     pub(super) fn prepare(
         &mut self,
         stream: &mut dyn Stream,
         architecture: &Architecture,
         chunks: &mut [Chunk<'_>],
         rows: Rows<'_>,
+        steady: bool,
     ) -> Result<Step> {
         self.check(architecture, chunks)?;
         for chunk in chunks.iter_mut() {
@@ -175,6 +187,12 @@ impl Inputs {
             }
         }
         self.put(Part::Starts, chunks.len(), t);
+        if steady && t == chunks.len() {
+            let most = self.limits.pages_per_sequence;
+            pages = pages
+                .next_power_of_two()
+                .clamp(most.min(STEADY_PAGES), most);
+        }
         let at = self.at(Part::Blocks);
         for (row, chunk) in self.host[at..].chunks_mut(pages).zip(chunks.iter()) {
             let own = chunk.sequence.pages();

@@ -50,11 +50,11 @@ fn seen([batch, depth, tokens]: [usize; 3]) -> f64 {
 impl Model {
     /// What a step must read and compute.
     pub fn work(&self) -> Work {
-        let a = &self.architecture;
-        let layers = self.layers.iter();
+        let a = &self.network.architecture;
+        let layers = self.network.layers.iter();
         let matrices = layers.flat_map(|layer| [&layer.qkv, &layer.dense, &layer.up, &layer.down]);
-        let query = self.top_query.as_ref().map(|top| &top.query);
-        let (mut weight_bytes, mut token_products) = (self.head.bytes(), 0);
+        let query = self.network.top_query.as_ref().map(|top| &top.query);
+        let (mut weight_bytes, mut token_products) = (self.network.head.bytes(), 0);
         for matrix in matrices.chain(query) {
             weight_bytes += matrix.bytes();
             token_products += matrix.products();
@@ -64,11 +64,11 @@ impl Model {
             head_dim,
             dtype,
             ..
-        } = *self.cache.shape();
+        } = *self.cache().shape();
         Work {
             weight_bytes,
             token_products,
-            logits_products: self.head.products(),
+            logits_products: self.network.head.products(),
             slot_bytes: 2 * a.layers * kv_heads * head_dim * dtype.bytes(),
             slot_products: 2 * a.layers * a.heads * head_dim,
         }
