@@ -26,6 +26,7 @@ pub fn put_own<D: SimtDriver>(chip: &Arc<Chip<D>>, ops: &mut Ops, capability: i3
         return;
     }
     ops.attention = first(chip, attention::plan, ops.attention.take());
+    ops.kv_write = first(chip, rows::kv_write, ops.kv_write.take());
     ops.matmul = first(chip, matmul::plan, ops.matmul.take());
     ops.rms_norm = first(chip, rows::rms_norm, ops.rms_norm.take());
     ops.layer_norm = first(chip, rows::layer_norm, ops.layer_norm.take());

@@ -12,11 +12,18 @@ KERNEL copy(OUT(out), IN(x), i64 n0, i64 n1, i64 n2, i64 n3, i64 o0, i64 o1, i64
     }
 }
 
+// Words under way of each work-item.
+#define WORDS 4
+
 KERNEL copy_words(OUT(out), IN(x), i64 n) {
     BIND_OUT(out);
     BIND_IN(x);
     const i64 step = (i64)GROUPS_X * GROUP;
-    for (i64 i = (i64)GROUP_X * GROUP + ITEM; i < n; i += step) {
-        ((GLOBAL uint *)out)[i] = ((GLOBAL const uint *)x)[i];
+    for (i64 i = (i64)GROUP_X * GROUP + ITEM; i < n; i += WORDS * step) {
+        uint words[WORDS];
+        for (int j = 0; j < WORDS; j++) words[j] = i + j * step < n ? ((GLOBAL const uint *)x)[i + j * step] : 0;
+        for (int j = 0; j < WORDS; j++) {
+            if (i + j * step < n) ((GLOBAL uint *)out)[i + j * step] = words[j];
+        }
     }
 }

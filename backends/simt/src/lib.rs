@@ -77,6 +77,7 @@ pub mod kit {
     pub use crate::launch::{Call, DIALECT, Kernel, Planned, Queue, native, weighted};
     pub use crate::ops::activation_code;
     pub use crate::ops::attention::{PART, Tiles, plan_with as plan_attention};
+    pub use crate::ops::kv_write::arguments as kv_write_arguments;
     pub use crate::ops::matmul::arguments as matmul_arguments;
     pub use crate::ops::norm::arguments as norm_arguments;
     pub use crate::ops::weight::{Layout, pack_rows};

@@ -39,13 +39,14 @@ const CHUNK_BYTES: usize = 64;
 /// Columns that a scale is of, or a multiple.
 const UNIT: usize = 32;
 
-/// Chunks that a lane of `matmul_few` asks for before it needs them.
-const AHEAD: usize = 4;
+/// Work-items of a group of `matmul_few`. How sums are cut up depends on it, so it is one number for all.
+const FEW_GROUP: usize = 256;
 
-/// Warps on a multiprocessor that keep its memory busy, at least; and those of a group at least and most. How sums are cut up
-/// depends on the warps of a group, so they depend on the weight alone.
-const BUSY_WARPS: usize = 16;
-const FEW_WARPS: [usize; 2] = [4, 8];
+/// Chunks that a lane of `matmul_few` asks for before it needs them: more where there are fewer groups than this on a
+/// multiprocessor, which must keep its memory busy alone.
+const AHEAD: usize = 4;
+const FAR_AHEAD: usize = 8;
+const FEW_GROUPS: usize = 4;
 
 /// A kernel for few rows of `x`.
 #[derive(Clone, Copy, Debug)]
@@ -54,25 +55,25 @@ struct Few {
     x_tiles: usize,
     /// Rows of the weight in sixteens.
     row_tiles: usize,
-    /// Warps on a multiprocessor for which there are registers.
-    resident_warps: usize,
+    /// Groups on a multiprocessor for which there are registers.
+    resident: usize,
 }
 
 const FEW: [Few; 3] = [
     Few {
         x_tiles: 1,
         row_tiles: 1,
-        resident_warps: 32,
+        resident: 4,
     },
     Few {
         x_tiles: 2,
         row_tiles: 1,
-        resident_warps: 16,
+        resident: 2,
     },
     Few {
         x_tiles: 8,
         row_tiles: 2,
-        resident_warps: 8,
+        resident: 1,
     },
 ];
 
@@ -195,24 +196,29 @@ impl<D: SimtDriver> Kernels<D> {
             ("WEIGHT_GROUP", op.weight.group().unwrap_or(0).to_string()),
         ];
         let few = |shape: Few| {
-            let [least, most] = FEW_WARPS;
-            let groups = op.n.div_ceil(16 * FEW[0].row_tiles);
-            let busy = (BUSY_WARPS * chip.driver().limits().parallelism).div_ceil(groups);
-            let warps = if busy > least { most } else { least };
-            let bytes = AHEAD * 2 * shape.row_tiles * 16 * 32 * warps;
-            let sums = 4 * warps * 8 * shape.x_tiles.min(2) * (16 * shape.row_tiles + 1);
-            let bytes = bytes.max(sums);
+            let groups = op.n.div_ceil(16 * shape.row_tiles);
+            let scarce = groups <= FEW_GROUPS * chip.driver().limits().parallelism;
+            // More rows, more memory for each chunk.
+            let ahead = match scarce && shape.row_tiles == 1 {
+                true => FAR_AHEAD,
+                false => AHEAD,
+            };
+            // The chunks under way; in the end, sums.
+            let chunks = ahead * 2 * shape.row_tiles * 16 * FEW_GROUP;
+            let columns = 16 * shape.row_tiles + 1;
+            let sums = 4 * FEW_GROUP / 32 * 8 * shape.x_tiles.min(2) * columns;
+            let bytes = chunks.max(sums);
             let whole = op.k.is_multiple_of(UNIT * reading.units);
             let mut defines = common.clone();
             defines.extend([
                 ("X_TILES", shape.x_tiles.to_string()),
                 ("ROW_TILES", shape.row_tiles.to_string()),
-                ("AHEAD", AHEAD.to_string()),
+                ("AHEAD", ahead.to_string()),
                 ("WHOLE", u8::from(whole).to_string()),
-                resident(shape.resident_warps / warps),
+                resident(shape.resident),
                 ("LOCAL_BYTES", bytes.to_string()),
             ]);
-            chip.kernel_with_local(&FEW_SOURCE, "matmul_few", 32 * warps, bytes, &defines)
+            chip.kernel_with_local(&FEW_SOURCE, "matmul_few", FEW_GROUP, bytes, &defines)
         };
         let many = |shape: Many| {
             // The stages; in the end, the sums.

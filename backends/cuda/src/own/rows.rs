@@ -1,13 +1,14 @@
-//! Norms, gated units and rotary positions, sixteen bytes at a time.
+//! Norms, gated units, rotary positions and writes to the cache, sixteen bytes at a time.
 
 use std::sync::Arc;
 
 use backend_simt::kit::{
-    ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, native, norm_arguments,
+    ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, kv_write_arguments, native,
+    norm_arguments,
 };
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, View};
-use ops::{AddLayerNorm, AddRmsNorm, Glu, LayerNorm, RmsNorm, Rope, RopeLayout};
+use ops::{AddLayerNorm, AddRmsNorm, Glu, KvWrite, LayerNorm, RmsNorm, Rope, RopeLayout};
 
 use super::{is_aligned, resident, x_is};
 
@@ -38,12 +39,17 @@ const ROPE: Source = Source {
     parts: &[DIALECT, EIGHT, include_str!("../../kernels/rope.cuh")],
     begins_early: true,
 };
+const KV_WRITE: Source = Source {
+    name: "cuda_kv_write",
+    parts: &[DIALECT, EIGHT, include_str!("../../kernels/kv_write.cuh")],
+    begins_early: true,
+};
 
 /// Work-items of a group.
 const GROUP: usize = 256;
 
 /// Groups of a norm on a multiprocessor.
-const NORM_GROUPS: usize = 4;
+const NORM_GROUPS: usize = 5;
 
 /// Elements that are handled at a time.
 const EIGHTS: usize = 8;
@@ -148,6 +154,9 @@ pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
         return Ok(None);
     }
     let half_split = op.layout == RopeLayout::HalfSplit;
+    // Half-split pairs are turned by eights, neighbours by fours.
+    let turns = pairs / if half_split { EIGHTS } else { EIGHTS / 2 };
+    let streams = op.streams;
     let defines = [
         ("X", op.dtype.to_string()),
         x_is(op.dtype),
@@ -163,6 +172,13 @@ pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
         };
         let heads =
             [out, x].map(|view| view.strides()[1].is_multiple_of(EIGHTS) && is_aligned(view));
+        // In place, what is not turned is there already.
+        let works = if out.same(x) {
+            turns
+        } else {
+            turns + rest / EIGHTS
+        };
+        let items = x.dim(0) * x.dim(1) * streams * works;
         queue
             .call()
             .view(out)
@@ -179,6 +195,25 @@ pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
             .long(positions.strides()[0])
             .long(positions.strides()[1])
             .int(usize::from(heads == [true; 2]))
-            .run(&kernel, [x.dim(0), 1, 1])
+            .int(works)
+            .long(items)
+            .run(&kernel, [items.div_ceil(GROUP), 1, 1])
+    })
+}
+
+pub(super) fn kv_write<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &KvWrite) -> Planned {
+    if !is_short(op.dtype) || op.kv != op.dtype || !op.head_dim.is_multiple_of(EIGHTS) {
+        return Ok(None);
+    }
+    let defines = [("X", op.dtype.to_string()), x_is(op.dtype)];
+    let kernel = chip.kernel(&KV_WRITE, "kv_write_eights", GROUP, &defines)?;
+    let op = op.clone();
+    native(chip, move |queue, args| {
+        let aligned = (args[..4].iter())
+            .all(|view| view.strides()[1].is_multiple_of(EIGHTS) && is_aligned(view));
+        let groups = args[2].len().div_ceil(EIGHTS * GROUP);
+        kv_write_arguments(queue.call(), &op, args)
+            .int(usize::from(aligned))
+            .run(&kernel, [groups, 1, 1])
     })
 }

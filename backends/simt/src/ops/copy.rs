@@ -13,6 +13,9 @@ use super::ELEMENTS;
 
 const SOURCE: Source = source!("copy");
 
+/// Words that a work-item copies at a time, as in the kernel.
+const WORDS: usize = 4;
+
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &StridedCopy) -> Planned {
     let unit = match op.dtype.bytes() {
         4 => "uint",
@@ -40,7 +43,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &StridedCopy) -> Plan
                 .view(out)
                 .view(x)
                 .long(n)
-                .run(&words, [groups(n, group), 1, 1]);
+                .run(&words, [groups(n.div_ceil(WORDS), group), 1, 1]);
         }
         queue
             .call()

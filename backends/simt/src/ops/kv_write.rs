@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use hal::View;
 use ops::KvWrite;
 
 use crate::device::Chip;
 use crate::driver::{SimtDriver, Source};
-use crate::launch::{Planned, defines, groups, native, source};
+use crate::launch::{Call, Planned, defines, groups, native, source};
 
 use super::ELEMENTS;
 
@@ -19,27 +20,22 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &KvWrite) -> Planned 
     let group = chip.group(ELEMENTS);
     let types = defines!["X": op.dtype, "Y": op.kv];
     let kernel = chip.kernel(&SOURCE, "kv_write", group, &types)?;
-    let (pages, page_size) = (op.pages, op.page_size);
+    let op = op.clone();
     native(chip, move |queue, args| {
-        let [k_pages, v_pages, k, v, slots] = args else {
-            unreachable!("counted by check_args")
-        };
-        queue
-            .call()
-            .view(k_pages)
-            .view(v_pages)
-            .view(k)
-            .view(v)
-            .view(slots)
-            .long(k.dim(0))
-            .long(k.dim(1))
-            .long(k.dim(2))
-            .long(pages)
-            .long(page_size)
-            .long(k.strides()[0])
-            .long(k.strides()[1])
-            .long(v.strides()[0])
-            .long(v.strides()[1])
-            .run(&kernel, [groups(k.len(), group), 1, 1])
+        let groups = groups(args[2].len(), group);
+        arguments(queue.call(), &op, args).run(&kernel, [groups, 1, 1])
     })
+}
+
+/// `args`, and the sizes and strides that every kernel of this operation begins with.
+pub fn arguments<'a, D: SimtDriver>(
+    call: Call<'a, D>,
+    op: &KvWrite,
+    args: &[View<'a>],
+) -> Call<'a, D> {
+    let (k, v) = (&args[2], &args[3]);
+    let call = args.iter().fold(call, |call, view| call.view(view));
+    let sizes = k.shape().iter().chain([&op.pages, &op.page_size]);
+    let strides = k.strides()[..2].iter().chain(&v.strides()[..2]);
+    sizes.chain(strides).fold(call, |call, &n| call.long(n))
 }

@@ -11,7 +11,7 @@ mod copy;
 mod elementwise;
 mod embedding;
 mod glu;
-mod kv_write;
+pub(crate) mod kv_write;
 mod layer_norm;
 pub(crate) mod matmul;
 pub(crate) mod norm;
