@@ -2,7 +2,9 @@
 //
 // No sort: a place in the order (rank.h) is found digit by digit, four bits at a time, from sums of what lies in each
 // of the 16 buckets below the digits that are known. Sums have a fixed order, so a draw is repeatable. `scores` and
-// `weights` are workspace of rows x vocab floats: logits after the penalty, and exp(score - largest).
+// `weights` are workspace of rows x vocab floats: logits after the penalty, and exp(score - largest). Of its own elements, every
+// GROUP-th, a work-item lists those that stay in `kept`, and of them those below the digits that are known in `live`: after a
+// few digits there are few.
 
 #define DIGITS 16
 
@@ -34,7 +36,8 @@ KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(histor
     LOCAL uint seen[GROUP];
     LOCAL ulong firsts[GROUP];
     const i64 r = GROUP_X;
-    GLOBAL float *scores = (GLOBAL float *)workspace + 2 * r * vocab, *weights = scores + vocab;
+    GLOBAL float *scores = (GLOBAL float *)workspace + 4 * r * vocab, *weights = scores + vocab;
+    GLOBAL int *kept = (GLOBAL int *)(weights + vocab), *live = kept + vocab;
     const float temperature = FLOATS(floats)[3 * r], top_p = FLOATS(floats)[3 * r + 1];
     const float penalty = FLOATS(floats)[3 * r + 2];
     logits += 4 * r * logits_stride;
@@ -66,31 +69,34 @@ KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(histor
     const float u = (float)(word >> 8) / 16777216.0f;
     // Three times the place of the first element, in order, at which a running sum reaches a target; of the last element
     // when none does. Stage 0, top-k: elements are counted. 1, top-p: the sum of weights reaches top_p of all. 2, the
-    // draw: it passes u of those that stay. Elements before `least` are out. (One loop in the kernel's own body: PoCL
+    // draw: it passes u of those that stay. (One loop in the kernel's own body: PoCL
     // 3.1 shares local arrays among groups when a function this large is called with them.)
     ulong least = 0;
+    // The n-th of a list; of one that was not written yet, which has all elements.
+#define NTH(list, n) ((list) == 0 ? (n) * GROUP + ITEM : (list)[(i64)(n) * GROUP + ITEM])
+    GLOBAL int *stay = 0;
+    int stay_count = ITEM < vocab ? (int)((vocab - ITEM + GROUP - 1) / GROUP) : 0;
     for (int stage = 0; stage < 3; stage++) {
         float part = 0.0f;
-        for (i64 i = ITEM; i < vocab; i += GROUP) part += place_of(scores[i], i) >= least ? weights[i] : 0.0f;
-        const float kept = group_sum(part, sums);
-        const float target = stage == 0 ? (float)top : stage == 1 ? top_p * kept : u * kept;
+        for (int n = 0; n < stay_count; n++) part += weights[NTH(stay, n)];
+        const float mass = group_sum(part, sums);
+        const float target = stage == 0 ? (float)top : stage == 1 ? top_p * mass : u * mass;
         const int cuts = stage == 0 ? top > 0 && (i64)top < vocab : stage == 1 ? top_p < 1.0f : 1;
         const int digits = draws && cuts ? 8 + index_digits : 0;
         ulong known = 0, mask = 0;
         float before = 0.0f;
+        GLOBAL int *below = stay;
+        int below_count = stay_count;
         for (int pass = 0; pass < digits; pass++) {
             // Eight digits of the value, then those of the index that vary.
             const int shift = pass < 8 ? 60 - 4 * pass : 4 * (index_digits - 1 - (pass - 8));
             uint present = 0;
             // A column of its own for each work-item.
             for (int d = 0; d < DIGITS; d++) sums[d * GROUP + ITEM] = 0.0f;
-            for (i64 i = ITEM; i < vocab; i += GROUP) {
-                const ulong place = place_of(scores[i], i);
-                if (place >= least && (place & mask) == known) {
-                    const int digit = (int)(place >> shift & 15);
-                    sums[digit * GROUP + ITEM] += stage == 0 ? 1.0f : weights[i];
-                    present |= 1u << digit;
-                }
+            for (int n = 0; n < below_count; n++) {
+                const int i = NTH(below, n), digit = (int)(place_of(scores[i], i) >> shift & 15);
+                sums[digit * GROUP + ITEM] += stage == 0 ? 1.0f : weights[i];
+                present |= 1u << digit;
             }
             seen[ITEM] = present;
             BARRIER;
@@ -129,9 +135,24 @@ KERNEL sample(OUT(out), IN(logits), IN(floats), IN(ints), IN(history), IN(histor
                 known |= ones;
                 mask |= ones;
             }
+            int count = 0;
+            for (int n = 0; n < below_count; n++) {
+                const int i = NTH(below, n);
+                if ((place_of(scores[i], i) & mask) == known) live[(i64)count++ * GROUP + ITEM] = i;
+            }
+            below = live;
+            below_count = count;
             BARRIER;
         }
-        if (digits > 0) least = known;
+        if (digits == 0) continue;
+        least = known;
+        int count = 0;
+        for (int n = 0; n < stay_count; n++) {
+            const int i = NTH(stay, n);
+            if (place_of(scores[i], i) >= least) kept[(i64)count++ * GROUP + ITEM] = i;
+        }
+        stay = kept;
+        stay_count = count;
     }
     if (ITEM == 0) ((GLOBAL int *)out)[r] = (int)index_of(draws ? least : first);
 }

@@ -12,9 +12,13 @@ use super::ROW;
 
 const SOURCE: Source = source!("sample", "reduce.h", "rank.h");
 
-/// Two floats per logit: the score after the penalty, and its weight.
+/// Work-items of a group, and their local memory each: a row has one group, and each item lists its share of it.
+const MANY: usize = 512;
+const LOCAL_BYTES: usize = 16 * 4 + 4 + 8;
+
+/// Four words per logit: the score after the penalty, its weight, and places in two lists.
 fn workspace_bytes(shapes: &[&[usize]]) -> usize {
-    shapes[1].iter().product::<usize>() * 2 * size_of::<f32>()
+    shapes[1].iter().product::<usize>() * 4 * size_of::<f32>()
 }
 
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Sample) -> Planned {
@@ -22,7 +26,12 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Sample) -> Planned {
     if i32::try_from(op.vocab).is_err() {
         return Ok(None);
     }
-    let kernel = chip.kernel(&SOURCE, "sample", chip.group(ROW), &[])?;
+    let limits = chip.driver().limits();
+    let many = match limits.wide_items || MANY * LOCAL_BYTES > limits.local_bytes {
+        true => ROW,
+        false => MANY,
+    };
+    let kernel = chip.kernel(&SOURCE, "sample", chip.group(many), &[])?;
     let bits = usize::BITS - op.vocab.saturating_sub(1).leading_zeros();
     let index_digits = bits.div_ceil(4).max(1) as usize;
     native_with(chip, workspace_bytes, move |queue, args, workspace| {
