@@ -1,6 +1,7 @@
 //! From a planned operation to a launch: what every planner of this crate uses.
 
 use std::sync::Arc;
+use std::thread;
 
 use hal::{Buffer, DType, Error, Result, Stream, View};
 use ops::{HostWeight, Launch};
@@ -18,6 +19,21 @@ const MAX_GRID: usize = 1 << 20;
 pub struct Kernel<D: SimtDriver> {
     kernel: D::Kernel,
     pub(crate) group: usize,
+}
+
+/// What [`Chip::kernels`] makes a kernel of.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Its program.
+    pub source: &'static Source,
+    /// The entry.
+    pub name: &'static str,
+    /// Work-items of a group.
+    pub group: usize,
+    /// Local memory that each launch gives it; 0: none beside its own.
+    pub local_bytes: usize,
+    /// What is defined in its program.
+    pub defines: Vec<(&'static str, String)>,
 }
 
 impl<D: SimtDriver> Chip<D> {
@@ -63,6 +79,24 @@ impl<D: SimtDriver> Chip<D> {
             kernel: made?,
             group,
         })
+    }
+
+    /// These kernels, in their order; their programs are compiled side by side.
+    ///
+    /// # Errors
+    /// Those of [`Self::kernel_with_local`].
+    pub fn kernels(&self, wanted: &[Wanted]) -> Result<Vec<Kernel<D>>> {
+        thread::scope(|scope| {
+            for w in wanted {
+                // What it fails with comes again below.
+                scope.spawn(|| self.compiled(w.source, w.group, &w.defines).is_ok());
+            }
+        });
+        let make = |w: &Wanted| match w.local_bytes {
+            0 => self.kernel(w.source, w.name, w.group, &w.defines),
+            bytes => self.kernel_with_local(w.source, w.name, w.group, bytes, &w.defines),
+        };
+        wanted.iter().map(make).collect()
     }
 
     fn compiled(

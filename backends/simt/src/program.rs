@@ -10,7 +10,9 @@ use hal::{Result, kept};
 use crate::driver::{Compiled, SimtDriver, Source};
 
 type Defines = Vec<(&'static str, String)>;
-type Table<D> = HashMap<(&'static str, Defines), Arc<<D as SimtDriver>::Program>>;
+/// A program, once it is compiled.
+type Slot<D> = Arc<Mutex<Option<Arc<<D as SimtDriver>::Program>>>>;
+type Table<D> = HashMap<(&'static str, Defines), Slot<D>>;
 
 /// Told of each program that was compiled rather than loaded: the device's spec, how long that took, and the folder
 /// where it is kept, if it is.
@@ -51,16 +53,19 @@ impl<D: SimtDriver> Programs<D> {
         source: &Source,
         defines: Defines,
     ) -> Result<Arc<D::Program>> {
-        // Held while compiling: two plans of one program compile it once.
-        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (source.name, defines);
-        if let Some(program) = table.get(&key) {
+        let slot = {
+            let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(table.entry((source.name, defines.clone())).or_default())
+        };
+        // Held while compiling: two plans of one program compile it once, and other programs are compiled beside it.
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = &*slot {
             return Ok(Arc::clone(program));
         }
-        let place = self.place(driver, source, &key.1);
+        let place = self.place(driver, source, &defines);
         let binary = place.as_deref().and_then(kept::read);
         let start = Instant::now();
-        let Compiled { program, fresh } = driver.compile(source, &key.1, binary.as_deref())?;
+        let Compiled { program, fresh } = driver.compile(source, &defines, binary.as_deref())?;
         if fresh {
             let took = start.elapsed();
             // Also in the place of a binary that the runtime refused. A cache that cannot be written is no reason to
@@ -75,7 +80,7 @@ impl<D: SimtDriver> Programs<D> {
             }
         }
         let program = Arc::new(program);
-        table.insert(key, Arc::clone(&program));
+        *slot = Some(Arc::clone(&program));
         Ok(program)
     }
 
