@@ -28,6 +28,8 @@ pub struct Findings {
     pub operand_bits: Option<u32>,
     /// Whether attention's probabilities were rounded to the cache's type.
     pub rounds_probabilities: Option<bool>,
+    /// Whether a product of many rows rounded the elements of a quantised weight to the type of `x`.
+    pub rounds_weights: Option<bool>,
     /// Operand types whose products lost a number below 2⁻¹²⁶.
     pub flushes: Vec<DType>,
     /// Whether the smallest f16 number survives a product.
@@ -54,6 +56,7 @@ pub fn probe(accelerator: &Accelerator) -> Result<Findings> {
         score_bits: score_bits(&lab)?,
         operand_bits: operand_bits(&lab)?,
         rounds_probabilities: rounded_probabilities(&lab)?,
+        rounds_weights: rounded_weights(&lab)?,
         rounds_to_nearest_even: rounding(&lab)?,
         contracts: contraction(&lab)?,
         propagates_nan: propagation(&lab)?,
@@ -169,6 +172,31 @@ fn rounded_probabilities(lab: &Lab) -> Result<Option<bool>> {
         if let Some(out) = out {
             // Not rounded, it is 5e-4 in bf16, 3e-5 in f16.
             return Ok(Some(out.abs() < 5e-6));
+        }
+    }
+    Ok(None)
+}
+
+/// Many rows of ones, because devices may round from some number of rows on, against int8 numbers with a scale of which the
+/// type of `x` does not hold the products.
+fn rounded_weights(lab: &Lab) -> Result<Option<bool>> {
+    let (m, n, k) = (256, 64, 64);
+    for dtype in [DType::BF16, DType::F16] {
+        let op = Matmul {
+            out: DType::F32,
+            ..Matmul::new(n, k, dtype, WeightFormat::Int8Row)
+        };
+        // 127 times a scale in f32, once in each row.
+        let w = 1.0 + 2f64.powi(-13);
+        let one = |rows: usize, x: f64| {
+            let mut row = vec![0.0; k];
+            row[0] = x;
+            Tensor::new(&[rows, k], row.repeat(rows))
+        };
+        let outputs = lab.run(op, &[&[m, n]], &[one(m, 1.0), one(n, w)])?;
+        if let Some(outputs) = outputs {
+            // Rounded, it is 1.
+            return Ok(Some((outputs[0].data[0] - w).abs() > (w - 1.0) / 2.0));
         }
     }
     Ok(None)
@@ -347,8 +375,21 @@ impl Findings {
             );
         }
         // Nor does it show what was rounded before.
+        let not = |yes: bool| if yes { "" } else { "not " };
+        if let Some(found) = self
+            .rounds_weights
+            .filter(|_| card.operand_bits.min(bits) == 24)
+        {
+            claim(
+                found == card.rounds_weights,
+                format!(
+                    "the card says that quantised weights are {}rounded to the type of x, the probe finds {}rounded",
+                    not(card.rounds_weights),
+                    not(found)
+                ),
+            );
+        }
         if let Some(found) = self.rounds_probabilities.filter(|_| bits == 24) {
-            let not = |yes: bool| if yes { "" } else { "not " };
             claim(
                 found == card.rounds_probabilities,
                 format!(
@@ -421,6 +462,7 @@ impl fmt::Display for Findings {
             "rounds attention's probabilities: {}",
             ask(self.rounds_probabilities)
         )?;
+        writeln!(f, "rounds quantised weights: {}", ask(self.rounds_weights))?;
         let flushed: Vec<&str> = self.flushes.iter().map(|dtype| dtype.name()).collect();
         writeln!(f, "flushes numbers below 2^-126 of: {}", flushed.join(", "))?;
         writeln!(

@@ -87,6 +87,9 @@ fn remarks(card: &Numerics) -> Vec<String> {
     if card.rounds_probabilities {
         remarks.push("attention rounds its probabilities to the cache's type".into());
     }
+    if card.rounds_weights {
+        remarks.push("products of many rows round quantised weights to the type of x".into());
+    }
     if !card.flushes.is_empty() {
         let types: Vec<&str> = card.flushes.iter().map(|dtype| dtype.name()).collect();
         let types = types.join(", ");
@@ -688,6 +691,7 @@ mod tests {
             accumulator: DType::F16,
             operand_bits: 11,
             rounds_probabilities: true,
+            rounds_weights: true,
             flushes: vec![DType::F32],
             floats: vec![DType::F32, DType::F16],
         };
@@ -697,6 +701,7 @@ mod tests {
                 "products are summed in f16",
                 "operands of products keep 11 bits",
                 "attention rounds its probabilities to the cache's type",
+                "products of many rows round quantised weights to the type of x",
                 "products of f32 take numbers below 2^-126 for zero",
                 "kernels take no bf16"
             ]

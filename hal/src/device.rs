@@ -32,6 +32,8 @@ pub struct Numerics {
     pub operand_bits: u32,
     /// Whether attention rounds its probabilities to the cache's type before they meet the values, as matrix units want it.
     pub rounds_probabilities: bool,
+    /// Whether products of many rows round the elements of a quantised weight, scale included, to the type of `x`.
+    pub rounds_weights: bool,
     /// Operand types whose products treat numbers below 2⁻¹²⁶ as zero.
     pub flushes: Vec<DType>,
     /// Float types that kernels take. A specification with another type may be declined.
@@ -45,6 +47,7 @@ impl Numerics {
             accumulator: DType::F32,
             operand_bits: 24,
             rounds_probabilities: false,
+            rounds_weights: false,
             flushes: Vec::new(),
             floats: vec![DType::F32, DType::F16, DType::BF16],
         }

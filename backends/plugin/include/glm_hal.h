@@ -90,6 +90,7 @@ typedef struct glm_hal_info {
     uint32_t rounds_probabilities; /* not 0: attention rounds its probabilities to the cache's type before they meet the values */
     char name[128];   /* what the vendor calls it; UTF-8, ends with a zero byte */
     char detail[256]; /* driver and compiler versions and the like */
+    uint32_t rounds_weights; /* not 0: products of many rows round the elements of a quantised weight to the type of x */
 } glm_hal_info;
 
 typedef struct glm_hal_memory {

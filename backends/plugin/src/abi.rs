@@ -99,6 +99,7 @@ pub(crate) struct RawInfo {
     pub(crate) rounds_probabilities: u32,
     pub(crate) name: [u8; 128],
     pub(crate) detail: [u8; 256],
+    pub(crate) rounds_weights: u32,
 }
 
 impl RawInfo {
@@ -114,6 +115,7 @@ impl RawInfo {
             rounds_probabilities: 0,
             name: [0; 128],
             detail: [0; 256],
+            rounds_weights: 0,
         }
     }
 }

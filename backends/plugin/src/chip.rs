@@ -197,6 +197,7 @@ fn facts(info: DeviceInfo, raw: &RawInfo, doing: &str) -> Result<DeviceInfo> {
         accumulator: accumulator.ok_or_else(|| wrong("accumulator", &raw.accumulator))?,
         operand_bits: raw.operand_bits,
         rounds_probabilities: raw.rounds_probabilities != 0,
+        rounds_weights: raw.rounds_weights != 0,
         flushes: set("flushes", raw.flushes)?,
         floats: set("floats", raw.floats)?,
     };

@@ -8,7 +8,7 @@ use super::activation::{act_error, act_spread};
 use super::batched_matmul::condition;
 use super::{Conformance, FLOATS};
 use crate::bound::{Products, TINY, U, digits, stored};
-use crate::number::round;
+use crate::number::{overflow, round, spacing};
 use crate::shapes::Sizes;
 use crate::{Bound, Case, Expected, Generator, Layout, Operand, Picks};
 
@@ -94,19 +94,29 @@ impl Conformance for Matmul {
             _ => 24,
         };
         let bits = [digits(self.x), weight_bits];
+        // Of an element of the weight, relative and below the normal range.
+        let quantised = !matches!(self.weight, WeightFormat::Dense(_));
+        let rounds = quantised && card.rounds_weights;
+        let (rounding, subnormal) = match rounds {
+            true => (self.x.unit_roundoff(), spacing(self.x, 0.0) / 2.0),
+            false => (0.0, 0.0),
+        };
+        let kept = |w: &f64| !rounds || round(self.x, *w) == *w;
         let mut bounds = Vec::with_capacity(want.data.len());
         for (i, want) in want.data.iter_mut().enumerate() {
             let (m, n) = (i / self.n, i % self.n);
             let (x, w) = (inputs[0].row(m), inputs[1].row(n));
             let bias = bias.map_or(0.0, |b| b.data[n]);
             let residual = residual.map_or(0.0, |r| r.data[i]);
-            if self.activation.is_none() && products.are_exact(x, w, &[bias, residual]) {
+            let exact = products.are_exact(x, w, &[bias, residual]) && w.iter().all(kept);
+            if self.activation.is_none() && exact {
                 *want = round(self.out, *want);
                 bounds.push(Bound::EXACT);
                 continue;
             }
             let (magnitude, flushed) = condition(x, w);
-            if products.may_overflow(magnitude + bias.abs()) {
+            let overflows = rounds && w.iter().any(|w| w.abs() >= overflow(self.x));
+            if overflows || products.may_overflow(magnitude + bias.abs()) {
                 bounds.push(Bound::ANYTHING);
                 continue;
             }
@@ -117,8 +127,12 @@ impl Conformance for Matmul {
             };
             bounds.push(Bound::of(|model| {
                 // One rounding more for the dequantised weight, one for its scale, one for the bias.
-                let error = products.error(model, self.k + 3, magnitude + bias.abs(), bits)
-                    + TINY * flushed;
+                let lengths: f64 = x.iter().map(|x| x.abs()).sum();
+                let rounded = rounding * magnitude + subnormal * lengths;
+                let error =
+                    products.error(model, self.k + 3, magnitude + rounded + bias.abs(), bits)
+                        + rounded
+                        + TINY * flushed;
                 let error = match self.activation {
                     Some(act) => act_spread(act, z, error) + act_error(act, z),
                     None => error,
