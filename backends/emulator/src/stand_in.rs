@@ -20,7 +20,7 @@ const CORE: &str = include_str!("simt/stand_in.h");
 const CALLS: &str = include_str!("simt/calls.h");
 
 /// Compiles a stand-in of what `exports` and `simt/calls.h` define, without the functions `hidden`. The folder that holds it
-/// under each of `files`.
+/// under each of `files` that is not `hidden`.
 ///
 /// # Errors
 /// `NotFound` without a C++ compiler or a folder for compiled programs; `CompileFailed`.
@@ -31,6 +31,8 @@ fn build(exports: &str, hidden: &[&str], files: &[&str]) -> Result<PathBuf> {
         .replace("@entry.h@", SHIM[1]);
     let mut text = String::new();
     for name in hidden {
+        // Of a file too, because a folder belongs to its text.
+        let name = name.replace('.', "_");
         text.push_str(&format!("#define {name} hidden_{name}\n"));
     }
     text.push_str(&core);
@@ -47,7 +49,7 @@ fn build(exports: &str, hidden: &[&str], files: &[&str]) -> Result<PathBuf> {
         Error::new(ErrorKind::Io, doing, e.to_string())
     };
     std::fs::create_dir_all(&folder).map_err(io)?;
-    for file in files {
+    for file in files.iter().filter(|file| !hidden.contains(file)) {
         match std::fs::hard_link(&library, folder.join(file)) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             linked => linked.map_err(io)?,
@@ -72,7 +74,7 @@ pub struct Vendor {
 
 impl Vendor {
     /// Runs `test`, the body of the test called `name`, in a process whose only device of this vendor is the stand-in without
-    /// the functions `hidden`, with further `settings` of its environment. Without a C++ compiler says so.
+    /// the functions and libraries `hidden`, with further `settings` of its environment. Without a C++ compiler says so.
     ///
     /// # Panics
     /// When the test fails, or the stand-in does not compile.
@@ -110,7 +112,7 @@ impl Vendor {
         assert!(output.status.success() && text.contains("1 passed"));
     }
 
-    /// The folder of the libraries without the functions `hidden`.
+    /// The folder of the libraries without the functions and libraries `hidden`.
     ///
     /// # Errors
     /// `NotFound` without a C++ compiler or a folder for compiled programs; `CompileFailed`.

@@ -46,6 +46,7 @@ pub fn libraries() -> Libraries {
             load(path).and_then(|library| Driver::new(library).map(drop).map_err(lacks))
         }),
         compiler,
+        products: Vec::new(),
         folders: search.folders(),
     }
 }

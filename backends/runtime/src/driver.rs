@@ -52,6 +52,36 @@ impl<A: Api> Runtime<A> {
         })
     }
 
+    /// The runtime's calls.
+    pub fn api(&self) -> &A {
+        &self.context.api
+    }
+
+    /// Lets a library of the vendor's queue work of its own: `call` is given the stream, and where the memory among `arguments`
+    /// begins, in their order. The device is current meanwhile; a capture keeps the memory.
+    ///
+    /// # Errors
+    /// `DeviceLost`; those of `call`.
+    pub fn with_stream<T>(
+        &self,
+        doing: &'static str,
+        queue: &mut Queue<A>,
+        arguments: &[Argument<'_, Arc<Allocation<A>>>],
+        call: impl FnOnce(Handle, &[u64]) -> Result<T>,
+    ) -> Result<T> {
+        queue.enter(doing)?;
+        let mut pointers = [0; MAX_ARGUMENTS];
+        let mut count = 0;
+        for argument in arguments {
+            if let Argument::Memory(memory, at) = argument {
+                pointers[count] = memory.pointer + *at as u64;
+                count += 1;
+                queue.keep(memory);
+            }
+        }
+        call(queue.stream.handle, &pointers[..count])
+    }
+
     /// A module of `code`, which is kept beside it.
     fn load(&self, source: &Source, mut code: Vec<u8>) -> Result<Module<A>> {
         // A text, whose end the runtime must find.
@@ -144,6 +174,13 @@ impl<A: Api> Queue<A> {
         let capturing = self.capture.is_some();
         self.heap
             .catch_up(doing, &self.stream, &mut self.seen, capturing)
+    }
+
+    /// Lets a capture keep `memory`, which its launches use.
+    fn keep(&mut self, memory: &Arc<Allocation<A>>) {
+        if let Some(kept) = &mut self.capture {
+            kept.push(Arc::clone(memory));
+        }
     }
 
     fn ring(&mut self, doing: &'static str) -> Result<&mut Ring<A>> {
@@ -416,9 +453,7 @@ impl<A: Api> SimtDriver for Runtime<A> {
                 Argument::Memory(memory, at) => {
                     push(memory.pointer);
                     push(*at as u64);
-                    if let Some(kept) = &mut queue.capture {
-                        kept.push(Arc::clone(memory));
-                    }
+                    queue.keep(memory);
                 }
                 // Runtimes read as many of the bytes as the parameter has, from the lowest on.
                 Argument::I32(n) => push(u64::from((*n).cast_unsigned())),

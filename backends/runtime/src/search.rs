@@ -1,4 +1,4 @@
-//! Where a vendor's libraries are: the driver's, and the compiler's.
+//! Where a vendor's libraries are: the driver's, the compiler's, and others.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,21 @@ pub struct Libraries {
     pub driver: Vec<Place>,
     /// The compiler's library, in the order of the search; the first that suits driver and chip is used.
     pub compiler: Vec<Place>,
+    /// A library of products, in the order of the search; the first that suits driver and chip is used. Empty for vendors of
+    /// which none is used.
+    pub products: Vec<Place>,
     /// Folders that were searched before and after the system's loader, and exist.
     pub folders: Vec<PathBuf>,
 }
 
 impl fmt::Display for Libraries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (what, places) in [("driver", &self.driver), ("compiler", &self.compiler)] {
+        let kinds = [
+            ("driver", &self.driver),
+            ("compiler", &self.compiler),
+            ("products", &self.products),
+        ];
+        for (what, places) in kinds {
             for Place { path, problem } in places {
                 let problem = problem.as_deref().unwrap_or("found");
                 writeln!(f, "{what}: {}: {problem}", path.display())?;

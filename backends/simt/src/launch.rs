@@ -143,7 +143,7 @@ macro_rules! source {
 pub(crate) use source;
 
 /// The number of a float type in the kernels.
-pub(crate) fn code(dtype: DType) -> usize {
+pub fn code(dtype: DType) -> usize {
     match dtype {
         DType::F16 => 1,
         DType::BF16 => 2,
@@ -162,9 +162,15 @@ pub struct Call<'a, D: SimtDriver> {
 
 impl<'a, D: SimtDriver> Call<'a, D> {
     /// Memory from the first element of `view` on.
-    pub fn view(mut self, view: &View<'a>) -> Self {
+    pub fn view(self, view: &View<'a>) -> Self {
+        self.view_from(view, 0)
+    }
+
+    /// Memory from `skipped_bytes` after the first element of `view` on.
+    pub fn view_from(mut self, view: &View<'a>, skipped_bytes: usize) -> Self {
+        let at = view.offset_bytes() + skipped_bytes;
         match view.buffer().downcast::<SimtMemory<D>>() {
-            Some(memory) => self.push(Argument::Memory(&memory.memory, view.offset_bytes())),
+            Some(memory) => self.push(Argument::Memory(&memory.memory, at)),
             None => self.wrong = true,
         }
         self
@@ -226,12 +232,7 @@ impl<'a, D: SimtDriver> Call<'a, D> {
         if grid.contains(&0) {
             return Ok(());
         }
-        if self.wrong {
-            return Err(Error::invalid(
-                "launch a kernel",
-                "a length exceeds 2^31 - 1, or memory is of another device",
-            ));
-        }
+        self.is_right()?;
         // SAFETY: each planner gives the arguments that its kernel declares; kernels bound what they read from memory
         // and stay inside their views, whose bounds `ops::check_args` has checked.
         unsafe {
@@ -242,6 +243,28 @@ impl<'a, D: SimtDriver> Call<'a, D> {
                 kernel.group,
                 &self.arguments,
             )
+        }
+    }
+
+    /// Gives queue and arguments to `give`, which queues what is no kernel.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`], and of `give`.
+    pub fn give<T>(
+        self,
+        give: impl FnOnce(&D, &mut D::Queue, &[Argument<'_, D::Memory>]) -> Result<T>,
+    ) -> Result<T> {
+        self.is_right()?;
+        give(&self.chip.driver, self.queue, &self.arguments)
+    }
+
+    fn is_right(&self) -> Result<()> {
+        match self.wrong {
+            true => Err(Error::invalid(
+                "launch a kernel",
+                "a length exceeds 2^31 - 1, or memory is of another device",
+            )),
+            false => Ok(()),
         }
     }
 }
@@ -345,15 +368,26 @@ pub(crate) fn native_with<D: SimtDriver>(
 }
 
 /// A launch with a weight.
-pub fn weighted<D: SimtDriver>(
+pub(crate) fn weighted<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>]) -> Result<()> + Send + Sync + 'static,
 ) -> Planned {
+    let run = move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args);
+    weighted_with(chip, pack, no_workspace, run)
+}
+
+/// A launch with a weight and a workspace.
+pub fn weighted_with<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    pack: impl Fn(&Arc<Chip<D>>, &HostWeight<'_>) -> Result<Buffer> + Send + Sync + 'static,
+    workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
+    run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,
+) -> Planned {
     Ok(Some(Arc::new(Native {
         chip: Arc::clone(chip),
-        workspace_bytes: no_workspace,
-        run: move |queue: &mut Queue<'_, D>, args: &[View<'_>], _: &View<'_>| run(queue, args),
+        workspace_bytes,
+        run,
         pack,
     })))
 }

@@ -92,14 +92,14 @@ struct Stream {
     std::deque<std::function<void()>> pending;
     uint64_t queued = 0, done = 0;
     bool capturing = false, broken = false;
-    std::vector<Launch> captured;
+    std::vector<std::function<void()>> captured;
 };
 struct Event {
     std::shared_ptr<Mark> mark;
     bool timed;
 };
 struct Graph {
-    std::vector<Launch> launches;
+    std::vector<std::function<void()>> launches;
 };
 
 static std::map<Stream *, std::shared_ptr<Stream>> streams;
@@ -174,6 +174,12 @@ static std::shared_ptr<Stream> find(void *stream) {
 static void push(const std::shared_ptr<Stream> &stream, std::function<void()> work) {
     stream->pending.push_back(std::move(work));
     stream->queued++;
+}
+
+// What a capture holds: launches.
+static void push_launch(const std::shared_ptr<Stream> &stream, std::function<void()> work) {
+    if (stream->capturing) stream->captured.push_back(std::move(work));
+    else push(stream, std::move(work));
 }
 
 // A call that a stream in a capture does not take, and breaks the capture.
@@ -261,8 +267,7 @@ static int queue_launch(void *stream, const Function *function, const unsigned *
         const byte *value = (const byte *)parameters[i];
         launch.arguments.emplace_back(value, value + function->parameters[1 + i]);
     }
-    if (to->capturing) to->captured.push_back(launch);
-    else push(to, [launch] { run(launch); });
+    push_launch(to, [launch] { run(launch); });
     return 0;
 }
 
