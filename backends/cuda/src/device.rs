@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use backend_runtime::{Api, Code, Handle, SUCCESS};
 use backend_simt::Source;
@@ -12,6 +13,7 @@ use cudarc::driver::sys::{
 use hal::{Error, Result};
 
 use crate::failure::{failure, is_last};
+use crate::lt::Lt;
 use crate::nvrtc::Nvrtc;
 use crate::symbols::Driver;
 
@@ -33,6 +35,8 @@ pub(crate) struct Cuda {
     target: String,
     /// Whether kernels can wait by themselves for the work before them.
     begins_early: bool,
+    /// The library of products, where one was found.
+    lt: Option<Arc<Lt>>,
 }
 
 // SAFETY: a context may be made current in any thread, and the driver's calls on it are thread-safe.
@@ -63,12 +67,42 @@ impl Cuda {
             compiler,
             target,
             begins_early: capability >= BEGINS_EARLY,
+            lt: None,
         })
+    }
+
+    /// Looks for the library of products for this chip and driver, and has it from now on.
+    ///
+    /// # Errors
+    /// Those of [`Lt::find`], as the inner result: the device is of use without it. What the driver reports.
+    pub(crate) fn find_lt(&mut self, chip: i32, driver_version: i32) -> Result<Result<String>> {
+        const DOING: &str = "open a CUDA device";
+        // SAFETY: the context is retained.
+        let code = unsafe { self.set_current() };
+        if code != SUCCESS {
+            return Err(failure(&self.driver, DOING, code));
+        }
+        Ok(Lt::find(chip, driver_version).map(|lt| {
+            let what = lt.describe();
+            self.lt = Some(Arc::new(lt));
+            what
+        }))
+    }
+
+    /// The library of products.
+    pub(crate) fn lt(&self) -> Option<&Arc<Lt>> {
+        self.lt.as_ref()
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
+        if let Some(lt) = self.lt.take() {
+            // In the context; nobody is left to hear of a failure.
+            // SAFETY: the context is retained.
+            unsafe { self.set_current() };
+            drop(lt);
+        }
         // SAFETY: retained once; everything that was made in it has been destroyed.
         unsafe { (self.driver.cuDevicePrimaryCtxRelease_v2)(self.device) };
     }

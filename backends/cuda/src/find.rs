@@ -174,8 +174,20 @@ impl Found {
         // First, because without it a device is of no use, and to open one takes time.
         let compiler = self.compiler()?;
         let target = compiler.target(self.chip);
-        let facts = self.facts(&compiler, &target);
-        let device = Cuda::new(driver, self.device, compiler, target, self.chip)?;
+        let mut facts = self.facts(&compiler, &target);
+        let mut device = Cuda::new(driver, self.device, compiler, target, self.chip)?;
+        if own::are_for(self.chip) {
+            let found = device.find_lt(self.chip, self.driver_version)?;
+            facts.numerics.rounds_weights = found.is_ok();
+            let products = found.unwrap_or_else(|e| {
+                format!(
+                    "products by own kernels only ({}: {})",
+                    e.doing(),
+                    e.detail()
+                )
+            });
+            facts.detail.push_str(&format!(", {products}"));
+        }
         let has = Abilities {
             pools: self.pools,
             captures: true,
@@ -234,7 +246,7 @@ impl Found {
             )),
             native_floats,
             numerics: Numerics {
-                rounds_probabilities: own::rounds_probabilities(self.chip),
+                rounds_probabilities: own::are_for(self.chip),
                 ..Numerics::exact()
             },
         }

@@ -4,6 +4,9 @@
 //! - The driver (`libcuda.so.1`) and the compiler (`libnvrtc.so.13` or `.12`) are looked for when a device is first asked
 //!   for: this crate builds and starts on machines without them, and one binary serves CUDA 12 and 13. Folders in
 //!   `GLM_CUDA_LIBRARIES` come first; [`libraries`] says what was found.
+//! - The library of products (`libcublasLt.so.13` or `.12`) is looked for in the same places, and may be missing: it takes
+//!   products of many rows, with quantised weights that were brought to the type of `x` before. The device's detail says which
+//!   was found.
 //! - Functions are looked up once into a table whose prototypes the compiler compares with `cudarc`'s bindings. Codes stay
 //!   numbers, because newer drivers have codes that no enum of today knows.
 //! - Programs are compiled for the chip (a cubin); a compiler that is older than the chip gives PTX.
@@ -11,7 +14,7 @@
 //!
 //! Who validates what: as in `backend-simt`. Here are only the driver's own errors, with its codes by name.
 //!
-//! No NVIDIA device was at hand: the calls are tested against a stand-in for the two libraries that runs the kernels on the
+//! No NVIDIA device was at hand: the calls are tested against a stand-in for the libraries that runs the kernels on the
 //! host, and the kernels' compilation with the real compiler.
 //!
 //! ```
@@ -25,22 +28,21 @@ mod device;
 mod failure;
 mod find;
 mod libraries;
+mod lt;
 mod nvrtc;
 mod own;
 mod symbols;
 
-use std::sync::Arc;
-
 use backend_runtime::Runtime;
-use backend_simt::kit::Chip;
 use hal::{Error, Result};
-use ops::{Accelerator, Matmul, Ops};
+use ops::{Accelerator, Matmul};
 
 pub use backend_runtime::{Compilation, Libraries, Place};
 pub use backend_simt::{Limits, Options, Tuned, Tuning};
 pub use find::Found;
 pub use libraries::libraries;
 pub use nvrtc::Nvrtc;
+pub use own::library::{Library, Product, Shape, Types};
 pub use own::put_own;
 
 /// Opens the device that `spec` names: `cuda` or `cuda:0` (the driver's first), `cuda:1`, …
@@ -58,8 +60,9 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// Those of [`open`].
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
     let (driver, capability) = driver(spec)?;
-    let put = |chip: &Arc<Chip<_>>, ops: &mut Ops| put_own(chip, ops, capability);
-    Ok(backend_simt::open_with_own(driver, options, put))
+    Ok(backend_simt::open_with_own(driver, options, |chip, ops| {
+        put_own(chip, ops, capability, lt::OnDevice::library(chip));
+    }))
 }
 
 /// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.

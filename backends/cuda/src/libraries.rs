@@ -1,4 +1,4 @@
-//! Where the vendor's libraries are: the driver's, and the compiler's (NVRTC).
+//! Where the vendor's libraries are: the driver's, the compiler's (NVRTC), and the one of products (cuBLASLt).
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use backend_runtime::Libraries;
 use backend_runtime::search::{Search, entries, load, load_beside, matching};
 use hal::{Error, ErrorKind, Result};
 
-use crate::symbols::{Compiler, Driver};
+use crate::symbols::{Blas, Compiler, Driver};
 
 /// Folders that are searched first, separated as in `PATH`.
 const FIRST: &str = "GLM_CUDA_LIBRARIES";
@@ -23,6 +23,12 @@ const COMPILER: &[&str] = match cfg!(windows) {
     false => &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"],
 };
 
+/// File names of the library of products, newest first.
+const BLAS: &[&str] = match cfg!(windows) {
+    true => &["cublasLt64_13.dll", "cublasLt64_12.dll"],
+    false => &["libcublasLt.so.13", "libcublasLt.so.12"],
+};
+
 fn search() -> Search {
     Search::new(FIRST, folders())
 }
@@ -36,6 +42,7 @@ pub fn libraries() -> Libraries {
             load(path).and_then(|library| Driver::new(library).map(drop).map_err(lacks))
         }),
         compiler: search.places(COMPILER, |path| load_compiler(path).map(drop)),
+        products: search.places(BLAS, |path| load_blas(path).map(drop)),
         folders: search.folders(),
     }
 }
@@ -77,6 +84,32 @@ pub(crate) fn no_compiler() -> Error {
     .next_step(format!(
         "install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, or name its folder in {FIRST}"
     ))
+}
+
+/// The libraries of products that are there, in the order of the search: their functions, or what is wrong with them.
+pub(crate) fn blas_libraries() -> impl Iterator<Item = (PathBuf, Result<Blas, String>)> {
+    let there = |(path, loaded): &(PathBuf, Result<Blas, String>)| loaded.is_ok() || path.is_file();
+    let candidates = search().candidates(BLAS).into_iter();
+    candidates
+        .map(|path| (path.clone(), load_blas(&path)))
+        .filter(there)
+}
+
+/// That there is no library of products.
+pub(crate) fn no_blas() -> Error {
+    let why = format!("there is no {}: {}", BLAS.join(" or "), search());
+    Error::new(
+        ErrorKind::NotFound,
+        "look for NVIDIA's library of products, cuBLASLt",
+        why,
+    )
+    .next_step(format!(
+        "install the CUDA toolkit or `pip install nvidia-cublas`, or name its folder in {FIRST}"
+    ))
+}
+
+fn load_blas(path: &Path) -> Result<Blas, String> {
+    Blas::new(load(path)?).map_err(|name| format!("it has no {name}"))
 }
 
 fn load_compiler(path: &Path) -> Result<Compiler, String> {

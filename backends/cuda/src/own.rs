@@ -1,33 +1,57 @@
 //! Kernels of our own in place of the portable ones, for what they can and where the chip has what they need.
 
 mod attention;
+pub(crate) mod library;
 mod matmul;
 mod rows;
+pub(crate) mod slabs;
 
 use std::sync::Arc;
 
 use backend_simt::SimtDriver;
 use backend_simt::kit::{Chip, Planned};
 use hal::{DType, View};
-use ops::{Ops, Planner};
+use ops::{Matmul, Ops, Planner};
+
+use library::Library;
+use slabs::Cut;
 
 /// Compute capability from which on matrix units take bf16, and copies to shared memory go on by themselves.
 const MATRIX_UNITS: i32 = 80;
 
-/// Whether attention rounds its probabilities to the cache's type on a chip of this capability.
-pub(crate) fn rounds_probabilities(capability: i32) -> bool {
+/// Whether there are kernels of our own for a chip of this compute capability (90: 9.0).
+pub(crate) fn are_for(capability: i32) -> bool {
     capability >= MATRIX_UNITS
 }
 
 /// Puts the planners of this crate before those of `ops`, which stay for what these decline, on a chip of this compute
-/// capability (90: 9.0). For [`crate::open`], and for those who compile the kernels without a chip.
-pub fn put_own<D: SimtDriver>(chip: &Arc<Chip<D>>, ops: &mut Ops, capability: i32) {
-    if capability < MATRIX_UNITS {
+/// capability. Products of many rows go by `library`. For [`crate::open`], and for those who compile the kernels without a
+/// chip.
+pub fn put_own<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    ops: &mut Ops,
+    capability: i32,
+    library: Option<Arc<dyn Library<D>>>,
+) {
+    put_cut(chip, ops, capability, library, Cut::default());
+}
+
+/// As [`put_own`], with other slabs.
+pub(crate) fn put_cut<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    ops: &mut Ops,
+    capability: i32,
+    library: Option<Arc<dyn Library<D>>>,
+    cut: Cut,
+) {
+    if !are_for(capability) {
         return;
     }
+    let plan_matmul =
+        move |chip: &Arc<Chip<D>>, op: &Matmul| matmul::plan(chip, op, library.as_deref(), cut);
+    ops.matmul = first(chip, plan_matmul, ops.matmul.take());
     ops.attention = first(chip, attention::plan, ops.attention.take());
     ops.kv_write = first(chip, rows::kv_write, ops.kv_write.take());
-    ops.matmul = first(chip, matmul::plan, ops.matmul.take());
     ops.rms_norm = first(chip, rows::rms_norm, ops.rms_norm.take());
     ops.layer_norm = first(chip, rows::layer_norm, ops.layer_norm.take());
     ops.add_rms_norm = first(chip, rows::add_rms_norm, ops.add_rms_norm.take());
@@ -60,7 +84,7 @@ fn is_aligned(view: &View<'_>) -> bool {
 /// A planner that asks `plan`, then `other`.
 fn first<D: SimtDriver, O: 'static>(
     chip: &Arc<Chip<D>>,
-    plan: fn(&Arc<Chip<D>>, &O) -> Planned,
+    plan: impl Fn(&Arc<Chip<D>>, &O) -> Planned + Send + Sync + 'static,
     other: Option<Arc<dyn Planner<O>>>,
 ) -> Option<Arc<dyn Planner<O>>> {
     let chip = Arc::clone(chip);

@@ -3,10 +3,17 @@
 //! Their prototypes are compared with `cudarc`'s bindings by the compiler; `cudarc` itself is not called, because it panics
 //! where a library or a symbol is missing, and because a code that its enums do not know must not become one of them.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
+use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_ulonglong, c_void};
 use std::mem::ManuallyDrop;
 
 use backend_runtime::Code;
+use cudarc::cublaslt::sys as blas;
+use cudarc::cublaslt::sys::{
+    cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
+    cublasLtMatmulDescAttributes_t, cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreference_t,
+    cublasLtMatmulPreferenceAttributes_t, cublasLtMatrixLayout_t, cublasStatus_t, cudaDataType,
+    cudaStream_t,
+};
 use cudarc::driver::sys as driver;
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction,
@@ -135,6 +142,44 @@ table! {
     }
 }
 
+table! {
+    /// The library of products, cuBLASLt. 12.0 has all of these.
+    Blas, blas, cublasStatus_t, {
+    cublasLtCreate(*mut cublasLtHandle_t);
+    cublasLtDestroy(cublasLtHandle_t);
+    cublasLtMatmulDescCreate(*mut cublasLtMatmulDesc_t, cublasComputeType_t, cudaDataType);
+    cublasLtMatmulDescSetAttribute(
+        cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t, *const c_void, usize
+    );
+    cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t);
+    cublasLtMatrixLayoutCreate(
+        *mut cublasLtMatrixLayout_t, cudaDataType, c_ulonglong, c_ulonglong, c_longlong
+    );
+    cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t);
+    cublasLtMatmulPreferenceCreate(*mut cublasLtMatmulPreference_t);
+    cublasLtMatmulPreferenceSetAttribute(
+        cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t, *const c_void, usize
+    );
+    cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t);
+    cublasLtMatmulAlgoGetHeuristic(
+        cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+        cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t, c_int,
+        *mut cublasLtMatmulHeuristicResult_t, *mut c_int
+    );
+    cublasLtMatmul(
+        cublasLtHandle_t, cublasLtMatmulDesc_t, *const c_void, *const c_void, cublasLtMatrixLayout_t,
+        *const c_void, cublasLtMatrixLayout_t, *const c_void, *const c_void, cublasLtMatrixLayout_t,
+        *mut c_void, cublasLtMatrixLayout_t, *const cublasLtMatmulAlgo_t, *mut c_void, usize,
+        cudaStream_t
+    );
+    } others {
+    cublasLtGetVersion() -> usize;
+    cublasLtGetCudartVersion() -> usize;
+    cublasLtGetStatusName(Code) -> *const c_char;
+    cublasLtGetStatusString(Code) -> *const c_char;
+    }
+}
+
 impl Driver {
     /// The driver's name of a code, and its sentence: `CUDA_ERROR_OUT_OF_MEMORY, out of memory`.
     pub(crate) fn describe(&self, code: Code) -> String {
@@ -157,6 +202,17 @@ impl Compiler {
     }
 }
 
+impl Blas {
+    /// The library's name of a status, and its sentence: `CUBLAS_STATUS_NOT_SUPPORTED, …`.
+    pub(crate) fn describe(&self, code: Code) -> String {
+        let words = [self.cublasLtGetStatusName, self.cublasLtGetStatusString].map(|describe| {
+            // SAFETY: it takes any number.
+            text_at(unsafe { describe(code) })
+        });
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// A constant string of a library.
 fn text_at(text: *const c_char) -> Option<String> {
     if text.is_null() {
@@ -176,4 +232,4 @@ macro_rules! hide {
         }
     )*};
 }
-hide!(Driver, Compiler);
+hide!(Driver, Compiler, Blas);

@@ -75,9 +75,7 @@ pub fn open_with_own<D: SimtDriver>(
 pub mod kit {
     pub use crate::device::Chip;
     pub use crate::launch::code as type_code;
-    pub use crate::launch::{
-        Call, DIALECT, Kernel, Planned, Queue, Wanted, native, weighted_with,
-    };
+    pub use crate::launch::{Call, DIALECT, Kernel, Planned, Queue, Wanted, native, weighted_with};
     pub use crate::ops::activation_code;
     pub use crate::ops::attention::{PART, Tiles, plan_with as plan_attention};
     pub use crate::ops::kv_write::arguments as kv_write_arguments;

@@ -1,15 +1,17 @@
-//! Products with a weight by the matrix units: few rows of `x` straight from memory, many by tiles.
+//! Products with a weight by the matrix units: few rows of `x` straight from memory, many by tiles, or by a library.
 
 use std::sync::Arc;
 
 use backend_simt::kit::{
-    ACTIVATE, Chip, DIALECT, EPILOGUE, Kernel, Layout, Planned, matmul_arguments, pack_rows,
-    weighted,
+    ACTIVATE, Chip, DIALECT, EPILOGUE, Kernel, Layout, Planned, Wanted, matmul_arguments,
+    pack_rows, weighted_with,
 };
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, Result, WeightFormat};
 use ops::Matmul;
 
+use super::library::Library;
+use super::slabs::{Cut, Slabs};
 use super::{is_aligned, resident, x_is};
 
 /// A source of products.
@@ -34,7 +36,7 @@ const FEW_SOURCE: Source = source!("matmul_few");
 const MANY_SOURCE: Source = source!("matmul_many");
 
 /// Rows of a packed weight begin at multiples of this many bytes, which the kernels take at a time.
-const CHUNK_BYTES: usize = 64;
+pub(super) const CHUNK_BYTES: usize = 64;
 
 /// Columns that a scale is of, or a multiple.
 const UNIT: usize = 32;
@@ -112,7 +114,7 @@ type Arrange = fn(&mut [u8]);
 
 /// How a weight is read.
 #[derive(Clone, Copy, Debug)]
-struct Reading {
+pub(super) struct Reading {
     /// As in weight.cuh.
     format: usize,
     scaled: usize,
@@ -147,6 +149,20 @@ impl Reading {
             arrange,
         })
     }
+
+    /// The definitions by which kernels know it.
+    pub(super) fn defines(&self, op: &Matmul) -> [(&'static str, String); 3] {
+        [
+            ("FORMAT", self.format.to_string()),
+            ("SCALED", self.scaled.to_string()),
+            ("WEIGHT_GROUP", op.weight.group().unwrap_or(0).to_string()),
+        ]
+    }
+
+    /// Columns in [`CHUNK_BYTES`].
+    pub(super) fn columns(&self) -> usize {
+        UNIT * self.units
+    }
 }
 
 /// Pieces of eight bytes, (unit, part) to (part, unit).
@@ -180,21 +196,17 @@ fn arrange_int4(row: &mut [u8]) {
 
 /// The kernels of one specification.
 struct Kernels<D: SimtDriver> {
-    few: [(usize, Kernel<D>); 3],
-    small: Kernel<D>,
-    large: Kernel<D>,
+    /// Of each [`FEW`].
+    few: Vec<Kernel<D>>,
+    /// With small and with large tiles.
+    many: Vec<Kernel<D>>,
     large_tile: Many,
 }
 
 impl<D: SimtDriver> Kernels<D> {
     fn new(chip: &Chip<D>, op: &Matmul, reading: Reading) -> Result<Self> {
-        let common = vec![
-            ("X", op.x.to_string()),
-            x_is(op.x),
-            ("FORMAT", reading.format.to_string()),
-            ("SCALED", reading.scaled.to_string()),
-            ("WEIGHT_GROUP", op.weight.group().unwrap_or(0).to_string()),
-        ];
+        let mut common = vec![("X", op.x.to_string()), x_is(op.x)];
+        common.extend(reading.defines(op));
         let few = |shape: Few| {
             let groups = op.n.div_ceil(16 * shape.row_tiles);
             let scarce = groups <= FEW_GROUPS * chip.driver().limits().parallelism;
@@ -207,7 +219,7 @@ impl<D: SimtDriver> Kernels<D> {
             let chunks = ahead * 2 * shape.row_tiles * 16 * FEW_GROUP;
             let columns = 16 * shape.row_tiles + 1;
             let sums = 4 * FEW_GROUP / 32 * 8 * shape.x_tiles.min(2) * columns;
-            let bytes = chunks.max(sums);
+            let local_bytes = chunks.max(sums);
             let whole = op.k.is_multiple_of(UNIT * reading.units);
             let mut defines = common.clone();
             defines.extend([
@@ -216,14 +228,20 @@ impl<D: SimtDriver> Kernels<D> {
                 ("AHEAD", ahead.to_string()),
                 ("WHOLE", u8::from(whole).to_string()),
                 resident(shape.resident),
-                ("LOCAL_BYTES", bytes.to_string()),
+                ("LOCAL_BYTES", local_bytes.to_string()),
             ]);
-            chip.kernel_with_local(&FEW_SOURCE, "matmul_few", FEW_GROUP, bytes, &defines)
+            Wanted {
+                source: &FEW_SOURCE,
+                name: "matmul_few",
+                group: FEW_GROUP,
+                local_bytes,
+                defines,
+            }
         };
         let many = |shape: Many| {
             // The stages; in the end, the sums.
-            let bytes = reading.stages * CHUNK_BYTES * (shape.n + reading.units * shape.m);
-            let bytes = bytes.max(4 * shape.m * (shape.n + 1));
+            let stages = reading.stages * CHUNK_BYTES * (shape.n + reading.units * shape.m);
+            let local_bytes = stages.max(4 * shape.m * (shape.n + 1));
             let mut defines = common.clone();
             defines.extend([
                 ("BN", shape.n.to_string()),
@@ -231,32 +249,35 @@ impl<D: SimtDriver> Kernels<D> {
                 ("WARPS_N", shape.warps_n.to_string()),
                 resident(1),
                 ("STAGES", reading.stages.to_string()),
-                ("LOCAL_BYTES", bytes.to_string()),
+                ("LOCAL_BYTES", local_bytes.to_string()),
             ]);
-            chip.kernel_with_local(&MANY_SOURCE, "matmul_many", shape.group, bytes, &defines)
+            Wanted {
+                source: &MANY_SOURCE,
+                name: "matmul_many",
+                group: shape.group,
+                local_bytes,
+                defines,
+            }
         };
         let large_tile = match reading.scaled {
             2 => LARGE_GROUPED,
             _ => LARGE,
         };
-        let [a, b, c] = FEW;
+        let mut wanted: Vec<_> = FEW.map(few).into();
+        wanted.extend([SMALL, large_tile].map(many));
+        let mut few = chip.kernels(&wanted)?;
+        let many = few.split_off(FEW.len());
         Ok(Self {
-            few: [
-                (8 * a.x_tiles, few(a)?),
-                (8 * b.x_tiles, few(b)?),
-                (8 * c.x_tiles, few(c)?),
-            ],
-            small: many(SMALL)?,
-            large: many(large_tile)?,
+            few,
+            many,
             large_tile,
         })
     }
 
     /// The kernel for few rows of `x`, and its groups.
     fn few(&self, m: usize, n: usize) -> Option<(&Kernel<D>, usize)> {
-        let (_, kernel, shape) = (self.few.iter().zip(FEW))
-            .map(|((rows, kernel), shape)| (*rows, kernel, shape))
-            .find(|(rows, ..)| m <= *rows)?;
+        let mut all = self.few.iter().zip(FEW);
+        let (kernel, shape) = all.find(|(_, shape)| m <= 8 * shape.x_tiles)?;
         Some((kernel, n.div_ceil(16 * shape.row_tiles)))
     }
 
@@ -266,13 +287,18 @@ impl<D: SimtDriver> Kernels<D> {
         // Two large tiles for each multiprocessor, else smaller ones.
         let large = tiles(self.large_tile);
         match large >= 2 * units {
-            true => (&self.large, large),
-            false => (&self.small, tiles(SMALL)),
+            true => (&self.many[1], large),
+            false => (&self.many[0], tiles(SMALL)),
         }
     }
 }
 
-pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
+pub(super) fn plan<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    op: &Matmul,
+    library: Option<&dyn Library<D>>,
+    cut: Cut,
+) -> Planned {
     let (Some(reading), Some(layout)) = (
         Reading::of(op),
         Layout::aligned(op.weight, op.n, op.k, CHUNK_BYTES),
@@ -285,28 +311,48 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Matmul) -> Planned {
         return Ok(None);
     }
     let kernels = Kernels::new(chip, op, reading)?;
+    let slabs = match library {
+        Some(library) => Some(Slabs::new(chip, op, &reading, layout, library, cut)?),
+        None => None,
+    };
+    let slabs = Arc::new(slabs);
+    let of_launch = Arc::clone(&slabs);
+    let workspace_bytes = move |shapes: &[&[usize]]| {
+        let slabs = slabs.as_ref().as_ref();
+        slabs.map_or(0, |slabs| slabs.workspace_bytes(shapes[1][0]))
+    };
     let wanted = (op.weight, op.n, op.k);
     let pack = move |chip: &Arc<Chip<D>>, weight: &ops::HostWeight<'_>| {
         pack_rows(chip, weight, wanted, CHUNK_BYTES, reading.arrange)
     };
     let units = chip.driver().limits().parallelism;
     let op = op.clone();
-    weighted(chip, pack, move |queue, args| {
-        let x = &args[1];
-        let (m, aligned) = (x.dim(0), is_aligned(x));
-        let second = usize::from(m > 0);
-        let call = matmul_arguments(queue.call(), &op, layout, args);
-        match kernels.few(m, op.n) {
-            Some((kernel, groups)) if aligned && op.k.is_multiple_of(8) => {
-                call.run(kernel, [groups, second, 1])
+    weighted_with(
+        chip,
+        pack,
+        workspace_bytes,
+        move |queue, args, workspace| {
+            if let Some(slabs) = of_launch.as_ref()
+                && slabs.run(queue, args, workspace)?
+            {
+                return Ok(());
             }
-            _ => {
-                let (kernel, groups) = kernels.many(m, op.n, units);
-                let aligned = usize::from(aligned);
-                call.int(aligned).run(kernel, [groups, second, 1])
+            let x = &args[1];
+            let (m, aligned) = (x.dim(0), is_aligned(x));
+            let second = usize::from(m > 0);
+            let call = matmul_arguments(queue.call(), &op, layout, args);
+            match kernels.few(m, op.n) {
+                Some((kernel, groups)) if aligned && op.k.is_multiple_of(8) => {
+                    call.run(kernel, [groups, second, 1])
+                }
+                _ => {
+                    let (kernel, groups) = kernels.many(m, op.n, units);
+                    let aligned = usize::from(aligned);
+                    call.int(aligned).run(kernel, [groups, second, 1])
+                }
             }
-        }
-    })
+        },
+    )
 }
 
 #[cfg(test)]

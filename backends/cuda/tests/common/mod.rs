@@ -1,10 +1,13 @@
-//! The stand-in for the vendor's two libraries, in a process of its own.
+//! The stand-in for the vendor's libraries, in a process of its own.
 
 use backend_emulator::stand_in::{StandIn, Vendor};
 
 const NVIDIA: Vendor = Vendor {
-    exports: include_str!("../stand_in/cuda.h"),
-    files: &["libcuda.so.1", "libnvrtc.so.13"],
+    exports: concat!(
+        include_str!("../stand_in/cuda.h"),
+        include_str!("../stand_in/cublaslt.h")
+    ),
+    files: &["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"],
     variable: "GLM_CUDA_LIBRARIES",
 };
 
@@ -14,7 +17,7 @@ pub(crate) fn emulated(name: &str, settings: &[(&str, &str)], test: impl FnOnce(
     emulated_without(name, settings, &[], test);
 }
 
-/// As [`emulated`], of a stand-in that lacks the functions `hidden`.
+/// As [`emulated`], of a stand-in that lacks the functions, or libraries, `hidden`.
 pub(crate) fn emulated_without(
     name: &str,
     settings: &[(&str, &str)],

@@ -1,0 +1,367 @@
+//! Products of many rows by a library of dense products.
+//!
+//! - A quantised weight is brought to the type of `x` first, a slab at a time, in scratch memory. Its elements are rounded by
+//!   that, as in the official code of ChatGLM; [`hal::Numerics::rounds_weights`] says so.
+//! - What the library does not do with a sum, a kernel does with sums in f32, which are scratch memory too.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use backend_simt::kit::{
+    ACTIVATE, Chip, DIALECT, Kernel, Layout, Queue, activation_code, type_code,
+};
+use backend_simt::{SimtDriver, Source};
+use hal::{DType, Result, View, WeightFormat};
+use ops::Matmul;
+
+use super::library::{Library, Product, Shape, Types};
+use super::matmul::Reading;
+use super::{is_aligned, x_is};
+
+const EIGHT: &str = include_str!("../../kernels/eight.cuh");
+const DEQUANTISE: Source = Source {
+    name: "cuda_dequantise",
+    parts: &[
+        DIALECT,
+        EIGHT,
+        include_str!("../../kernels/mma.cuh"),
+        include_str!("../../kernels/weight.cuh"),
+        include_str!("../../kernels/dequantise.cuh"),
+    ],
+    begins_early: false,
+};
+const EPILOGUE: Source = Source {
+    name: "cuda_sums_epilogue",
+    parts: &[
+        DIALECT,
+        EIGHT,
+        ACTIVATE,
+        include_str!("../../kernels/sums_epilogue.cuh"),
+    ],
+    begins_early: false,
+};
+
+/// Work-items of a group.
+const GROUP: usize = 256;
+
+/// Rows of `x` above which a library multiplies dense weights.
+const DENSE_ROWS: usize = 16;
+/// The same of quantised ones, which cost a pass over the weight more.
+const QUANTISED_ROWS: usize = 96;
+
+/// Slabs are a multiple of so many rows, which is one of every tile.
+const TILE: usize = 128;
+
+/// Parts of the workspace begin at multiples of this.
+const ALIGN: usize = 256;
+
+/// Bytes of scratch memory, but for a slab of [`TILE`] rows that needs more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    /// For a slab of the weight.
+    pub(crate) weight_bytes: usize,
+    /// For sums.
+    pub(crate) sums_bytes: usize,
+}
+
+impl Default for Cut {
+    fn default() -> Self {
+        Self {
+            weight_bytes: 64 << 20,
+            sums_bytes: 64 << 20,
+        }
+    }
+}
+
+/// `rows` in as few and as equal slabs of whole tiles as there is room for: the rows of each but the last.
+fn slab(rows: usize, row_bytes: usize, room: usize) -> usize {
+    let most = (room / row_bytes.max(1) / TILE).max(1) * TILE;
+    let slabs = rows.div_ceil(most).max(1);
+    rows.div_ceil(slabs).next_multiple_of(TILE).min(rows)
+}
+
+/// Ranges of `step` that cover `0..end`.
+fn steps(end: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..end)
+        .step_by(step.max(1))
+        .map(move |start| start..end.min(start + step))
+}
+
+/// The kernels, and the library's product, of one specification.
+pub(super) struct Slabs<D: SimtDriver> {
+    op: Matmul,
+    layout: Layout,
+    cut: Cut,
+    library_bytes: usize,
+    product: Box<dyn Product<D>>,
+    /// Of a quantised weight.
+    dequantise: Option<Kernel<D>>,
+    /// Where the library does not do all.
+    epilogue: Option<Kernel<D>>,
+    /// Elements from one row of the dense weight to the next.
+    weight_stride: usize,
+}
+
+/// Where a launch has what in its workspace: bytes from its start on, and how many.
+#[derive(Clone, Copy, Debug)]
+struct Areas {
+    weight_at: usize,
+    sums_at: usize,
+    library_at: usize,
+    end: usize,
+    /// Rows of the weight, and of `x`, at a time.
+    slab: [usize; 2],
+}
+
+/// A piece of `out`.
+#[derive(Clone, Debug)]
+struct Piece {
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl<D: SimtDriver> Slabs<D> {
+    pub(super) fn new(
+        chip: &Arc<Chip<D>>,
+        op: &Matmul,
+        reading: &Reading,
+        layout: Layout,
+        library: &dyn Library<D>,
+        cut: Cut,
+    ) -> Result<Self> {
+        let quantised = !matches!(op.weight, WeightFormat::Dense(_));
+        let dequantise = match quantised {
+            true => {
+                let mut defines = vec![("X", op.x.to_string()), x_is(op.x)];
+                defines.extend(reading.defines(op));
+                Some(chip.kernel(&DEQUANTISE, "dequantise", GROUP, &defines)?)
+            }
+            false => None,
+        };
+        let adds = op.bias || op.activation.is_some();
+        let done = !adds && (op.out == op.x || (op.out == DType::F32 && !op.residual));
+        let epilogue = match done {
+            true => None,
+            false => {
+                let act = activation_code(op.activation).to_string();
+                let defines = [("X", op.x.to_string()), x_is(op.x), ("ACT", act)];
+                Some(chip.kernel(&EPILOGUE, "sums_epilogue", GROUP, &defines)?)
+            }
+        };
+        let out = if done { op.out } else { DType::F32 };
+        Ok(Self {
+            op: op.clone(),
+            layout,
+            cut,
+            library_bytes: library.workspace_bytes(),
+            product: library.product(Types { x: op.x, out }),
+            weight_stride: layout.row_bytes * reading.columns() / super::matmul::CHUNK_BYTES,
+            dequantise,
+            epilogue,
+        })
+    }
+
+    /// Whether it is for `m` rows of `x`.
+    fn takes(&self, m: usize) -> bool {
+        let few = match self.dequantise {
+            Some(_) => QUANTISED_ROWS,
+            None => DENSE_ROWS,
+        };
+        m > few
+    }
+
+    /// Elements from one row of the sums to the next.
+    fn sums_stride(&self, columns: usize) -> usize {
+        columns.next_multiple_of(8)
+    }
+
+    fn areas(&self, m: usize) -> Areas {
+        let (n, weight_row) = (self.op.n, 2 * self.weight_stride);
+        let columns = match self.dequantise {
+            Some(_) => slab(n, weight_row, self.cut.weight_bytes),
+            None => n,
+        };
+        let sums_row = 4 * self.sums_stride(columns);
+        let rows = match self.epilogue {
+            Some(_) => slab(m, sums_row, self.cut.sums_bytes),
+            None => m,
+        };
+        let area = |there: bool, bytes: usize| {
+            let bytes = if there { bytes } else { 0 };
+            bytes.next_multiple_of(ALIGN)
+        };
+        let sums_at = area(self.dequantise.is_some(), columns * weight_row);
+        let library_at = sums_at + area(self.epilogue.is_some(), rows * sums_row);
+        Areas {
+            weight_at: 0,
+            sums_at,
+            library_at,
+            end: library_at + self.library_bytes,
+            slab: [columns, rows],
+        }
+    }
+
+    pub(super) fn workspace_bytes(&self, m: usize) -> usize {
+        match self.takes(m) {
+            true => self.areas(m).end + ALIGN,
+            false => 0,
+        }
+    }
+
+    /// Queues the product; `false`: it is for others, nothing in `out` was changed.
+    pub(super) fn run(
+        &self,
+        queue: &mut Queue<'_, D>,
+        args: &[View<'_>],
+        workspace: &View<'_>,
+    ) -> Result<bool> {
+        let m = args[1].dim(0);
+        if !self.takes(m) {
+            return Ok(false);
+        }
+        let areas = self.areas(m);
+        let [columns, rows] = areas.slab;
+        // All of it or nothing, because a piece of `out` may lie over the residual.
+        for queues in [false, true] {
+            for columns in steps(self.op.n, columns) {
+                if queues && let Some(kernel) = &self.dequantise {
+                    self.dequantise(queue, kernel, &columns, &args[2], workspace, areas)?;
+                }
+                for rows in steps(m, rows) {
+                    let columns = columns.clone();
+                    let piece = Piece { rows, columns };
+                    if !self.multiply(queue, &piece, args, workspace, areas, queues)? {
+                        return Ok(false);
+                    }
+                    if queues && let Some(kernel) = &self.epilogue {
+                        self.finish(queue, kernel, &piece, args, workspace, areas)?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn dequantise(
+        &self,
+        queue: &mut Queue<'_, D>,
+        kernel: &Kernel<D>,
+        columns: &Range<usize>,
+        packed: &View<'_>,
+        workspace: &View<'_>,
+        areas: Areas,
+    ) -> Result<()> {
+        let pieces = columns.len() * (self.layout.row_bytes / 16);
+        queue
+            .call()
+            .view_from(workspace, start(workspace) + areas.weight_at)
+            .view(packed)
+            .long(columns.start)
+            .long(columns.len())
+            .long(self.layout.row_bytes)
+            .long(self.layout.scales_at)
+            .long(self.op.k)
+            .run(kernel, [pieces.div_ceil(GROUP), 1, 1])
+    }
+
+    fn multiply(
+        &self,
+        queue: &mut Queue<'_, D>,
+        piece: &Piece,
+        args: &[View<'_>],
+        workspace: &View<'_>,
+        areas: Areas,
+        queues: bool,
+    ) -> Result<bool> {
+        let (out, x, packed) = (&args[0], &args[1], &args[2]);
+        let first = start(workspace);
+        let residual = self.residual(args).filter(|_| self.epilogue.is_none());
+        let call = queue.call();
+        let (call, out_stride) = match self.epilogue {
+            Some(_) => (
+                call.view_from(workspace, first + areas.sums_at),
+                self.sums_stride(piece.columns.len()),
+            ),
+            None => (call.view_from(out, piece.at(out)), out.strides()[0]),
+        };
+        let call = call.view_from(x, piece.rows.start * x.strides()[0] * x.dtype().bytes());
+        let call = match self.dequantise {
+            Some(_) => call.view_from(workspace, first + areas.weight_at),
+            None => call.view(packed),
+        };
+        let call = match residual {
+            Some(residual) => call.view_from(residual, piece.at(residual)),
+            None => call.view(x),
+        };
+        let shape = Shape {
+            m: piece.rows.len(),
+            n: piece.columns.len(),
+            k: self.op.k,
+            out_stride,
+            x_stride: x.strides()[0],
+            weight_stride: self.weight_stride,
+            residual_stride: residual.map(|residual| residual.strides()[0]),
+        };
+        let call = call.view_from(workspace, first + areas.library_at);
+        self.product.multiply(call, &shape, queues)
+    }
+
+    fn finish(
+        &self,
+        queue: &mut Queue<'_, D>,
+        kernel: &Kernel<D>,
+        piece: &Piece,
+        args: &[View<'_>],
+        workspace: &View<'_>,
+        areas: Areas,
+    ) -> Result<()> {
+        let (out, x) = (&args[0], &args[1]);
+        // What the specification does not have is not read.
+        let call = queue
+            .call()
+            .view_from(out, piece.at(out))
+            .view_from(workspace, start(workspace) + areas.sums_at);
+        let call = match self.op.bias {
+            true => call.view_from(&args[3], 4 * piece.columns.start),
+            false => call.view(x),
+        };
+        let (call, residual) = match self.residual(args) {
+            Some(residual) => (call.view_from(residual, piece.at(residual)), residual),
+            None => (call.view(x), x),
+        };
+        let aligned = is_aligned(out) && (!self.op.residual || is_aligned(residual));
+        let [rows, columns] = [piece.rows.len(), piece.columns.len()];
+        call.long(rows)
+            .long(columns)
+            .long(self.sums_stride(columns))
+            .long(out.strides()[0])
+            .long(residual.strides()[0])
+            .int(type_code(self.op.out))
+            .int(usize::from(self.op.bias))
+            .int(usize::from(self.op.residual))
+            .int(usize::from(aligned))
+            .run(kernel, [(rows * columns.div_ceil(8)).div_ceil(GROUP), 1, 1])
+    }
+
+    fn residual<'a, 'b>(&self, args: &'a [View<'b>]) -> Option<&'a View<'b>> {
+        let at = 3 + usize::from(self.op.bias);
+        self.op.residual.then(|| &args[at])
+    }
+}
+
+impl Piece {
+    /// Where it begins in `matrix`, in bytes.
+    fn at(&self, matrix: &View<'_>) -> usize {
+        let elements = self.rows.start * matrix.strides()[0] + self.columns.start;
+        elements * matrix.dtype().bytes()
+    }
+}
+
+/// Bytes from the start of the workspace to its first aligned byte; memory itself begins at one.
+fn start(workspace: &View<'_>) -> usize {
+    let at = workspace.offset_bytes();
+    at.next_multiple_of(ALIGN) - at
+}

@@ -1,0 +1,319 @@
+//! Products of many rows by the stand-in for cuBLASLt: what is asked for once, captures, failures, and a library that is missing
+//! or does not suit. Whether the numbers are right the conformance suite says.
+
+mod common;
+
+use backend_emulator::stand_in::StandIn;
+use hal::{Buffer, DType, ErrorKind, Result, View, WeightFormat};
+use ops::reference::Tensor;
+use ops::{Accelerator, Context, HostWeight, Matmul, MatmulArgs, Op, Plan};
+
+use common::{emulated, emulated_without};
+
+/// Rows above which quantised weights too go by the library.
+const MANY: usize = 130;
+
+const DENSE: WeightFormat = WeightFormat::Dense(DType::BF16);
+
+/// A product of small integers, which every type holds, and its operands on a device.
+struct Product {
+    accelerator: Accelerator,
+    plan: Plan<Matmul>,
+    want: Tensor,
+    weight: Buffer,
+    x: Buffer,
+    bias: Buffer,
+    out: Buffer,
+    workspace: Buffer,
+}
+
+impl Product {
+    fn new(weight: WeightFormat, bias: bool, m: usize) -> Result<Self> {
+        let accelerator = backend_cuda::open("cuda:0")?;
+        let op = Matmul {
+            bias,
+            out: DType::F32,
+            ..Matmul::new(40, 96, DType::BF16, weight)
+        };
+        let plan = Context::new(accelerator.clone()).plan(op.clone())?;
+        // The last column is as large as 8 bits hold, so that a scale is 1.
+        let number = |i: usize, columns: usize| match i % columns + 1 == columns {
+            true => 127.0,
+            false => (i * 7 % 11) as f64 - 5.0,
+        };
+        let numbers = |rows: usize, columns: usize| {
+            let all = (0..rows * columns).map(|i| number(i, columns));
+            Tensor::new(&[rows, columns], all.collect())
+        };
+        let (x, w) = (numbers(m, op.k), numbers(op.n, op.k));
+        let bias = numbers(1, op.n);
+        let mut inputs = vec![x.clone(), w.clone()];
+        inputs.extend(op.bias.then(|| bias.clone()));
+        let want = op.reference(&[&[m, op.n]], &inputs).swap_remove(0);
+        let bf16 = |t: &Tensor| -> Vec<u8> {
+            let numbers = t.data.iter().map(|&x| (x as f32).to_bits() >> 16);
+            numbers
+                .flat_map(|bits| (bits as u16).to_le_bytes())
+                .collect()
+        };
+        let host = HostWeight::new(DENSE, op.n, op.k, bf16(&w), Vec::new())?;
+        let device = &accelerator.device;
+        let mut stream = device.stream()?;
+        let mut upload = |bytes: &[u8]| -> Result<Buffer> {
+            let buffer = device.alloc(bytes.len())?;
+            stream.upload(&View::of_bytes(&buffer), bytes)?;
+            Ok(buffer)
+        };
+        let x = upload(&bf16(&x))?;
+        let floats = bias.data.iter().flat_map(|&x| (x as f32).to_le_bytes());
+        let bias = upload(&floats.collect::<Vec<_>>())?;
+        stream.synchronize()?;
+        let shapes: [&[usize]; 4] = [&[m, op.n], &[m, op.k], &[], &[op.n]];
+        Ok(Self {
+            weight: plan.pack(&host.convert(weight)?)?,
+            out: device.alloc(4 * m * op.n)?,
+            workspace: device.alloc(plan.workspace_bytes(&shapes))?,
+            x,
+            bias,
+            want,
+            plan,
+            accelerator,
+        })
+    }
+
+    fn queue(&self, stream: &mut dyn hal::Stream) -> Result<()> {
+        let [m, n] = [self.want.shape[0], self.want.shape[1]];
+        let k = self.plan.op().k;
+        let bias = View::new(&self.bias, DType::F32, &[n])?;
+        let args = MatmulArgs {
+            out: View::new(&self.out, DType::F32, &[m, n])?,
+            x: View::new(&self.x, DType::BF16, &[m, k])?,
+            weight: View::of_bytes(&self.weight),
+            bias: self.plan.op().bias.then_some(bias),
+            residual: None,
+        };
+        self.plan
+            .run(stream, args, &View::of_bytes(&self.workspace))
+    }
+
+    fn assert_right(&self, stream: &mut dyn hal::Stream) -> Result<()> {
+        let mut bytes = vec![0; self.out.bytes()];
+        stream.download(&mut bytes, &View::of_bytes(&self.out))?;
+        let got = bytes
+            .chunks(4)
+            .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        assert!(got.map(f64::from).eq(self.want.data.iter().copied()));
+        Ok(())
+    }
+
+    fn run(&self) -> Result<()> {
+        let mut stream = self.accelerator.device.stream()?;
+        self.queue(&mut *stream)?;
+        self.assert_right(&mut *stream)
+    }
+}
+
+/// Calls of the library since this was last asked.
+fn library_calls(stand_in: &StandIn) -> Vec<String> {
+    let mut calls = stand_in.calls();
+    calls.retain(|call| call.starts_with("cublas"));
+    calls
+}
+
+#[test]
+fn a_shape_is_asked_for_once() {
+    emulated("a_shape_is_asked_for_once", &[], |stand_in| {
+        for (weight, bias) in [
+            (DENSE, false),
+            (DENSE, true),
+            (WeightFormat::Int8Row, false),
+        ] {
+            let product = Product::new(weight, bias, MANY).unwrap();
+            library_calls(&stand_in);
+            product.run().unwrap();
+            let asked = library_calls(&stand_in);
+            let heuristic = |call: &&String| call.ends_with("Heuristic");
+            assert_eq!(asked.iter().filter(heuristic).count(), 1, "{asked:?}");
+            for _ in 0..3 {
+                product.run().unwrap();
+                assert_eq!(library_calls(&stand_in), ["cublasLtMatmul"]);
+            }
+            let few = Product::new(weight, bias, 3).unwrap();
+            library_calls(&stand_in);
+            few.run().unwrap();
+            assert_eq!(library_calls(&stand_in), [""; 0]);
+        }
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn products_are_captured() {
+    emulated("products_are_captured", &[], |stand_in| {
+        for weight in [DENSE, WeightFormat::Int8Row] {
+            let product = Product::new(weight, true, MANY).unwrap();
+            let mut stream = product.accelerator.device.stream().unwrap();
+            stream.begin_capture().unwrap();
+            // The first of its kind.
+            product.queue(&mut *stream).unwrap();
+            let graph = stream.end_capture().unwrap();
+            for _ in 0..2 {
+                let nothing = vec![0xff; product.out.bytes()];
+                stream
+                    .upload(&View::of_bytes(&product.out), &nothing)
+                    .unwrap();
+                graph.launch(&mut *stream).unwrap();
+                product.assert_right(&mut *stream).unwrap();
+            }
+        }
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn threads_share_a_product() {
+    emulated("threads_share_a_product", &[], |stand_in| {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let product = Product::new(DENSE, true, 20).unwrap();
+                    for _ in 0..8 {
+                        product.run().unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_failure_of_any_call_is_a_typed_error() {
+    emulated("a_failure_of_any_call_is_a_typed_error", &[], |stand_in| {
+        let everything = || Product::new(DENSE, true, MANY)?.run();
+        everything().unwrap();
+        stand_in.calls();
+        everything().unwrap();
+        let calls = stand_in.calls();
+        let mut heard = std::collections::BTreeSet::new();
+        for (n, function) in calls.iter().enumerate() {
+            // Before a product is asked for, the device goes without the library, and says so.
+            let opens = ["cublasLtCreate", "Desc"]
+                .iter()
+                .any(|name| function.contains(name));
+            if !function.starts_with("cublas") || function.ends_with("Destroy") || opens {
+                continue;
+            }
+            heard.insert(function);
+            for (status, kind, says) in [
+                (3, ErrorKind::OutOfMemory, "CUBLAS_STATUS_ALLOC_FAILED"),
+                (7, ErrorKind::Unexpected, "CUBLAS_STATUS_INVALID_VALUE"),
+                (13, ErrorKind::Unexpected, "CUBLAS_STATUS_EXECUTION_FAILED"),
+                (15, ErrorKind::Unsupported, "CUBLAS_STATUS_NOT_SUPPORTED"),
+                (4711, ErrorKind::Unexpected, "4711"),
+            ] {
+                stand_in.fail("", i32::try_from(n).unwrap() + 1, status);
+                let result = everything();
+                stand_in.fail("", 0, 0);
+                let at = format!("call {n}, {function}, status {status}");
+                match result {
+                    // That it has no kernel is no failure: ours serve.
+                    Ok(()) => assert!(status == 15 && function.contains("Heuristic"), "{at}"),
+                    Err(e) => {
+                        assert_eq!(e.kind(), kind, "{at}: {e}");
+                        assert!(
+                            e.to_string().contains(says) && e.next().is_some(),
+                            "{at}: {e}"
+                        );
+                    }
+                }
+                assert_eq!(stand_in.live(), [""; 0], "{at}");
+            }
+        }
+        assert_eq!(heard.len(), 5, "{heard:?}");
+    });
+}
+
+/// Without a library products are right, and the device says why there is none: `says`.
+fn goes_without(says: &str) {
+    let folder = std::env::var_os("GLM_CUDA_LIBRARIES").unwrap();
+    let mut found = backend_cuda::libraries().products.into_iter();
+    let other = found.find(|p| p.problem.is_none() && p.path.parent() != Some(folder.as_ref()));
+    if let Some(other) = other {
+        let why = format!("there is another: {}", other.path.display());
+        return conformance::skip("no-cublaslt", why);
+    }
+    let accelerator = backend_cuda::open("cuda:0").unwrap();
+    let info = accelerator.device.info();
+    println!("{}", info.detail);
+    assert!(
+        info.detail.contains("products by own kernels only"),
+        "{}",
+        info.detail
+    );
+    assert!(info.detail.contains(says), "{}", info.detail);
+    assert!(!info.numerics.rounds_weights);
+    for weight in [DENSE, WeightFormat::Int8Row] {
+        Product::new(weight, true, MANY).unwrap().run().unwrap();
+    }
+}
+
+#[test]
+fn a_library_that_is_found_is_named() {
+    emulated("a_library_that_is_found_is_named", &[], |_| {
+        let accelerator = backend_cuda::open("cuda:0").unwrap();
+        let info = accelerator.device.info();
+        assert!(info.detail.contains("cuBLASLt 13.0 ("), "{}", info.detail);
+        assert!(info.numerics.rounds_weights);
+        assert_eq!(backend_cuda::libraries().products[0].problem, None);
+    });
+}
+
+#[test]
+fn a_machine_without_the_library_goes_without() {
+    let name = "a_machine_without_the_library_goes_without";
+    emulated_without(name, &[], &["libcublasLt.so.13"], |stand_in| {
+        goes_without("there is no libcublasLt.so.13 or libcublasLt.so.12: the system's loader");
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_library_without_a_function_is_none() {
+    let name = "a_library_without_a_function_is_none";
+    emulated_without(name, &[], &["cublasLtMatmul"], |_| {
+        goes_without("it has no cublasLtMatmul");
+        let found = backend_cuda::libraries();
+        let problem = found.products[0].problem.clone();
+        assert_eq!(problem.as_deref(), Some("it has no cublasLtMatmul"));
+        assert!(found.to_string().contains("products: "), "{found}");
+    });
+}
+
+#[test]
+fn a_library_newer_than_the_driver_is_refused() {
+    let settings = [("STAND_IN_DRIVER", "12040"), ("STAND_IN_NVRTC", "12040")];
+    let name = "a_library_newer_than_the_driver_is_refused";
+    emulated(name, &settings, |_| {
+        goes_without("is of CUDA 13, the driver of 12")
+    });
+}
+
+#[test]
+fn a_library_that_does_not_start_is_told() {
+    emulated("a_library_that_does_not_start_is_told", &[], |stand_in| {
+        for function in [
+            "cublasLtCreate",
+            "cublasLtMatmulDescCreate",
+            "cublasLtMatmulDescSetAttribute",
+        ] {
+            stand_in.fail(function, -1, 1);
+            let accelerator = backend_cuda::open("cuda:0").unwrap();
+            let detail = &accelerator.device.info().detail;
+            assert!(detail.contains("cuBLASLt status 1 ("), "{detail}");
+            stand_in.fail("", 0, 0);
+            drop(accelerator);
+            assert_eq!(stand_in.live(), [""; 0], "{function}");
+        }
+    });
+}
