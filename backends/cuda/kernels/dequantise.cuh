@@ -6,7 +6,9 @@
 KERNEL dequantise(OUT(out), IN(weight), i64 first, i64 rows, i64 row_bytes, i64 scales_at, i64 k) {
     BIND_OUT(out);
     BIND_IN(weight);
-    const i64 pieces = row_bytes / 16, e = (i64)GROUP_X * GROUP + ITEM, row = e / pieces, piece = e % pieces;
+    // Division of 64 bits takes longer than all the rest.
+    const uint pieces = (uint)(row_bytes / 16), e = (uint)GROUP_X * GROUP + ITEM;
+    const i64 row = e / pieces, piece = e % pieces;
     if (row >= rows) return;
     const uchar *scales = weight + scales_at;
     const i64 from = first + row, groups = SCALED == 2 ? k / WEIGHT_GROUP : 0;

@@ -13,7 +13,9 @@ KERNEL sums_epilogue(OUT(out), IN(sums), IN(bias), IN(residual), i64 m, i64 n, i
     BIND_IN(sums);
     BIND_IN(bias);
     BIND_IN(residual);
-    const i64 eights = (n + 7) / 8, e = (i64)GROUP_X * GROUP + ITEM, row = e / eights, column = e % eights * 8;
+    // Division of 64 bits takes longer than all the rest.
+    const uint eights = (uint)((n + 7) / 8), e = (uint)GROUP_X * GROUP + ITEM;
+    const i64 row = e / eights, column = e % eights * 8;
     if (row >= m) return;
     const int count = (int)min_long(n - column, 8);
     const uchar *from = sums + (row * sums_stride + column) * 4;

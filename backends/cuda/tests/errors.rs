@@ -26,6 +26,10 @@ const FUNCTIONS: Functions<'_> = Functions {
         "cuStreamDestroy_v2",
         "cuStreamEndCapture",
         "cuStreamWaitEvent",
+        // The device goes without the library, and its detail says so.
+        "cublasLtCreate",
+        "cublasLtMatmulDescCreate",
+        "cublasLtMatmulDescSetAttribute",
     ],
     compiler: "nvrtc",
     alloc: "cuMemAllocAsync",
