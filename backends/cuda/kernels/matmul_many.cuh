@@ -29,7 +29,7 @@ FN void copy_chunk(uchar *stage, const uchar *x, const uchar *weight, i64 m0, i6
             const int there = row < m && c < k;
             copy_16(to, x + (there ? (row * x_stride + c) * 2 : 0), there);
         } else {
-            *(uint4 *)to = x_unit(x, row, c, m, k, x_stride, 0);
+            *(uint4 *)to = x_unit(x, row, c, m, k, x_stride);
         }
     }
 }

@@ -85,8 +85,8 @@ FN void multiply_unit(float *c, uint4 w_low, uint4 w_high, uint4 x, float low, f
 #endif
 }
 
-// Eight elements of x at column c of row i; rows and columns that are not there are zeros.
-FN uint4 x_unit(const uchar *x, i64 i, i64 c, i64 m, i64 k, i64 x_stride, int aligned) {
+// Eight elements of x at column c of row i, wherever they lie; rows and columns that are not there are zeros.
+FN uint4 x_unit(const uchar *x, i64 i, i64 c, i64 m, i64 k, i64 x_stride) {
     if (i >= m || c >= k) return make_uint4(0, 0, 0, 0);
-    return load_8(x + (i * x_stride + c) * 2, (int)min_long(k - c, 8), aligned);
+    return load_8(x + (i * x_stride + c) * 2, (int)min_long(k - c, 8), 0);
 }
