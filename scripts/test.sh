@@ -80,19 +80,26 @@ fetch_swiftshader() {
     export VK_ADD_DRIVER_FILES=$folder/swiftshader/icd.json
 }
 
-# NVIDIA's compiler needs no NVIDIA device. The release is the one of backends/cuda/resources.tsv.
+# NVIDIA's compilers need no NVIDIA device. The first release is the one of backends/cuda/resources.tsv, the other the newest for
+# drivers of CUDA 12.
 fetch_nvrtc() {
-    local lib=$folder/nvrtc
-    if [ ! -e "$lib/libnvrtc.so.13" ]; then
-        say "Fetching NVIDIA's compiler (60 MB)"
+    fetch_compiler nvrtc libnvrtc.so.13 nvidia-cuda-nvrtc==13.5.37
+    fetch_compiler nvrtc12 libnvrtc.so.12 nvidia-cuda-nvrtc-cu12
+}
+
+# A folder, the library that it is to hold, and the package that has it.
+fetch_compiler() {
+    local lib=$folder/$1 library=$2 package=$3
+    if [ ! -e "$lib/$library" ]; then
+        say "Fetching NVIDIA's compiler, $package (90 MB)"
         rm -rf "$folder/wheels" && mkdir -p "$folder/wheels" "$lib"
-        python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder/wheels" nvidia-cuda-nvrtc==13.5.37 >&2 ||
-            { lacking "pip download of NVIDIA's compiler failed"; return 0; }
+        python3 -m pip download -q --disable-pip-version-check --no-deps -d "$folder/wheels" "$package" >&2 ||
+            { lacking "pip download of $package failed"; return 0; }
         python3 -m zipfile -e "$folder"/wheels/*.whl "$folder/wheels/open"
-        mv -t "$lib" "$folder"/wheels/open/nvidia/cu13/lib/*
+        mv -t "$lib" "$folder"/wheels/open/nvidia/*/lib/*
         rm -rf "$folder/wheels"
     fi
-    export GLM_CUDA_LIBRARIES=$lib
+    export GLM_CUDA_LIBRARIES=${GLM_CUDA_LIBRARIES:+$GLM_CUDA_LIBRARIES:}$lib
 }
 
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then

@@ -74,6 +74,17 @@ impl Nvrtc {
         Err(Error::new(ErrorKind::NotFound, doing, refused.join("; ")).next_step(next))
     }
 
+    /// The compilers of this machine that answer, in the order of the search: one of each version.
+    pub fn all() -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for (path, api) in compilers() {
+            let found = Self::describe(path, api).ok();
+            let new = |found: &Self| all.iter().all(|known| known.version != found.version);
+            all.extend(found.filter(new));
+        }
+        all
+    }
+
     fn describe(path: PathBuf, api: Compiler) -> Result<Self> {
         let doing = format!("ask the compiler {}", path.display());
         let check = |code: Code| match code {

@@ -115,6 +115,12 @@ impl<D: SimtDriver> Chip<D> {
     }
 }
 
+/// Groups of `group` work-items that a multiprocessor is to have registers for, where a kernel can say so: as many as have 80
+/// each of 65536. Without a number compilers spill some to fit more groups.
+pub(crate) fn resident(group: usize) -> usize {
+    (65536 / 80 / group).max(1)
+}
+
 /// A kernel's definitions: `defines!["X": op.dtype, "TILE": 16]`.
 macro_rules! defines {
     ($($name:literal: $value:expr),* $(,)?) => {

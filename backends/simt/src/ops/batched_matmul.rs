@@ -6,7 +6,7 @@ use ops::BatchedMatmul;
 
 use crate::device::Chip;
 use crate::driver::{SimtDriver, Source};
-use crate::launch::{Planned, code, defines, native, source};
+use crate::launch::{Planned, code, defines, native, resident, source};
 
 const SOURCE: Source = source!("batched_matmul");
 
@@ -14,8 +14,9 @@ const SOURCE: Source = source!("batched_matmul");
 const SIDE: usize = 16;
 
 pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &BatchedMatmul) -> Planned {
-    let types = defines!["X": op.a, "Y": op.b];
-    let kernel = chip.kernel(&SOURCE, "batched_matmul", chip.group(64), &types)?;
+    let group = chip.group(64);
+    let defines = defines!["X": op.a, "Y": op.b, "RESIDENT": resident(group)];
+    let kernel = chip.kernel(&SOURCE, "batched_matmul", group, &defines)?;
     let (alpha, out_code) = (op.alpha, code(op.out));
     native(chip, move |queue, args| {
         let [out, a, b] = args else {

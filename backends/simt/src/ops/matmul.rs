@@ -9,7 +9,7 @@ use ops::Matmul;
 
 use crate::device::Chip;
 use crate::driver::{Limits, SimtDriver, Source};
-use crate::launch::{Call, Kernel, Planned, code, source, weighted};
+use crate::launch::{Call, Kernel, Planned, code, resident, source, weighted};
 use crate::tune;
 
 use super::activation_code;
@@ -127,7 +127,15 @@ pub(crate) fn plan_with<D: SimtDriver>(
         all.retain(|(known, _)| known != name);
         all.push((*name, value.clone()));
     }
-    let kernel = |name, group| -> Result<Kernel<D>> { chip.kernel(&SOURCE, name, group, &all) };
+    let kernel = |name, group| -> Result<Kernel<D>> {
+        let resident = ("RESIDENT", resident(group).to_string());
+        chip.kernel(
+            &SOURCE,
+            name,
+            group,
+            &[all.as_slice(), &[resident]].concat(),
+        )
+    };
     let row = kernel("matmul_row", row_group)?;
     let tile = kernel("matmul_tile", side * side)?;
     let wanted = (op.weight, op.n, op.k);

@@ -6,7 +6,7 @@ use ops::Sample;
 
 use crate::device::Chip;
 use crate::driver::{SimtDriver, Source};
-use crate::launch::{Planned, native_with, source};
+use crate::launch::{Planned, defines, native_with, resident, source};
 
 use super::ROW;
 
@@ -31,7 +31,9 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Sample) -> Planned {
         true => ROW,
         false => MANY,
     };
-    let kernel = chip.kernel(&SOURCE, "sample", chip.group(many), &[])?;
+    let group = chip.group(many);
+    let defines = defines!["RESIDENT": resident(group)];
+    let kernel = chip.kernel(&SOURCE, "sample", group, &defines)?;
     let bits = usize::BITS - op.vocab.saturating_sub(1).leading_zeros();
     let index_digits = bits.div_ceil(4).max(1) as usize;
     native_with(chip, workspace_bytes, move |queue, args, workspace| {
