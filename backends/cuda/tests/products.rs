@@ -148,6 +148,28 @@ fn a_shape_is_asked_for_once() {
 }
 
 #[test]
+fn more_rows_never_need_less_workspace() {
+    emulated("more_rows_never_need_less_workspace", &[], |_| {
+        let context = Context::new(backend_cuda::open("cuda:0").unwrap());
+        for (weight, bias) in [(DENSE, true), (DENSE, false), (WeightFormat::Int8Row, true)] {
+            let op = Matmul {
+                bias,
+                ..Matmul::new(20_000, 64, DType::BF16, weight)
+            };
+            let plan = context.plan(op.clone()).unwrap();
+            let mut before = 0;
+            for m in 0..2000 {
+                let shapes: [&[usize]; 4] = [&[m, op.n], &[m, op.k], &[], &[op.n]];
+                let bytes = plan.workspace_bytes(&shapes);
+                assert!(bytes >= before, "{m}: {bytes} < {before}");
+                before = bytes;
+            }
+            assert!((32 << 20..200 << 20).contains(&before), "{before}");
+        }
+    });
+}
+
+#[test]
 fn products_are_captured() {
     emulated("products_are_captured", &[], |stand_in| {
         for weight in [DENSE, WeightFormat::Int8Row] {

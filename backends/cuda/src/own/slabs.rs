@@ -76,10 +76,14 @@ impl Default for Cut {
     }
 }
 
+/// The rows that there is room for, in whole tiles.
+fn most(row_bytes: usize, room: usize) -> usize {
+    (room / row_bytes.max(1) / TILE).max(1) * TILE
+}
+
 /// `rows` in as few and as equal slabs of whole tiles as there is room for: the rows of each but the last.
 fn slab(rows: usize, row_bytes: usize, room: usize) -> usize {
-    let most = (room / row_bytes.max(1) / TILE).max(1) * TILE;
-    let slabs = rows.div_ceil(most).max(1);
+    let slabs = rows.div_ceil(most(row_bytes, room)).max(1);
     rows.div_ceil(slabs).next_multiple_of(TILE).min(rows)
 }
 
@@ -105,13 +109,13 @@ pub(super) struct Slabs<D: SimtDriver> {
     weight_stride: usize,
 }
 
-/// Where a launch has what in its workspace: bytes from its start on, and how many.
+/// Where a launch has what in its workspace, in bytes: a slab of the weight comes first.
 #[derive(Clone, Copy, Debug)]
 struct Areas {
-    weight_at: usize,
     sums_at: usize,
     library_at: usize,
-    end: usize,
+    /// Bytes of all, whatever the rows of `x` up to these.
+    most: usize,
     /// Rows of the weight, and of `x`, at a time.
     slab: [usize; 2],
 }
@@ -194,19 +198,21 @@ impl<D: SimtDriver> Slabs<D> {
             bytes.next_multiple_of(ALIGN)
         };
         let sums_at = area(self.dequantise.is_some(), columns * weight_row);
-        let library_at = sums_at + area(self.epilogue.is_some(), rows * sums_row);
+        let sums = |rows: usize| area(self.epilogue.is_some(), rows * sums_row);
+        let library_at = sums_at + sums(rows);
+        let room = m.min(most(sums_row, self.cut.sums_bytes));
         Areas {
-            weight_at: 0,
             sums_at,
             library_at,
-            end: library_at + self.library_bytes,
+            most: sums_at + sums(room) + self.library_bytes,
             slab: [columns, rows],
         }
     }
 
     pub(super) fn workspace_bytes(&self, m: usize) -> usize {
         match self.takes(m) {
-            true => self.areas(m).end + ALIGN,
+            // Never less for more rows, though they may be cut into smaller slabs.
+            true => self.areas(m).most + ALIGN,
             false => 0,
         }
     }
@@ -228,7 +234,7 @@ impl<D: SimtDriver> Slabs<D> {
         for queues in [false, true] {
             for columns in steps(self.op.n, columns) {
                 if queues && let Some(kernel) = &self.dequantise {
-                    self.dequantise(queue, kernel, &columns, &args[2], workspace, areas)?;
+                    self.dequantise(queue, kernel, &columns, &args[2], workspace)?;
                 }
                 for rows in steps(m, rows) {
                     let columns = columns.clone();
@@ -252,12 +258,11 @@ impl<D: SimtDriver> Slabs<D> {
         columns: &Range<usize>,
         packed: &View<'_>,
         workspace: &View<'_>,
-        areas: Areas,
     ) -> Result<()> {
         let pieces = columns.len() * (self.layout.row_bytes / 16);
         queue
             .call()
-            .view_from(workspace, start(workspace) + areas.weight_at)
+            .view_from(workspace, start(workspace))
             .view(packed)
             .long(columns.start)
             .long(columns.len())
@@ -289,7 +294,7 @@ impl<D: SimtDriver> Slabs<D> {
         };
         let call = call.view_from(x, piece.rows.start * x.strides()[0] * x.dtype().bytes());
         let call = match self.dequantise {
-            Some(_) => call.view_from(workspace, first + areas.weight_at),
+            Some(_) => call.view_from(workspace, first),
             None => call.view(packed),
         };
         let call = match residual {
