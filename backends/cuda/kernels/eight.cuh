@@ -15,7 +15,9 @@
 #ifdef DIALECT_HOST
 struct alignas(16) uint4 { uint x, y, z, w; };
 struct alignas(8) uint2 { uint x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 static inline uint4 make_uint4(uint x, uint y, uint z, uint w) { return uint4{x, y, z, w}; }
+static inline float4 make_float4(float x, float y, float z, float w) { return float4{x, y, z, w}; }
 #endif
 
 // 16 bytes from an address that is a multiple of 16.

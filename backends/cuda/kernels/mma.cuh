@@ -91,22 +91,67 @@ FN void host_mma(float *c, uint a0, uint a1, uint a2, uint a3, uint b0, uint b1,
         MMA(c, (low).z, (high).z, (low).w, (high).w, (b).z, (b).w); \
     } while (0)
 
-// Four 8 x 8 matrices of 16-bit elements from local memory, transposed: lane l gives the address of row l % 8 of matrix
-// l / 8, and gets of matrix i, in word i, elements (2·LANE_PART, LANE_ROW) and (2·LANE_PART + 1, LANE_ROW).
+// Four 8 x 8 matrices of 16-bit elements from local memory: lane l gives the address of row l % 8 of matrix l / 8, and gets of
+// matrix i, in word i, elements (LANE_ROW, 2·LANE_PART) and (LANE_ROW, 2·LANE_PART + 1). LOAD_TRANSPOSED: of its transpose.
 #ifdef DIALECT_HOST
-#define LOAD_TRANSPOSED(r, row) host_load_transposed(r, row, __LINE__)
-FN void host_load_transposed(uint *r, const uchar *row, int line) {
+#define LOAD_MATRICES(r, row) host_load_matrices(r, row, 0, __LINE__)
+#define LOAD_TRANSPOSED(r, row) host_load_matrices(r, row, 1, __LINE__)
+FN void host_load_matrices(uint *r, const uchar *row, int transposed, int line) {
     host_exchange(&row, sizeof row, line);
     for (int i = 0; i < 4; i++) {
-        const ushort *even = *(const ushort *const *)host_lane(8 * i + 2 * LANE_PART);
-        const ushort *odd = *(const ushort *const *)host_lane(8 * i + 2 * LANE_PART + 1);
-        r[i] = even[LANE_ROW] | (uint)odd[LANE_ROW] << 16;
+        ushort element[2];
+        for (int e = 0; e < 2; e++) {
+            const int of_row = transposed ? 2 * LANE_PART + e : LANE_ROW, column = transposed ? LANE_ROW : 2 * LANE_PART + e;
+            element[e] = (*(const ushort *const *)host_lane(8 * i + of_row))[column];
+        }
+        r[i] = element[0] | (uint)element[1] << 16;
     }
 }
 #else
-#define LOAD_TRANSPOSED(r, row) \
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" \
+#define LOAD_MATRICES_AS(how, r, row) \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4" how ".shared.b16 {%0, %1, %2, %3}, [%4];" \
                  : "=r"((r)[0]), "=r"((r)[1]), "=r"((r)[2]), "=r"((r)[3]) : "r"((uint)__cvta_generic_to_shared(row)) : "memory")
+#define LOAD_MATRICES(r, row) LOAD_MATRICES_AS("", r, row)
+#define LOAD_TRANSPOSED(r, row) LOAD_MATRICES_AS(".trans", r, row)
+#endif
+
+// The larger one; a NaN wins.
+#ifdef DIALECT_HOST
+#define MAX_NAN(a, b) max_nan(a, b)
+#else
+FN float max_nan_of(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+#define MAX_NAN(a, b) max_nan_of(a, b)
+#endif
+
+// Waits for the other lanes, whose writes to local memory are then there.
+#ifdef DIALECT_HOST
+#define WARP_BARRIER host_exchange("", 1, __LINE__)
+#else
+#define WARP_BARRIER __syncwarp()
+#endif
+
+// Keeps what is computed from the number x from being computed before: it costs registers to keep it.
+#ifdef DIALECT_HOST
+#define NOT_BEFORE(x) (void)(x)
+#else
+#define NOT_BEFORE(x) asm volatile("" : "+r"(x))
+#endif
+
+// Whether x is true in any lane.
+#ifdef DIALECT_HOST
+#define ANY_LANE(x) host_any_lane(x, __LINE__)
+FN int host_any_lane(int x, int line) {
+    host_exchange(&x, sizeof x, line);
+    int any = 0;
+    for (int lane = 0; lane < 32; lane++) any |= *(const int *)host_lane(lane) != 0;
+    return any;
+}
+#else
+#define ANY_LANE(x) __any_sync(0xffffffffu, x)
 #endif
 
 // The x of the lane whose number differs in `bits`.

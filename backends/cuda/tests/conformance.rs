@@ -62,7 +62,7 @@ macro_rules! own_kernels {
 }
 own_kernels! {
     every_product Matmul ["matmul_few", "matmul_many", "dequantise", "sums_epilogue"];
-    every_attention Attention ["flash_attention", "attention_merge"];
+    every_attention Attention ["attention_many", "attention_few", "attention_merge"];
     every_rms_norm RmsNorm ["norm_rows"];
     every_layer_norm LayerNorm ["norm_rows"];
     every_add_rms_norm AddRmsNorm ["norm_rows"];

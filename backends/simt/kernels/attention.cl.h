@@ -45,7 +45,7 @@ KERNEL attention(RESULT, IN(q), IN(k_pages), IN(v_pages), IN(table), IN(q_start)
     const int item = ITEM, g = GROUP_Y, share = heads / kv_heads;
     // One work-item looks, all read.
     LOCAL Tile found[1];
-    if (item == 0) found[0] = find_tile(GROUP_X, q_start, sequences, tokens, share, BR);
+    if (item == 0) found[0] = find_tile(GROUP_X, q_start, sequences, tokens, share, BR, 0);
     BARRIER;
     const int sequence = found[0].sequence, start = found[0].start, end = found[0].end;
     const i64 tile = found[0].tile;

@@ -1,34 +1,4 @@
-// How attention's rows are cut into tiles, and caches into parts: shared by all its kernels, so that whichever computes a part,
-// it is merged by the same arithmetic.
-
-// Some rows of one sequence: its tokens are start to end; −1 and `sequences`: tokens before and after all of them; −2: none.
-typedef struct {
-    int sequence, start, end;
-    i64 tile;
-} Tile;
-
-// The tile of this number, when each has `tile_rows` rows, and each token `share`. Starts come from memory: they are kept
-// ascending and within the tokens.
-FN Tile find_tile(i64 number, GLOBAL const uchar *q_start, int sequences, int tokens, int share, int tile_rows) {
-    Tile found;
-    found.sequence = -2;
-    found.start = found.end = 0;
-    found.tile = 0;
-    int at = 0;
-    for (int s = -1; s <= sequences && found.sequence == -2; s++) {
-        const int next = s < sequences ? max_int(at, min_int(INTS(q_start)[s + 1], tokens)) : tokens;
-        const i64 tiles = ((i64)(next - at) * share + tile_rows - 1) / tile_rows;
-        if (number < tiles) {
-            found.sequence = s;
-            found.start = at;
-            found.end = next;
-            found.tile = number;
-        }
-        number -= tiles;
-        at = next;
-    }
-    return found;
-}
+// How caches are cut into parts, and how these are merged: by the same arithmetic, whichever kernel does it.
 
 // Of a part whose largest score is `most`: its weight among parts of which the largest is `top`.
 FN float part_weight(float most, float top) { return most == NEG_INF ? 0.0f : EXP(most - top); }

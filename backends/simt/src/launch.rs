@@ -360,7 +360,7 @@ pub fn native<D: SimtDriver>(
 }
 
 /// A launch with a workspace.
-pub(crate) fn native_with<D: SimtDriver>(
+pub fn native_with<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
     run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<()> + Send + Sync + 'static,

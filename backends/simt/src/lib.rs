@@ -75,9 +75,11 @@ pub fn open_with_own<D: SimtDriver>(
 pub mod kit {
     pub use crate::device::Chip;
     pub use crate::launch::code as type_code;
-    pub use crate::launch::{Call, DIALECT, Kernel, Planned, Queue, Wanted, native, weighted_with};
+    pub use crate::launch::{
+        Call, DIALECT, Kernel, Planned, Queue, Wanted, native, native_with, weighted_with,
+    };
     pub use crate::ops::activation_code;
-    pub use crate::ops::attention::{PART, Tiles, plan_with as plan_attention};
+    pub use crate::ops::attention::mask_code;
     pub use crate::ops::kv_write::arguments as kv_write_arguments;
     pub use crate::ops::matmul::arguments as matmul_arguments;
     pub use crate::ops::norm::arguments as norm_arguments;
@@ -87,8 +89,8 @@ pub mod kit {
     pub const ACTIVATE: &str = include_str!("../kernels/activate.h");
     /// A part of sources: sums over a group.
     pub const REDUCE: &str = include_str!("../kernels/reduce.h");
-    /// A part of sources: tiles and parts of attention, and the kernel that merges parts.
-    pub const ATTENTION_PARTS: &str = include_str!("../kernels/attention_parts.h");
+    /// A part of sources: tiles of attention's rows.
+    pub const ATTENTION_TILES: &str = include_str!("../kernels/attention_tiles.h");
     /// A part of sources, after [`ACTIVATE`]: what a product does with a sum.
     pub const EPILOGUE: &str = include_str!("../kernels/epilogue.h");
 }

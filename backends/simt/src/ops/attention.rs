@@ -9,14 +9,14 @@ use crate::device::Chip;
 use crate::driver::{SimtDriver, Source};
 use crate::launch::{Kernel, Planned, defines, native_with, source};
 
-const SOURCE: Source = source!("attention", "attention_parts.h");
+const SOURCE: Source = source!("attention", "attention_tiles.h", "attention_parts.h");
 
 /// Bytes that a shape of the kernel leaves of the local memory, for what the compiler adds.
 const SPARE_BYTES: usize = 1 << 10;
 
 /// Slots of a part: what a group takes of a cache that several share. A multiple of every block's slots; fixed, so that
 /// a sequence's result depends on nothing but its own length.
-pub const PART: usize = 256;
+const PART: usize = 256;
 
 /// Groups that a multiprocessor is to have registers for, where a kernel can say so: few, because each work-item keeps up to
 /// two times 32 sums.
@@ -57,19 +57,15 @@ const fn block(rows: usize, slots: usize) -> Block {
 const BLOCKS: [Block; 4] = [block(16, 32), block(16, 16), block(8, 16), block(4, 8)];
 
 /// Kernels that give a group a tile of so many rows.
-#[allow(
-    missing_debug_implementations,
-    reason = "drivers' kernels have no text"
-)]
-pub struct Tiles<D: SimtDriver> {
-    /// For groups that have a tile's cache alone; the arguments are the portable kernel's where it is not `SHARED`.
-    pub alone: Kernel<D>,
-    /// For groups that share one; the arguments are those where it is `SHARED`.
-    pub sharing: Kernel<D>,
+struct Tiles<D: SimtDriver> {
+    /// For groups that have a tile's cache alone.
+    alone: Kernel<D>,
+    /// For groups that share one.
+    sharing: Kernel<D>,
     /// `attention_merge` of attention_parts.h.
-    pub merge: Kernel<D>,
+    merge: Kernel<D>,
     /// Rows of a tile.
-    pub rows: usize,
+    rows: usize,
 }
 
 /// How the caches of a launch are shared.
@@ -157,15 +153,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
             rows: block.rows,
         })
     };
-    plan_with(chip, op, [tiles(few)?, tiles(many)?])
-}
-
-/// Attention by kernels with few and with many rows to a tile, of which each row has the same result.
-pub fn plan_with<D: SimtDriver>(
-    chip: &Arc<Chip<D>>,
-    op: &Attention,
-    [few, many]: [Tiles<D>; 2],
-) -> Planned {
+    let [few, many] = [tiles(few)?, tiles(many)?];
     let sharing = Sharing {
         heads: op.heads,
         head_dim: op.head_dim,
@@ -177,11 +165,7 @@ pub fn plan_with<D: SimtDriver>(
         move |shapes: &[&[usize]]| sharing.workspace_bytes(shapes[1][0], shapes[4][1]);
     let op = op.clone();
     let share = op.heads / op.kv_heads;
-    let mask = match op.mask {
-        Mask::Causal => 0,
-        Mask::Prefix => 1,
-        Mask::Full => 2,
-    };
+    let mask = mask_code(op.mask);
     native_with(chip, workspace_bytes, move |queue, args, workspace| {
         let (out, q, table) = (&args[0], &args[1], &args[4]);
         let (tokens, sequences) = (q.dim(0), table.dim(0));
@@ -244,6 +228,15 @@ pub fn plan_with<D: SimtDriver>(
             .long(out.strides()[1])
             .run(&kernels.merge, [tokens * op.heads, 1, 1])
     })
+}
+
+/// The number of a mask in the kernels.
+pub fn mask_code(mask: Mask) -> usize {
+    match mask {
+        Mask::Causal => 0,
+        Mask::Prefix => 1,
+        Mask::Full => 2,
+    }
 }
 
 #[cfg(test)]
