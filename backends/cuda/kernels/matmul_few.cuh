@@ -11,6 +11,20 @@
 // Eights of x whose sums the warps put together at a time.
 #define TOGETHER (X_TILES < 2 ? X_TILES : 2)
 
+// Sums that units take in turn, so that one need not wait for the one before.
+#if X_TILES == 1 && SCALED != 2 && FORMAT != 0
+#define CHAINS 2
+#else
+#define CHAINS 1
+#endif
+
+// Units whose x is loaded side by side; more have no registers for it.
+#if X_TILES > 2
+#define UNITS_AT_ONCE 1
+#else
+#define UNITS_AT_ONCE UNITS
+#endif
+
 // Scales of a chunk of a row, two to a word.
 #if SCALED == 2 && CHUNK > WEIGHT_GROUP
 #define CHUNK_SCALES (CHUNK / WEIGHT_GROUP)
@@ -79,15 +93,9 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
         x_rows[j] = x + 2 * ((row < m ? row : 0) * x_stride + 8 * LANE_PART);
     }
 
-    float sum[ROW_TILES][X_TILES][4];
+    float sum[CHAINS][ROW_TILES][X_TILES][4];
 #pragma unroll
-    for (int i = 0; i < ROW_TILES; i++) {
-#pragma unroll
-        for (int j = 0; j < X_TILES; j++) {
-#pragma unroll
-            for (int e = 0; e < 4; e++) sum[i][j][e] = 0.0f;
-        }
-    }
+    for (int e = 0; e < CHAINS * ROW_TILES * X_TILES * 4; e++) (&sum[0][0][0][0])[e] = 0.0f;
     uchar *mine = local + 16 * ITEM;
     // Chunks go round in AHEAD places.
     int asked = 2 * WARP, place = 0;
@@ -113,7 +121,7 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
             w[i] = load_16(mine + (place * 2 * ROW_TILES + i) * 16 * GROUP);
             chunk_scales(words[i], row_scales[i], chunk * CHUNK, columns);
         }
-#pragma unroll
+#pragma unroll UNITS_AT_ONCE
         for (int u = 0; u < UNITS; u++) {
             const int c = chunk * CHUNK + 32 * u;
             uint4 unit[2 * ROW_TILES];
@@ -128,7 +136,7 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
                 const uint4 b = WHOLE || c + 8 * LANE_PART < columns ? load_16(x_rows[j] + 2 * (i64)c) : make_uint4(0, 0, 0, 0);
 #pragma unroll
                 for (int i = 0; i < ROW_TILES; i++) {
-                    multiply_unit(sum[i][j], unit[2 * i], unit[2 * i + 1], b, scale[2 * i], scale[2 * i + 1]);
+                    multiply_unit(sum[u % CHAINS][i][j], unit[2 * i], unit[2 * i + 1], b, scale[2 * i], scale[2 * i + 1]);
                 }
             }
         }
@@ -136,6 +144,13 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
         place = (place + 1) % AHEAD;
     }
     COPY_WAIT(0);
+#if CHAINS == 2
+#pragma unroll
+    for (int i = 0; i < ROW_TILES; i++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum[0][i][0][e] += sum[1][i][0][e];
+    }
+#endif
 
     LOCAL_PTR float *sums = (LOCAL_PTR float *)local;
 #pragma unroll
@@ -148,7 +163,7 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     const int column = 16 * i + LANE_ROW + e / 2 * 8, row = 8 * j + 2 * LANE_PART + e % 2;
-                    sums[(WARP * 8 * TOGETHER + row) * SUMS + column] = sum[i][j0 + j][e];
+                    sums[(WARP * 8 * TOGETHER + row) * SUMS + column] = sum[0][i][j0 + j][e];
                 }
             }
         }

@@ -37,7 +37,7 @@ const FEW_ROWS: usize = 16;
 const MOST_ROWS: usize = 64;
 
 /// Parts of a sequence's cache.
-const PARTS: usize = 64;
+const PARTS: usize = 128;
 
 /// Scratch memory of a launch of few, unless one sequence needs more; those of more memory are several launches.
 const MOST_BYTES: usize = 128 << 20;
@@ -379,9 +379,9 @@ mod tests {
             (512, [1, 64], Some(0), 0, 0, 16),
             (32, [32, 512], None, 32, 32, PARTS),
             (512, [32, 4], Some(5), 32, 4, 1),
-            (512, [32, 512], Some(5), 31, 4, PARTS),
+            (512, [32, 512], Some(5), 15, 4, PARTS),
             // More than there is memory for at once.
-            (200, [200, 512], Some(5), 31, 4, PARTS),
+            (200, [200, 512], Some(5), 15, 4, PARTS),
         ] {
             let split = SHARING.split(tokens, &table);
             let found = (split.many, split.at_once, split.most, split.parts);

@@ -41,14 +41,14 @@ pub(super) const CHUNK_BYTES: usize = 64;
 /// Columns that a scale is of, or a multiple.
 const UNIT: usize = 32;
 
-/// Work-items of a group of `matmul_few`. How sums are cut up depends on it, so it is one number for all.
+/// Work-items of a group of `matmul_few`; where there are at most so many groups for a multiprocessor, which must keep its memory
+/// busy alone, and x is one tile or two. How sums are cut up depends on it, so up to two tiles it depends on the weight alone.
 const FEW_GROUP: usize = 256;
+const SCARCE_GROUP: usize = 512;
+const SCARCE: usize = 4;
 
-/// Chunks that a lane of `matmul_few` asks for before it needs them: more where there are fewer groups than this on a
-/// multiprocessor, which must keep its memory busy alone.
+/// Chunks that a lane of `matmul_few` asks for before it needs them.
 const AHEAD: usize = 4;
-const FAR_AHEAD: usize = 8;
-const FEW_GROUPS: usize = 4;
 
 /// A kernel for few rows of `x`.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +57,7 @@ struct Few {
     x_tiles: usize,
     /// Rows of the weight in sixteens.
     row_tiles: usize,
-    /// Groups on a multiprocessor for which there are registers.
+    /// Work-items on a multiprocessor for which there are registers.
     resident: usize,
 }
 
@@ -65,17 +65,17 @@ const FEW: [Few; 3] = [
     Few {
         x_tiles: 1,
         row_tiles: 1,
-        resident: 4,
+        resident: 1024,
     },
     Few {
         x_tiles: 2,
         row_tiles: 1,
-        resident: 2,
+        resident: 512,
     },
     Few {
         x_tiles: 8,
         row_tiles: 2,
-        resident: 1,
+        resident: 256,
     },
 ];
 
@@ -208,32 +208,36 @@ impl<D: SimtDriver> Kernels<D> {
         let mut common = vec![("X", op.x.to_string()), x_is(op.x)];
         common.extend(reading.defines(op));
         let few = |shape: Few| {
-            let groups = op.n.div_ceil(16 * shape.row_tiles);
-            let scarce = groups <= FEW_GROUPS * chip.driver().limits().parallelism;
-            // More rows, more memory for each chunk.
-            let ahead = match scarce && shape.row_tiles == 1 {
-                true => FAR_AHEAD,
-                false => AHEAD,
+            let units = chip.driver().limits().parallelism;
+            let scarce = op.n.div_ceil(16) <= SCARCE * units;
+            let group = match scarce && shape.x_tiles <= 2 {
+                true => SCARCE_GROUP,
+                false => FEW_GROUP,
             };
             // The chunks under way; in the end, sums.
-            let chunks = ahead * 2 * shape.row_tiles * 16 * FEW_GROUP;
+            let chunks = AHEAD * 2 * shape.row_tiles * 16 * group;
             let columns = 16 * shape.row_tiles + 1;
-            let sums = 4 * FEW_GROUP / 32 * 8 * shape.x_tiles.min(2) * columns;
+            let sums = 4 * group / 32 * 8 * shape.x_tiles.min(2) * columns;
             let local_bytes = chunks.max(sums);
             let whole = op.k.is_multiple_of(UNIT * reading.units);
+            // Scales that are loaded one by one take more.
+            let registers_of = match whole || reading.scaled < 2 {
+                true => shape.resident,
+                false => shape.resident / 2,
+            };
             let mut defines = common.clone();
             defines.extend([
                 ("X_TILES", shape.x_tiles.to_string()),
                 ("ROW_TILES", shape.row_tiles.to_string()),
-                ("AHEAD", ahead.to_string()),
+                ("AHEAD", AHEAD.to_string()),
                 ("WHOLE", u8::from(whole).to_string()),
-                resident(shape.resident),
+                resident((registers_of / group).max(1)),
                 ("LOCAL_BYTES", local_bytes.to_string()),
             ]);
             Wanted {
                 source: &FEW_SOURCE,
                 name: "matmul_few",
-                group: FEW_GROUP,
+                group,
                 local_bytes,
                 defines,
             }

@@ -47,10 +47,11 @@ const EPILOGUE: Source = Source {
 /// Work-items of a group.
 const GROUP: usize = 256;
 
-/// Rows of `x` above which a library multiplies dense weights.
-const DENSE_ROWS: usize = 16;
-/// The same of quantised ones, which cost a pass over the weight more.
-const QUANTISED_ROWS: usize = 96;
+/// Up to so many rows of `x`, own kernels are through with a dense weight of so many bytes before a library is.
+const DENSE_ROWS: usize = 8;
+const DENSE_BYTES: usize = 48 << 20;
+/// Rows above which a library multiplies quantised weights, which costs a pass over the weight more.
+const QUANTISED_ROWS: usize = 64;
 
 /// Slabs are a multiple of so many rows, which is one of every tile.
 const TILE: usize = 128;
@@ -170,9 +171,11 @@ impl<D: SimtDriver> Slabs<D> {
 
     /// Whether it is for `m` rows of `x`.
     fn takes(&self, m: usize) -> bool {
+        let bytes = self.op.n.saturating_mul(2 * self.weight_stride);
         let few = match self.dequantise {
             Some(_) => QUANTISED_ROWS,
-            None => DENSE_ROWS,
+            None if bytes <= DENSE_BYTES => DENSE_ROWS,
+            None => 0,
         };
         m > few
     }
