@@ -1,11 +1,10 @@
-// What both kernels of attention by the matrix units have in common: q, out and pages of type X; masks: 0 causal, 1 prefix,
+// What all kernels of attention by the matrix units have in common: q, out and pages of type X; masks: 0 causal, 1 prefix,
 // 2 full; HD: head_dim, 64 or 128.
 //
 // Rows are pairs of a token and one of the query heads that share a key-value head, as in the portable kernel. Slots come to
 // local memory SLOTS at a time; the softmax runs along (online), in powers of 2, its rows in registers. Probabilities are
 // rounded to X before they meet the values. Scales are positive: the largest product is that of the largest score.
 
-#define SLOTS 64
 #define LOG2_E 1.44269504088896341f
 // Pieces of 16 bytes in a row of a head.
 #define PIECES (HD / 8)
@@ -14,8 +13,13 @@
 // Slots are numbered by 31 bits, and so are the ends of blocks and parts.
 #define MOST_SLOTS 0x7ff00000
 
-// Where piece p of row r lies in local memory: the same piece of eight rows is in different banks.
+// Where piece p of row r lies in local memory: the same piece of eight rows is in different banks. PANEL_ROWS: of tiles that
+// are panels of eight pieces by so many rows.
+#ifdef PANEL_ROWS
+FN int place(int r, int p) { return p / 8 * PANEL_ROWS * 128 + r * 128 + 16 * (p % 8 ^ (r & 7)); }
+#else
 FN int place(int r, int p) { return r * ROW_BYTES + 16 * (p ^ (r & 7)); }
+#endif
 
 // The largest of the four lanes of a row; a NaN wins.
 FN float row_max(float x) {

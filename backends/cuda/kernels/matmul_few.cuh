@@ -79,19 +79,16 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
     LOCAL_OF_LAUNCH(local);
     const i64 n0 = (i64)GROUP_X * 16 * ROW_TILES;
     const int chunks = (int)(row_bytes / 64), columns = (int)k;
-    const uchar *scales = weight + scales_at, *rows[2 * ROW_TILES], *row_scales[2 * ROW_TILES], *x_rows[X_TILES];
+    const uchar *scales = weight + scales_at, *rows[2 * ROW_TILES], *row_scales[2 * ROW_TILES], *first_row;
 #pragma unroll
     for (int i = 0; i < 2 * ROW_TILES; i++) {
         const i64 row = min_long(n0 + 8 * i + LANE_ROW, n - 1);
         rows[i] = weight + row * row_bytes + 16 * LANE_PART;
         row_scales[i] = SCALED == 2 ? scales + 2 * row * (k / WEIGHT_GROUP) : scales;
     }
-#pragma unroll
-    for (int j = 0; j < X_TILES; j++) {
-        // Sums of a row that is not there are not asked for.
-        const int row = 8 * j + LANE_ROW;
-        x_rows[j] = x + 2 * ((row < m ? row : 0) * x_stride + 8 * LANE_PART);
-    }
+    // Sums of a row that is not there are not asked for, so any row will do.
+#define ROW_OF_X(j) (first_row + (8 * (j) + LANE_ROW < m ? 16 * (j) * x_stride : 0))
+    first_row = x + 2 * ((LANE_ROW < m ? LANE_ROW : 0) * x_stride + 8 * LANE_PART);
 
     float sum[CHAINS][ROW_TILES][X_TILES][4];
 #pragma unroll
@@ -133,7 +130,7 @@ KERNEL matmul_few(OUT(out), IN(x), IN(weight), IN(bias), IN(residual), i64 m, i6
             }
 #pragma unroll
             for (int j = 0; j < X_TILES; j++) {
-                const uint4 b = WHOLE || c + 8 * LANE_PART < columns ? load_16(x_rows[j] + 2 * (i64)c) : make_uint4(0, 0, 0, 0);
+                const uint4 b = WHOLE || c + 8 * LANE_PART < columns ? load_16(ROW_OF_X(j) + 2 * (i64)c) : make_uint4(0, 0, 0, 0);
 #pragma unroll
                 for (int i = 0; i < ROW_TILES; i++) {
                     multiply_unit(sum[u % CHAINS][i][j], unit[2 * i], unit[2 * i + 1], b, scale[2 * i], scale[2 * i + 1]);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use backend_simt::SimtDriver;
 use backend_simt::kit::{Chip, Planned};
 use hal::{DType, View};
-use ops::{Matmul, Ops, Planner};
+use ops::{Attention, Matmul, Ops, Planner};
 
 use library::Library;
 use slabs::Cut;
@@ -50,7 +50,9 @@ pub(crate) fn put_cut<D: SimtDriver>(
     let plan_matmul =
         move |chip: &Arc<Chip<D>>, op: &Matmul| matmul::plan(chip, op, library.as_deref(), cut);
     ops.matmul = first(chip, plan_matmul, ops.matmul.take());
-    ops.attention = first(chip, attention::plan, ops.attention.take());
+    let plan_attention =
+        move |chip: &Arc<Chip<D>>, op: &Attention| attention::plan(chip, op, capability);
+    ops.attention = first(chip, plan_attention, ops.attention.take());
     ops.kv_write = first(chip, rows::kv_write, ops.kv_write.take());
     ops.rms_norm = first(chip, rows::rms_norm, ops.rms_norm.take());
     ops.layer_norm = first(chip, rows::layer_norm, ops.layer_norm.take());

@@ -5,6 +5,7 @@
 //! `GLM_CUDA_COMPILE=all`: all of them for all chips that a compiler knows, and the table must be exactly what its compiler makes of
 //! them; `GLM_CUDA_COMPILE=write` makes it so with the first one.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -29,6 +30,9 @@ const ONE_CHIP: [&str; 1] = ["sm_90a"];
 /// The first chip for which there are kernels of our own.
 const OWN: &str = "sm_80";
 
+/// The only one whose matrix units multiply from local memory.
+const HOPPER: &str = "sm_90a";
+
 /// A library of products, so that the kernels around one are asked for.
 #[derive(Clone, Copy)]
 struct Paper;
@@ -48,8 +52,8 @@ impl Product<Writer> for Paper {
     }
 }
 
-/// All programs, each with the number of the chip from which on it is asked for.
-fn all_programs() -> Vec<(Program, usize)> {
+/// All programs, each with the numbers of the chips that ask for it.
+fn all_programs() -> Vec<(Program, Range<usize>)> {
     let limits = Limits {
         max_group: 1024,
         local_bytes: 48 << 10,
@@ -60,19 +64,29 @@ fn all_programs() -> Vec<(Program, usize)> {
         wide_items: false,
     };
     let of = |chip: &str| {
-        let capability = chip.trim_start_matches("sm_").parse().unwrap();
+        let capability = chip.trim_matches(|c: char| !c.is_ascii_digit());
+        let capability = capability.parse().unwrap();
         programs(limits.clone(), |chip, ops| {
             put_own(chip, ops, capability, Some(Arc::new(Paper)));
         })
     };
-    let everywhere = of(CHIPS[0]);
-    let from = CHIPS.iter().position(|&chip| chip == OWN).unwrap();
-    let newer = of(OWN)
-        .into_iter()
-        .filter(|program| !everywhere.contains(program));
-    let newer: Vec<_> = newer.map(|program| (program, from)).collect();
-    let everywhere = everywhere.into_iter().map(|program| (program, 0));
-    everywhere.chain(newer).collect()
+    let number = |chip| CHIPS.iter().position(|&c| c == chip).unwrap();
+    let mut all: Vec<(Program, Range<usize>)> = Vec::new();
+    let hopper = number(HOPPER);
+    for (chip, asking) in [
+        (CHIPS[0], 0..CHIPS.len()),
+        (OWN, number(OWN)..CHIPS.len()),
+        (HOPPER, hopper..hopper + 1),
+    ] {
+        let mut programs = of(chip);
+        programs.retain(|program| all.iter().all(|(known, _)| known != program));
+        all.extend(
+            programs
+                .into_iter()
+                .map(|program| (program, asking.clone())),
+        );
+    }
+    all
 }
 
 #[test]

@@ -62,7 +62,7 @@ macro_rules! own_kernels {
 }
 own_kernels! {
     every_product Matmul ["matmul_few", "matmul_many", "dequantise", "sums_epilogue"];
-    every_attention Attention ["attention_many", "attention_few", "attention_merge"];
+    every_attention Attention ["attention_hopper", "attention_many", "attention_few", "attention_merge"];
     every_rms_norm RmsNorm ["norm_rows"];
     every_layer_norm LayerNorm ["norm_rows"];
     every_add_rms_norm AddRmsNorm ["norm_rows"];
@@ -70,6 +70,19 @@ own_kernels! {
     every_glu Glu ["glu_eights"];
     every_rope Rope ["rope_eights"];
     every_kv_write KvWrite ["kv_write_eights"];
+}
+
+#[test]
+fn every_attention_of_a_chip_without_wgmma() {
+    let chip = [("STAND_IN_CHIP", "80")];
+    emulated(
+        "every_attention_of_a_chip_without_wgmma",
+        &chip,
+        |stand_in| {
+            all::<ops::Attention>(&stand_in, &["attention_many", "attention_few"]);
+            assert!(!stand_in.kernels().contains("attention_hopper"));
+        },
+    );
 }
 
 /// Runs the checks of these levels whose names match.

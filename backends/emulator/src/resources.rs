@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -42,8 +43,8 @@ pub struct Resources<'a> {
     pub some_chips: &'a [&'a str],
     /// Programs of an operation that are compiled in every run.
     pub some_programs: usize,
-    /// The programs, each with the first of the chips that asks for it, by number.
-    pub programs: Vec<(Program, usize)>,
+    /// The programs, each with those of the chips that ask for it, by number.
+    pub programs: Vec<(Program, Range<usize>)>,
     /// Where the table is kept.
     pub place: PathBuf,
     /// What its numbers are.
@@ -80,7 +81,7 @@ impl Resources<'_> {
             "{} is all or write, not {mode}",
             self.variable
         );
-        let mut programs: Vec<&(Program, usize)> = self.programs.iter().collect();
+        let mut programs: Vec<&(Program, Range<usize>)> = self.programs.iter().collect();
         let count = programs.len();
         let names = programs.iter().map(|((source, _), _)| source.name);
         let operations: BTreeSet<&str> = names.collect();
@@ -103,9 +104,9 @@ impl Resources<'_> {
             programs.len(),
             chips.join(" ")
         );
-        let asks = |from: usize, chip: &str| self.chips[from..].contains(&chip);
-        let jobs = programs.iter().flat_map(|(program, from)| {
-            let chips = chips.iter().filter(|chip| asks(*from, chip));
+        let jobs = programs.iter().flat_map(|(program, asking)| {
+            let asking = &self.chips[asking.clone()];
+            let chips = chips.iter().filter(|chip| asking.contains(chip));
             chips.map(move |&chip| (program, chip))
         });
         let table = table(&jobs.collect::<Vec<_>>(), compile);

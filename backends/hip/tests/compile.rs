@@ -45,7 +45,7 @@ fn every_program_compiles_within_its_means() {
         chips: &CHIPS,
         some_chips: &CHIPS,
         some_programs: 1,
-        programs: programs.map(|program| (program, 0)).collect(),
+        programs: programs.map(|program| (program, 0..CHIPS.len())).collect(),
         place: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("resources.tsv"),
         columns: "vector registers, bytes of local memory and spilled registers",
         made_by: made_by(&hiprtc),

@@ -13,7 +13,7 @@ use backend_simt::{SimtDriver, Source};
 use hal::{DType, Error, ErrorKind, Result, View};
 use ops::Attention;
 
-use super::{resident, x_is};
+use super::x_is;
 
 /// Slots of the cache that are in local memory at a time.
 const SLOTS: usize = 64;
@@ -29,6 +29,15 @@ const WARP_TILES: usize = 2;
 
 /// Rows of a group of many.
 const MANY_ROWS: usize = GROUP / 32 * 16 * WARP_TILES;
+
+/// The compute capability whose matrix units multiply from local memory (wgmma); later ones do not.
+const HOPPER: i32 = 90;
+
+/// What the kernel for these has: work-items, elements of a head, and slots in local memory at a time, which are as many as
+/// rows.
+const HOPPER_GROUP: usize = 256;
+const HOPPER_DIM: usize = 128;
+const HOPPER_SLOTS: usize = MANY_ROWS;
 
 /// Rows of a group of few.
 const FEW_ROWS: usize = 16;
@@ -73,7 +82,21 @@ const FEW: Source = Source {
     begins_early: true,
 };
 
-pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planned {
+const HOPPER_MANY: Source = Source {
+    name: "cuda_attention_hopper",
+    parts: &[
+        DIALECT,
+        include_str!("../../kernels/eight.cuh"),
+        include_str!("../../kernels/mma.cuh"),
+        include_str!("../../kernels/wgmma.cuh"),
+        ATTENTION_TILES,
+        include_str!("../../kernels/attention.cuh"),
+        include_str!("../../kernels/attention_hopper.cuh"),
+    ],
+    begins_early: true,
+};
+
+pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention, capability: i32) -> Planned {
     let known = matches!(op.dtype, DType::F16 | DType::BF16) && op.kv == op.dtype;
     // Rows of the cache are numbered by 31 bits; of scores only the largest is looked for, which a positive scale leaves it.
     let cache_rows = [op.kv_heads, op.page_size]
@@ -85,25 +108,48 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention) -> Planne
     if !known || !numbered || !sizes || !scaled || !matches!(op.head_dim, 64 | 128) {
         return Ok(None);
     }
-    let tile_bytes = 2 * op.head_dim * SLOTS;
-    let define = |name, n: usize, local_bytes: usize| {
-        [
+    let slot_bytes = 2 * op.head_dim;
+    let define = |extra: &[(&'static str, usize)]| -> Vec<(&'static str, String)> {
+        let own = [
             ("X", op.dtype.to_string()),
             x_is(op.dtype),
             ("HD", op.head_dim.to_string()),
-            (name, n.to_string()),
-            resident(RESIDENT),
-            ("LOCAL_BYTES", local_bytes.to_string()),
-        ]
+        ];
+        let extra = extra.iter().map(|&(name, n)| (name, n.to_string()));
+        own.into_iter().chain(extra).collect()
     };
-    let many_bytes = 2 * op.head_dim * MANY_ROWS + 3 * tile_bytes;
-    let many = define("TILES", WARP_TILES, many_bytes);
-    let few_bytes = 6 * tile_bytes;
-    let few = define("PARTS", PARTS, few_bytes);
+    let many = if capability == HOPPER && op.head_dim == HOPPER_DIM {
+        // Tiles begin at multiples of 1024 bytes.
+        let bytes = slot_bytes * (MANY_ROWS + 4 * HOPPER_SLOTS) + 1024;
+        let defines = define(&[
+            ("SLOTS", HOPPER_SLOTS),
+            ("PANEL_ROWS", HOPPER_SLOTS),
+            ("RESIDENT", 1),
+            ("LOCAL_BYTES", bytes),
+        ]);
+        let name = "attention_hopper";
+        chip.kernel_with_local(&HOPPER_MANY, name, HOPPER_GROUP, bytes, &defines)?
+    } else {
+        let bytes = slot_bytes * (MANY_ROWS + 3 * SLOTS);
+        let defines = define(&[
+            ("SLOTS", SLOTS),
+            ("TILES", WARP_TILES),
+            ("RESIDENT", RESIDENT),
+            ("LOCAL_BYTES", bytes),
+        ]);
+        chip.kernel_with_local(&MANY, "attention_many", GROUP, bytes, &defines)?
+    };
+    let bytes = slot_bytes * 6 * SLOTS;
+    let defines = define(&[
+        ("SLOTS", SLOTS),
+        ("PARTS", PARTS),
+        ("RESIDENT", RESIDENT),
+        ("LOCAL_BYTES", bytes),
+    ]);
     let kernels = Kernels {
-        many: chip.kernel_with_local(&MANY, "attention_many", GROUP, many_bytes, &many)?,
-        few: chip.kernel_with_local(&FEW, "attention_few", GROUP, few_bytes, &few)?,
-        merge: chip.kernel(&FEW, "attention_merge", GROUP, &few)?,
+        many,
+        few: chip.kernel_with_local(&FEW, "attention_few", GROUP, bytes, &defines)?,
+        merge: chip.kernel(&FEW, "attention_merge", GROUP, &defines)?,
     };
     let sharing = Sharing {
         heads: op.heads,

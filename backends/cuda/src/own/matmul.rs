@@ -42,7 +42,7 @@ pub(super) const CHUNK_BYTES: usize = 64;
 const UNIT: usize = 32;
 
 /// Work-items of a group of `matmul_few`; where there are at most so many groups for a multiprocessor, which must keep its memory
-/// busy alone, and x is one tile or two. How sums are cut up depends on it, so up to two tiles it depends on the weight alone.
+/// busy alone, x is one tile or two, and registers are enough. How sums are cut up depends on it, so up to two tiles it depends on the weight alone.
 const FEW_GROUP: usize = 256;
 const SCARCE_GROUP: usize = 512;
 const SCARCE: usize = 4;
@@ -127,6 +127,18 @@ pub(super) struct Reading {
 }
 
 impl Reading {
+    /// The kernels for few rows of `x`: scales of groups leave no registers for two tiles of the weight and eight of `x`.
+    fn few(&self) -> [Few; 3] {
+        let row_tiles = |shape: &Few| match self.scaled {
+            2 => 1,
+            _ => shape.row_tiles,
+        };
+        FEW.map(|shape| Few {
+            row_tiles: row_tiles(&shape),
+            ..shape
+        })
+    }
+
     /// `None` for what the kernels don't know.
     fn of(op: &Matmul) -> Option<Self> {
         let (format, units, stages, arrange): (_, _, _, Option<Arrange>) = match op.weight {
@@ -196,8 +208,9 @@ fn arrange_int4(row: &mut [u8]) {
 
 /// The kernels of one specification.
 struct Kernels<D: SimtDriver> {
-    /// Of each [`FEW`].
     few: Vec<Kernel<D>>,
+    /// Of each of these.
+    few_shapes: [Few; 3],
     /// With small and with large tiles.
     many: Vec<Kernel<D>>,
     large_tile: Many,
@@ -210,7 +223,7 @@ impl<D: SimtDriver> Kernels<D> {
         let few = |shape: Few| {
             let units = chip.driver().limits().parallelism;
             let scarce = op.n.div_ceil(16) <= SCARCE * units;
-            let group = match scarce && shape.x_tiles <= 2 {
+            let group = match scarce && shape.x_tiles <= 2 && reading.scaled < 2 {
                 true => SCARCE_GROUP,
                 false => FEW_GROUP,
             };
@@ -220,10 +233,10 @@ impl<D: SimtDriver> Kernels<D> {
             let sums = 4 * group / 32 * 8 * shape.x_tiles.min(2) * columns;
             let local_bytes = chunks.max(sums);
             let whole = op.k.is_multiple_of(UNIT * reading.units);
-            // Scales that are loaded one by one take more.
-            let registers_of = match whole || reading.scaled < 2 {
-                true => shape.resident,
-                false => shape.resident / 2,
+            // Scales of groups take more.
+            let registers_of = match reading.scaled {
+                2 => shape.resident * 3 / 4,
+                _ => shape.resident,
             };
             let mut defines = common.clone();
             defines.extend([
@@ -267,12 +280,14 @@ impl<D: SimtDriver> Kernels<D> {
             2 => LARGE_GROUPED,
             _ => LARGE,
         };
-        let mut wanted: Vec<_> = FEW.map(few).into();
+        let few_shapes = reading.few();
+        let mut wanted: Vec<_> = few_shapes.map(few).into();
         wanted.extend([SMALL, large_tile].map(many));
         let mut few = chip.kernels(&wanted)?;
-        let many = few.split_off(FEW.len());
+        let many = few.split_off(few_shapes.len());
         Ok(Self {
             few,
+            few_shapes,
             many,
             large_tile,
         })
@@ -280,7 +295,7 @@ impl<D: SimtDriver> Kernels<D> {
 
     /// The kernel for few rows of `x`, and its groups.
     fn few(&self, m: usize, n: usize) -> Option<(&Kernel<D>, usize)> {
-        let mut all = self.few.iter().zip(FEW);
+        let mut all = self.few.iter().zip(self.few_shapes);
         let (kernel, shape) = all.find(|(_, shape)| m <= 8 * shape.x_tiles)?;
         Some((kernel, n.div_ceil(16 * shape.row_tiles)))
     }

@@ -127,10 +127,11 @@ EXPORT int cuCtxSetCurrent(void *context) {
     return retained[current] ? stand_in::last_code : 201;
 }
 
-// Beyond 48 KiB a launch gives shared memory only to a function that was said to need it.
+// Beyond 48 KiB a launch gives shared memory only to a function that was said to need it; up to what groups of the chip may have.
 EXPORT int cuFuncSetAttribute(void *function, int which, int value) {
     ENTER;
-    if (which != 8 || value < 0 || value > 99 * 1024) return 1;
+    const int chip = setting("STAND_IN_CHIP", 90), most = chip == 90 || chip == 100 ? 227 : chip == 80 ? 163 : 99;
+    if (which != 8 || value < 0 || value > most * 1024) return 1;
     ((stand_in::Function *)function)->local_bytes = value;
     return 0;
 }
