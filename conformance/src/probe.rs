@@ -301,7 +301,8 @@ fn propagation(lab: &Lab) -> Result<Option<bool>> {
 fn large_scores(lab: &Lab) -> Result<Option<bool>> {
     let (q, k) = ([200.0; 64], [-200.0; 64]);
     let out = attend(lab, DType::F16, &q, [&q, &k], [1.0, 0.0], 0.125)?;
-    Ok(out.map(|out| out == 1.0))
+    // A probability near one may have been rounded to f16 before the sum of them all divides it.
+    Ok(out.map(|out| (out - 1.0).abs() <= 2f64.powi(-10)))
 }
 
 fn softmax(lab: &Lab, x: &[f64]) -> Result<Option<Vec<f64>>> {
