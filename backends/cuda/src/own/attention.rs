@@ -1,8 +1,9 @@
 //! Attention by the matrix units: a kernel for sequences with many rows, and one for those with few, which share a long cache
 //! among groups and merge what these found.
 //!
-//! Which one a row takes depends on its own sequence alone; so does its result, to the last bit. There is one exception: where
-//! a launch has no more tokens than sequences, all of them go by the kernel for few.
+//! Which one a row takes depends on its own sequence alone, and so does its result, to the last bit; but where a launch has no
+//! more tokens than sequences all of them go by the kernel for few, and a single sequence goes by its number of rows in the launch,
+//! those of no sequence included.
 
 use std::sync::Arc;
 
