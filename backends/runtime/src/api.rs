@@ -17,11 +17,14 @@ pub const SUCCESS: Code = 0;
 /// There is not enough memory.
 pub const OUT_OF_MEMORY: Code = 2;
 /// A mark that has not passed.
-pub(crate) const NOT_READY: Code = 600;
+pub const NOT_READY: Code = 600;
+/// What is not there: pools, or kernels in the runtime of an operator library, whose work is queued by [`crate::Queue::begin`].
+const ABSENT: Code = 801;
 
 /// The runtime of one open device.
 ///
-/// Most calls are the vendor's under one name: they go to the device that [`Self::set_current`] chose for this thread.
+/// Most calls are the vendor's under one name: they go to the device that [`Self::set_current`] chose for this thread. Those of
+/// pools, captures and kernels may be left out.
 ///
 /// # Safety of the calls
 /// Handles are alive and of this device, what is written to outlives the call, and memory is not given back under a queue that
@@ -39,7 +42,10 @@ pub trait Api: Send + Sync + Debug + Sized + 'static {
     ///
     /// # Errors
     /// `CompileFailed` with the compiler's log.
-    fn compile(&self, source: &Source, defines: &[(&str, String)]) -> Result<Vec<u8>>;
+    fn compile(&self, source: &Source, _defines: &[(&str, String)]) -> Result<Vec<u8>> {
+        let doing = format!("compile {}", source.name);
+        Err(Error::unsupported(doing, "this runtime takes no kernels"))
+    }
 
     /// Lets this thread's calls go to the device.
     unsafe fn set_current(&self) -> Code;
@@ -49,15 +55,25 @@ pub trait Api: Send + Sync + Debug + Sized + 'static {
     unsafe fn memory_info(&self, free: &mut usize, total: &mut usize) -> Code;
 
     /// The device's own pool.
-    unsafe fn pool(&self, pool: &mut Handle) -> Code;
+    unsafe fn pool(&self, _pool: &mut Handle) -> Code {
+        ABSENT
+    }
     /// From now on the pool keeps what was given back, up to `bytes`.
-    unsafe fn pool_keep(&self, pool: Handle, bytes: u64) -> Code;
+    unsafe fn pool_keep(&self, _pool: Handle, _bytes: u64) -> Code {
+        ABSENT
+    }
     /// Lets the pool give back to the device what nobody uses.
-    unsafe fn pool_trim(&self, pool: Handle) -> Code;
+    unsafe fn pool_trim(&self, _pool: Handle) -> Code {
+        ABSENT
+    }
     /// Memory of the pool, in the order of `stream`.
-    unsafe fn pool_alloc(&self, pointer: &mut u64, bytes: usize, stream: Handle) -> Code;
+    unsafe fn pool_alloc(&self, _pointer: &mut u64, _bytes: usize, _stream: Handle) -> Code {
+        ABSENT
+    }
     /// Gives it back, in the order of `stream`.
-    unsafe fn pool_free(&self, pointer: u64, stream: Handle) -> Code;
+    unsafe fn pool_free(&self, _pointer: u64, _stream: Handle) -> Code {
+        ABSENT
+    }
     /// Memory, in no stream's order.
     unsafe fn alloc(&self, pointer: &mut u64, bytes: usize) -> Code;
     /// Gives it back.
@@ -105,26 +121,38 @@ pub trait Api: Send + Sync + Debug + Sized + 'static {
     unsafe fn event_elapsed(&self, milliseconds: &mut f32, from: Handle, to: Handle) -> Code;
 
     /// Loads code, a file of the device's format with its sizes inside, or a text that ends with 0.
-    unsafe fn module(&self, module: &mut Handle, image: *const c_void) -> Code;
+    unsafe fn module(&self, _module: &mut Handle, _image: *const c_void) -> Code {
+        ABSENT
+    }
     /// Lets a module go.
-    unsafe fn module_unload(&self, module: Handle) -> Code;
+    unsafe fn module_unload(&self, _module: Handle) -> Code {
+        ABSENT
+    }
     /// A function of a module.
-    unsafe fn function(&self, function: &mut Handle, module: Handle, name: &CStr) -> Code;
+    unsafe fn function(&self, _function: &mut Handle, _module: Handle, _name: &CStr) -> Code {
+        ABSENT
+    }
     /// Most work-items in a group of a function.
-    unsafe fn function_max_group(&self, most: &mut i32, function: Handle) -> Code;
+    unsafe fn function_max_group(&self, _most: &mut i32, _function: Handle) -> Code {
+        ABSENT
+    }
     /// Lets launches give a function so much local memory.
-    unsafe fn function_local(&self, function: Handle, bytes: u32) -> Code;
+    unsafe fn function_local(&self, _function: Handle, _bytes: u32) -> Code {
+        ABSENT
+    }
     /// Queues a kernel: `grid` groups of `group` work-items, with `local_bytes` of local memory beside the kernel's own. It
     /// may begin `early`, while the work before it ends.
     #[expect(clippy::too_many_arguments, reason = "the runtimes' own call")]
     unsafe fn launch(
         &self,
-        function: Handle,
-        grid: [u32; 3],
-        group: u32,
-        local_bytes: u32,
-        early: bool,
-        stream: Handle,
-        parameters: *mut *mut c_void,
-    ) -> Code;
+        _function: Handle,
+        _grid: [u32; 3],
+        _group: u32,
+        _local_bytes: u32,
+        _early: bool,
+        _stream: Handle,
+        _parameters: *mut *mut c_void,
+    ) -> Code {
+        ABSENT
+    }
 }

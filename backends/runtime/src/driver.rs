@@ -11,7 +11,7 @@ use backend_simt::{
 };
 use hal::{Error, ErrorKind, Result};
 
-use crate::api::{Api, Handle, NOT_READY};
+use crate::api::{Api, Code, Handle, NOT_READY};
 use crate::context::{Context, Event, Stream};
 use crate::memory::{Allocation, Heap};
 use crate::staging::{Ring, SLOT, SLOTS};
@@ -101,6 +101,22 @@ impl<A: Api> Runtime<A> {
     }
 }
 
+/// For back ends that queue work of an operator library.
+impl<A: Api> Runtime<A> {
+    /// The runtime's calls.
+    pub fn api(&self) -> &A {
+        &self.context.api
+    }
+
+    /// The result of a call to the device, whose failure may be its last.
+    ///
+    /// # Errors
+    /// What the code means.
+    pub fn check(&self, doing: &'static str, code: Code) -> Result<()> {
+        self.context.check(doing, code)
+    }
+}
+
 impl<A: Api> Drop for Runtime<A> {
     fn drop(&mut self) {
         // Queues and memory are gone, programs go next: not under a kernel that still runs.
@@ -159,6 +175,8 @@ pub struct Queue<A: Api> {
     ring: Option<Ring<A>>,
     /// The memory of the launches in a capture.
     capture: Option<Vec<Arc<Allocation<A>>>>,
+    /// Memory for one launch at a time, and its bytes.
+    scratch: Option<(Arc<Allocation<A>>, usize)>,
 }
 
 impl<A: Api> fmt::Debug for Queue<A> {
@@ -188,6 +206,43 @@ impl<A: Api> Queue<A> {
             Some(ring) => Ok(ring),
             none => Ok(none.insert(Ring::take(&self.heap, doing)?)),
         }
+    }
+
+    /// Makes this thread's calls go to the device, and gives the stream, ready for work that may use any memory.
+    ///
+    /// # Errors
+    /// `DeviceLost`; what the runtime reports.
+    pub fn begin(&mut self, doing: &'static str) -> Result<Handle> {
+        self.enter(doing)?;
+        Ok(self.stream.handle)
+    }
+
+    /// Work that is queued now uses `memory`: a capture keeps it alive.
+    pub fn uses(&mut self, memory: &Arc<Allocation<A>>) {
+        if let Some(kept) = &mut self.capture {
+            kept.push(Arc::clone(memory));
+        }
+    }
+
+    /// Where at least `bytes` of memory are that belong to one launch after the other. It grows, and is not given back before
+    /// the queue is.
+    ///
+    /// # Errors
+    /// Those of an allocation.
+    pub fn scratch(&mut self, doing: &'static str, bytes: usize) -> Result<u64> {
+        if self.scratch.as_ref().is_none_or(|(_, have)| *have < bytes) {
+            // The smaller one goes first, when the work on it is done.
+            self.scratch = None;
+            let whole = bytes.max(1).checked_next_power_of_two().unwrap_or(bytes);
+            let memory = Arc::new(self.heap.alloc(whole)?);
+            self.uses(&memory);
+            self.scratch = Some((memory, whole));
+            self.enter(doing)?;
+        }
+        Ok(self
+            .scratch
+            .as_ref()
+            .map_or(0, |(memory, _)| memory.address()))
     }
 
     /// Ends a capture, whatever came of it.
@@ -371,6 +426,7 @@ impl<A: Api> SimtDriver for Runtime<A> {
             seen: 0,
             ring: None,
             capture: None,
+            scratch: None,
         })
     }
 
@@ -532,6 +588,8 @@ impl<A: Api> SimtDriver for Runtime<A> {
                 .next_step("launch the operations one by one"));
         }
         queue.enter(DOING)?;
+        // What a capture's launches use is the graph's alone.
+        queue.scratch = None;
         let stream = queue.stream.handle;
         self.heap.capture(DOING, queue.id, true, || {
             // SAFETY: the stream is alive.
@@ -546,6 +604,7 @@ impl<A: Api> SimtDriver for Runtime<A> {
         const DOING: &str = "end a capture";
         // First, because the queue must be left usable.
         let kept = queue.capture.take().unwrap_or_default();
+        queue.scratch = None;
         self.context.enter(DOING)?;
         let graph = queue.end_capture(DOING)?;
         let api = &self.context.api;

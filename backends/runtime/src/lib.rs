@@ -23,7 +23,8 @@ mod memory;
 pub mod search;
 mod staging;
 
-pub use api::{Api, Code, Handle, OUT_OF_MEMORY, SUCCESS};
+pub use api::{Api, Code, Handle, NOT_READY, OUT_OF_MEMORY, SUCCESS};
 pub use compiler::{Compilation, Rtc, compile};
-pub use driver::{Abilities, Runtime};
+pub use driver::{Abilities, Queue, Runtime};
+pub use memory::Allocation;
 pub use search::{Libraries, Place, Search};

@@ -271,6 +271,13 @@ pub struct Allocation<A: Api> {
     pub(crate) pointer: u64,
 }
 
+impl<A: Api> Allocation<A> {
+    /// Where it is, in the device's addresses.
+    pub fn address(&self) -> u64 {
+        self.pointer
+    }
+}
+
 impl<A: Api> fmt::Debug for Allocation<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "device memory at {:#x}", self.pointer)

@@ -55,6 +55,11 @@ impl<D: SimtDriver> Chip<D> {
         &self.driver
     }
 
+    /// It, as the rest of the workspace sees it.
+    pub fn device(self: &Arc<Self>) -> Arc<dyn Device> {
+        Arc::new(SimtDevice(Arc::clone(self)))
+    }
+
     pub(crate) fn id(&self) -> DeviceId {
         self.info.id
     }

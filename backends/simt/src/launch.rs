@@ -298,6 +298,32 @@ impl<D: SimtDriver> Queue<'_, D> {
     }
 }
 
+/// The driver's queue under a stream of `chip`.
+///
+/// # Errors
+/// `InvalidArgument` for a stream of another device.
+pub fn queue_of<'a, D: SimtDriver>(
+    chip: &Chip<D>,
+    stream: &'a mut dyn Stream,
+) -> Result<&'a mut D::Queue> {
+    let stream = stream
+        .downcast::<SimtStream<D>>()
+        .filter(|stream| stream.chip.id() == chip.id())
+        .ok_or_else(|| Error::invalid("launch a kernel", "the stream is of another device"))?;
+    Ok(&mut stream.queue)
+}
+
+/// The driver's memory under a view.
+///
+/// # Errors
+/// `InvalidArgument` for a view of another back end.
+pub fn memory_of<'a, D: SimtDriver>(view: &View<'a>) -> Result<&'a D::Memory> {
+    let memory = view.buffer().downcast::<SimtMemory<D>>();
+    let memory =
+        memory.ok_or_else(|| Error::invalid("launch a kernel", "memory is of another device"))?;
+    Ok(&memory.memory)
+}
+
 /// A launch made of a function that queues kernels.
 struct Native<D: SimtDriver, W, F, P> {
     chip: Arc<Chip<D>>,
@@ -323,13 +349,9 @@ where
         args: &[View<'_>],
         workspace: &View<'_>,
     ) -> Result<()> {
-        let stream = stream
-            .downcast::<SimtStream<D>>()
-            .filter(|stream| stream.chip.id() == self.chip.id())
-            .ok_or_else(|| Error::invalid("launch a kernel", "the stream is of another device"))?;
         let mut queue = Queue {
             chip: &self.chip,
-            queue: &mut stream.queue,
+            queue: queue_of(&self.chip, stream)?,
         };
         (self.run)(&mut queue, args, workspace)
     }

@@ -67,7 +67,7 @@ pub fn open_with_own<D: SimtDriver>(
     own(&chip, &mut ops);
     Accelerator {
         ops,
-        device: Arc::new(device::SimtDevice(chip)),
+        device: chip.device(),
     }
 }
 
@@ -76,7 +76,8 @@ pub mod kit {
     pub use crate::device::Chip;
     pub use crate::launch::code as type_code;
     pub use crate::launch::{
-        Call, DIALECT, Kernel, Planned, Queue, Wanted, native, native_with, weighted_with,
+        Call, DIALECT, Kernel, Planned, Queue, Wanted, memory_of, native, native_with, queue_of,
+        weighted, weighted_with,
     };
     pub use crate::ops::activation_code;
     pub use crate::ops::attention::mask_code;

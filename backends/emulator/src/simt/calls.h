@@ -1,5 +1,8 @@
 // The calls that vendors' runtimes have in common, under the names that a vendor's file defines before this one: CALL_STREAM is
-// its function that makes a stream. That file also says how the compiler's options look: is_target, LANGUAGE.
+// its function that makes a stream. That file also says how the compiler's options look: is_target, LANGUAGE. A vendor without
+// these calls and kernels defines none.
+
+#ifdef CALL_STREAM
 
 EXPORT int CALL_FINISH() {
     ENTER;
@@ -315,3 +318,5 @@ EXPORT int CALL_PROGRAM_CODE(void *program, char *image) {
     memcpy(image, all.data(), all.size());
     return 0;
 }
+
+#endif

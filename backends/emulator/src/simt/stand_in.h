@@ -40,10 +40,11 @@ static int last_code; // what the context died of
 static bool one_context; // the process has one, from its start on
 static std::map<std::string, long> live;
 
-// Codes after which a context is dead.
-static bool is_last(int code) {
+// Codes after which a context is dead, and that of memory which is not what it should be. A vendor of other codes sets both.
+static bool (*is_last)(int) = [](int code) {
     return code == 214 || code == 201 || (code >= 700 && code <= 719 && code != 701 && code != 704 && code != 705) || code == 999;
-}
+};
+static int bad_memory = 700;
 
 static bool fails(const char *function, int *code) {
     const bool any = fail_function.empty() && strcmp(function, "kernel");
@@ -146,7 +147,7 @@ static bool usable(uint64_t pointer, size_t bytes, const char *who) {
     Block *block = block_at(pointer);
     if (block && block->ready && !block->freed && block_at(pointer + bytes - 1) == block) return true;
     const char *what = !block ? "no memory" : block->freed ? "memory that was freed" : !block->ready ? "memory before its allocation" : "more than its memory";
-    die(700, std::string(who) + " uses " + what);
+    die(bad_memory, std::string(who) + " uses " + what);
     return false;
 }
 
@@ -209,7 +210,7 @@ static uintptr_t allocate(size_t bytes, bool ready) {
 
 static void release(uintptr_t pointer) {
     auto found = blocks.find(pointer);
-    if (found == blocks.end() || found->second.freed) return die(700, "a pointer is freed that is none");
+    if (found == blocks.end() || found->second.freed) return die(bad_memory, "a pointer is freed that is none");
     Block &block = found->second;
     block.freed = true;
     memset((void *)pointer, 0xdd, std::min(block.bytes, (size_t)1 << 20));

@@ -1,0 +1,119 @@
+//! Matrix product with a weight: one operator; integers become floats of the type of `x` before, and scales, bias, activation and
+//! residual come after it, in f32.
+
+use hal::Result;
+use ops::{Matmul, Op};
+
+use super::activation::activate;
+use super::weight::{Layout, product_kind};
+use crate::find::Generation;
+use crate::planned::{Npu, Planned};
+use crate::run::{KeepType, Run, Scalar, call};
+use crate::tensor::{Kind, Tensor};
+
+pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {
+    let generation = npu.generation;
+    let Some(x) = Kind::of(op.x) else {
+        return Ok(None);
+    };
+    let Some(layout) = Layout::new(generation, x, op.weight, op.n, op.k) else {
+        return Ok(None);
+    };
+    if generation == Generation::First && x == Kind::F32 {
+        let info = npu.device.info();
+        let doing = format!("plan {} on {}", Matmul::NAME, info.spec);
+        let why = format!("{} has no products in f32", info.name);
+        return Err(hal::Error::unsupported(doing, why).next_step("choose f16: --dtype f16"));
+    }
+    let (rows, ins, bytes): (&[usize], &[usize], &[usize]) =
+        (&[1, op.n], &[1, op.k], &[layout.bytes]);
+    let mut example = vec![rows, ins, bytes];
+    let n = [op.n];
+    example.extend(op.bias.then_some(&n[..]));
+    example.extend(op.residual.then_some(rows));
+    let (pack, op_) = (layout.packer(op.weight), op.clone());
+    npu.plan_with(op, &example, Some(pack), move |run, args| {
+        matmul(run, &op_, generation, &layout, args)
+    })
+}
+
+fn matmul(
+    run: &mut Run<'_>,
+    op: &Matmul,
+    generation: Generation,
+    layout: &Layout,
+    args: &[Tensor],
+) -> Result<()> {
+    let (out, x, mut more) = (args[0], args[1], args[3..].iter());
+    if out.is_empty() {
+        return Ok(());
+    }
+    let bias = op.bias.then(|| more.next()).flatten();
+    let residual = op.residual.then(|| more.next()).flatten();
+    let plain = bias.is_none() && residual.is_none() && op.activation.is_none();
+    let (elements, scales) = (layout.elements(args[2]), layout.scales(args[2]));
+    let per_row = scales.filter(|scales| scales.dim(1) == 1);
+    let kind = match scales {
+        None => elements.kind,
+        // Integers are exact in any float type; products with scales of their groups are in f32 alone.
+        Some(_) => product_kind(
+            generation,
+            x.kind,
+            if per_row.is_some() { x.kind } else { Kind::F32 },
+        ),
+    };
+    let direct = plain && per_row.is_none() && (out.kind == kind || out.kind == Kind::F32);
+    let apart = run.piece(
+        if direct { out.kind } else { Kind::F32 },
+        &[out.dim(0), op.n],
+    );
+    let to = match out.is_contiguous() && out.kind == apart.kind && residual.is_none() {
+        true => out,
+        false => apart,
+    };
+    match op.k {
+        0 => run.fill(to, Scalar::F32(0.0))?,
+        _ => run.scope(|run| {
+            let x = run.as_kind(x, kind)?;
+            let weight = match (scales, per_row) {
+                (Some(scales), None) => dequantised(run, elements, scales, kind)?,
+                _ => run.as_kind(elements, kind)?,
+            };
+            call!(run, Matmul(x, weight.transposed(), to, KeepType))
+        })?,
+    }
+    if let Some(scales) = per_row {
+        call!(run, Mul(to, scales.transposed(), to))?;
+    }
+    if let Some(bias) = bias {
+        call!(run, Add(to, *bias, Scalar::F32(1.0), to))?;
+    }
+    if let Some(act) = op.activation {
+        activate(run, act, to, to)?;
+    }
+    if let Some(residual) = residual {
+        let residual = run.as_kind(*residual, Kind::F32)?;
+        call!(run, Add(to, residual, Scalar::F32(1.0), to))?;
+    }
+    match to.address == out.address {
+        true => Ok(()),
+        false => run.cast(out, to),
+    }
+}
+
+/// A weight of integers with scales for groups of its columns, as floats.
+pub(crate) fn dequantised(
+    run: &mut Run<'_>,
+    elements: Tensor,
+    scales: Tensor,
+    kind: Kind,
+) -> Result<Tensor> {
+    let (rows, cols, groups) = (elements.dim(0), elements.dim(1), scales.dim(1));
+    let wide = run.piece(Kind::F32, &[rows, cols]);
+    run.cast(wide, elements)?;
+    if !wide.is_empty() {
+        let grouped = wide.split(1, groups, cols / groups);
+        call!(run, Mul(grouped, scales.unsqueeze(2), grouped))?;
+    }
+    run.as_kind(wide, kind)
+}

@@ -1,0 +1,53 @@
+//! One file per operation: which operators it is made of.
+
+mod activation;
+mod argmax;
+mod batched_matmul;
+mod cast;
+mod copy;
+mod elementwise;
+mod embedding;
+mod glu;
+mod kv_write;
+mod layer_norm;
+mod matmul;
+mod rms_norm;
+mod rope;
+mod sample;
+mod softmax;
+mod top_k;
+mod weight;
+
+use std::sync::Arc;
+
+use ::ops::{Op, Ops, Planner};
+
+use crate::planned::{Npu, Planned};
+
+/// The planners of a device. Attention, and sums with a norm, compose from these.
+pub(crate) fn table(npu: &Npu) -> Ops {
+    Ops {
+        activation: planner(npu, activation::plan),
+        argmax: planner(npu, argmax::plan),
+        batched_matmul: planner(npu, batched_matmul::plan),
+        cast: planner(npu, cast::plan),
+        copy: planner(npu, copy::plan),
+        elementwise: planner(npu, elementwise::plan),
+        embedding: planner(npu, embedding::plan),
+        glu: planner(npu, glu::plan),
+        kv_write: planner(npu, kv_write::plan),
+        layer_norm: planner(npu, layer_norm::plan),
+        matmul: planner(npu, matmul::plan),
+        rms_norm: planner(npu, rms_norm::plan),
+        rope: planner(npu, rope::plan),
+        sample: planner(npu, sample::plan),
+        softmax: planner(npu, softmax::plan),
+        top_k: planner(npu, top_k::plan),
+        ..Ops::none()
+    }
+}
+
+fn planner<O: Op>(npu: &Npu, plan: fn(&Npu, &O) -> Planned) -> Option<Arc<dyn Planner<O>>> {
+    let npu = npu.clone();
+    Some(Arc::new(move |op: &O| plan(&npu, op)))
+}

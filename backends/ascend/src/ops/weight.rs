@@ -1,0 +1,173 @@
+//! How weights lie in device memory, for products and embeddings: rows without gaps, then the scales in f32.
+//!
+//! Integers are bytes, those of four bits too: operators that take them apart are not in every release.
+
+use std::sync::Arc;
+
+use hal::{Buffer, DType, Device, Result, Stream, View, WeightFormat};
+use ops::HostWeight;
+
+use crate::find::Generation;
+use crate::planned::Pack;
+use crate::tensor::{Kind, Tensor};
+
+/// Scales begin at a multiple of this.
+const SCALE_ALIGN: usize = 512;
+/// Bytes that are staged at a time while a weight travels.
+const STAGE_BYTES: usize = 4 << 20;
+
+/// The type in which two operands are multiplied.
+pub(crate) fn product_kind(generation: Generation, a: Kind, b: Kind) -> Kind {
+    match generation {
+        Generation::First => Kind::F16,
+        Generation::Second if a == b => a,
+        Generation::Second => Kind::F32,
+    }
+}
+
+/// A weight `[rows, cols]` in device memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    rows: usize,
+    cols: usize,
+    /// Of the elements.
+    kind: Kind,
+    /// Of a row; 0 without scales.
+    groups: usize,
+    scales_at: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Layout {
+    /// Of a weight for `x` of kind `x`; `None` for a format that is not known, or a size that overflows.
+    pub(crate) fn new(
+        generation: Generation,
+        x: Kind,
+        format: WeightFormat,
+        rows: usize,
+        cols: usize,
+    ) -> Option<Self> {
+        let (kind, groups) = match format {
+            WeightFormat::Dense(dtype) => (product_kind(generation, x, Kind::of(dtype)?), 0),
+            WeightFormat::Int8Row | WeightFormat::Int4Row => (Kind::I8, 1),
+            WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => {
+                (Kind::I8, cols / group)
+            }
+            _ => return None,
+        };
+        let elements = rows.checked_mul(cols)?.checked_mul(kind.bytes())?;
+        let scales_at = elements.checked_next_multiple_of(SCALE_ALIGN)?;
+        let scales = rows.checked_mul(groups)?.checked_mul(Kind::F32.bytes())?;
+        Some(Self {
+            rows,
+            cols,
+            kind,
+            groups,
+            scales_at,
+            bytes: scales_at.checked_add(scales)?,
+        })
+    }
+
+    /// The elements, in memory that begins at `at`.
+    pub(crate) fn elements(&self, at: Tensor) -> Tensor {
+        Tensor::new(at.address, self.kind, &[self.rows, self.cols])
+    }
+
+    /// The scales `[rows, groups]`; `None` for floats.
+    pub(crate) fn scales(&self, at: Tensor) -> Option<Tensor> {
+        let address = at.address + self.scales_at as u64;
+        let scales = Tensor::new(address, Kind::F32, &[self.rows, self.groups]);
+        (self.kind == Kind::I8).then_some(scales)
+    }
+
+    /// Brings a weight of `format` into this layout.
+    pub(crate) fn packer(self, format: WeightFormat) -> Pack {
+        Box::new(move |device, weight| self.pack(device, weight, format))
+    }
+
+    fn pack(
+        &self,
+        device: &Arc<dyn Device>,
+        weight: &HostWeight<'_>,
+        format: WeightFormat,
+    ) -> Result<Buffer> {
+        weight.expect(format, self.rows, self.cols)?;
+        let converted;
+        let weight = match (weight.format, self.kind) {
+            (WeightFormat::Dense(from), Kind::F32) if from != DType::F32 => {
+                converted = weight.convert(WeightFormat::Dense(DType::F32))?;
+                &converted
+            }
+            (WeightFormat::Dense(from), Kind::F16) if from != DType::F16 => {
+                converted = weight.convert(WeightFormat::Dense(DType::F16))?;
+                &converted
+            }
+            _ => weight,
+        };
+        let buffer = device.alloc(self.bytes)?;
+        let mut stream = device.stream()?;
+        let mut to = Travel {
+            stream: &mut *stream,
+            buffer: &buffer,
+            at: 0,
+            staged: Vec::with_capacity(STAGE_BYTES),
+        };
+        for r in 0..self.rows {
+            let row = weight.row(r);
+            match format {
+                WeightFormat::Int4Row | WeightFormat::Int4Group(_) => {
+                    for &byte in row {
+                        to.push(&[ops::nibble(byte, 0) as u8, ops::nibble(byte, 1) as u8])?;
+                    }
+                }
+                _ => to.push(row)?,
+            }
+        }
+        to.skip_to(self.scales_at)?;
+        for r in 0..self.rows {
+            for i in 0..self.groups {
+                to.push(&weight.scale(r, i).to_le_bytes())?;
+            }
+        }
+        to.send()?;
+        stream.synchronize()?;
+        Ok(buffer)
+    }
+}
+
+/// Bytes on their way to a buffer, a few at a time.
+struct Travel<'a> {
+    stream: &'a mut dyn Stream,
+    buffer: &'a Buffer,
+    at: usize,
+    staged: Vec<u8>,
+}
+
+impl Travel<'_> {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(STAGE_BYTES - self.staged.len()));
+            self.staged.extend_from_slice(now);
+            bytes = later;
+            if self.staged.len() == STAGE_BYTES {
+                self.send()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self) -> Result<()> {
+        let to = View::at(self.buffer, self.at, DType::U8, &[self.staged.len()])?;
+        self.stream.upload(&to, &self.staged)?;
+        self.at += self.staged.len();
+        self.staged.clear();
+        Ok(())
+    }
+
+    /// What comes next belongs at `at`.
+    fn skip_to(&mut self, at: usize) -> Result<()> {
+        self.send()?;
+        self.at = at;
+        Ok(())
+    }
+}

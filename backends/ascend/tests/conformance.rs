@@ -1,0 +1,101 @@
+//! The conformance suite through the stand-in: memory and streams, every operation, captured launches, on chips of both
+//! generations. Emulated: no Ascend device was at hand.
+
+mod common;
+
+use conformance::discipline::discipline;
+use conformance::metamorphic::properties;
+use conformance::probe::probe;
+use conformance::{Catalogue, Depth, Selection, Suite, for_each_op};
+use ops::Accelerator;
+
+use common::CANN;
+
+fn open() -> Accelerator {
+    let accelerator = backend_ascend::open("ascend:0").unwrap();
+    println!("{}", accelerator.device.info().detail);
+    accelerator
+}
+
+macro_rules! one_test_per_op {
+    ($($name:ident $op:ident),*) => {
+        $(#[test]
+        fn $name() {
+            CANN.emulated(stringify!($name), &[], &[], |stand_in| {
+                let report = Suite::new(open()).run::<ops::$op>();
+                println!("{report}");
+                report.require_pass().unwrap();
+                assert_eq!(stand_in.live(), [""; 0]);
+            });
+        })*
+    };
+}
+for_each_op!(one_test_per_op);
+
+/// Runs the checks of these levels whose names match.
+fn checks(levels: &str, names: &[&str]) {
+    let selection = Selection {
+        levels: levels.parse().unwrap(),
+        ops: names.iter().map(|&name| name.into()).collect(),
+        depth: Depth::Standard,
+        soak_seconds: None,
+    };
+    let catalogue = Catalogue::new(&selection, Vec::new()).unwrap();
+    assert!(catalogue.checks().len() > 10);
+    let suite = Suite::new(open());
+    for check in catalogue.checks() {
+        let outcome = check.run(&suite);
+        println!("{outcome}");
+        assert!(outcome.status.is_pass(), "{}: {outcome}", check.name);
+    }
+}
+
+#[test]
+fn memory_and_streams_keep_their_promises() {
+    let name = "memory_and_streams_keep_their_promises";
+    CANN.emulated(name, &[], &[], |stand_in| {
+        checks("0", &[]);
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn captured_launches_repeat_the_plain_ones() {
+    let name = "captured_launches_repeat_the_plain_ones";
+    CANN.emulated(name, &[], &[], |stand_in| {
+        checks("6", &["capture"]);
+        let calls = stand_in.calls();
+        assert!(calls.iter().any(|call| call == "aclmdlRIExecuteAsync"));
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn the_card_is_what_the_probes_find() {
+    CANN.emulated("the_card_is_what_the_probes_find", &[], &[], |_| {
+        let accelerator = open();
+        let findings = probe(&accelerator).unwrap();
+        println!("{findings}");
+        let wrong = findings.contradictions(&accelerator.device.info().numerics);
+        assert!(wrong.is_empty(), "{wrong:?}");
+    });
+}
+
+#[test]
+fn results_depend_on_nothing_else() {
+    CANN.emulated("results_depend_on_nothing_else", &[], &[], |_| {
+        for found in discipline(&open()).unwrap() {
+            println!("{found}");
+            assert_eq!(found.deterministic, Some(true), "{found}");
+        }
+    });
+}
+
+#[test]
+fn every_property_holds() {
+    CANN.emulated("every_property_holds", &[], &[], |_| {
+        for property in properties(&open()) {
+            assert!(property.is_fine(), "{property}");
+        }
+    });
+}
