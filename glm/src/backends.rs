@@ -26,6 +26,8 @@ pub struct Options {
 pub const NAMES: &[&str] = &[
     #[cfg(feature = "cpu")]
     "cpu",
+    #[cfg(feature = "ascend")]
+    "ascend",
     #[cfg(feature = "cuda")]
     "cuda",
     #[cfg(feature = "hip")]
@@ -44,8 +46,8 @@ pub const NAMES: &[&str] = &[
 #[cfg(feature = "cpu")]
 const LIMIT_SECONDS: f64 = 0.4;
 
-/// Opens the device that `spec` names: `cpu`; `cuda:0`; `hip:0`; `opencl:0`, or `opencl:` and the numbers of platform and
-/// device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
+/// Opens the device that `spec` names: `cpu`; `ascend:0`; `cuda:0`; `hip:0`; `opencl:0`, or `opencl:` and the numbers of platform
+/// and device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
 /// `wgpu:` and which adapter.
 ///
 /// # Errors
@@ -53,6 +55,8 @@ const LIMIT_SECONDS: f64 = 0.4;
 pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
     let _ = options;
     match spec {
+        #[cfg(feature = "ascend")]
+        _ if spec == "ascend" || spec.starts_with("ascend:") => backend_ascend::open(spec),
         #[cfg(feature = "cpu")]
         "cpu" => backend_cpu::open(&backend_cpu::Options {
             threads: options.threads,
@@ -237,6 +241,8 @@ fn specs(name: &str) -> Vec<(String, Result<()>)> {
             .collect();
     }
     let found: Result<Vec<String>> = match name {
+        #[cfg(feature = "ascend")]
+        "ascend" => backend_ascend::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "cuda")]
         "cuda" => backend_cuda::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "hip")]

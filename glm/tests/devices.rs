@@ -94,8 +94,8 @@ fn wanted() -> [(String, Vec<f32>); 2] {
     wanted
 }
 
-/// The same answers, by the device's own kernels alone.
-fn answers_so(spec: &str, context: &Context, wanted: &[(String, Vec<f32>)]) {
+/// The same answers, by the device's own kernels alone, but for operations that are `composed`.
+fn answers_so(spec: &str, context: &Context, composed: &[&str], wanted: &[(String, Vec<f32>)]) {
     for (weights, (wanted, reference)) in FORMATS.iter().zip(wanted) {
         let (text, logits) = answer(context, *weights, QUESTION);
         assert_eq!(text, *wanted, "{spec} {weights:?}");
@@ -105,14 +105,15 @@ fn answers_so(spec: &str, context: &Context, wanted: &[(String, Vec<f32>)]) {
         assert!(gap <= 2e-3, "{spec} {weights:?}: {gap}");
     }
     for ((op, how), _) in context.counts() {
-        assert_eq!(how, "native", "{spec}: {op}");
+        let expected = ["native", "composed"][usize::from(composed.contains(&op))];
+        assert_eq!(how, expected, "{spec}: {op}");
     }
 }
 
 #[test]
 fn answers_as_on_the_cpu() {
     let wanted = wanted();
-    each_accelerator(|spec, context| answers_so(spec, context, &wanted));
+    each_accelerator(|spec, context| answers_so(spec, context, &[], &wanted));
 }
 
 /// Through a vendor's calls, over the stand-in for its runtime: emulated.
@@ -128,7 +129,7 @@ fn answers_through_hips_calls_as_on_the_cpu() {
     amd.emulated(name, &[], &[], |stand_in| {
         let context = open("hip:0").unwrap();
         assert!(context.device().info().name.contains("emulated"));
-        answers_so("hip:0", &context, &wanted());
+        answers_so("hip:0", &context, &[], &wanted());
         // Most steps were launches of a recording, all of them the same.
         let calls = stand_in.calls();
         let count = |name| calls.iter().filter(|call| *call == name).count();
@@ -140,6 +141,28 @@ fn answers_through_hips_calls_as_on_the_cpu() {
             launched > 10 && (1..8).contains(&made),
             "{made} made, {launched} launched"
         );
+        drop(context);
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+/// Through an operator library's calls, over the stand-in for it: emulated.
+#[cfg(feature = "ascend")]
+#[test]
+fn answers_through_ascends_calls_as_on_the_cpu() {
+    let cann = backend_emulator::stand_in::Vendor {
+        exports: concat!(
+            include_str!("../../backends/ascend/tests/stand_in/acl.h"),
+            include_str!("../../backends/ascend/tests/stand_in/operators.h")
+        ),
+        files: &["libascendcl.so", "libnnopbase.so", "libopapi.so"],
+        variable: "GLM_ASCEND_LIBRARIES",
+    };
+    let name = "answers_through_ascends_calls_as_on_the_cpu";
+    cann.emulated(name, &[], &[], |stand_in| {
+        let context = open("ascend:0").unwrap();
+        let composed = ["add_layer_norm", "add_rms_norm", "attention"];
+        answers_so("ascend:0", &context, &composed, &wanted());
         drop(context);
         assert_eq!(stand_in.live(), [""; 0]);
     });
