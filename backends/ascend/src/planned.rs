@@ -103,7 +103,7 @@ where
     F: Fn(&mut Run<'_>, &[Tensor]) -> Result<()> + Send + Sync,
 {
     fn workspace_bytes(&self, shapes: &[&[usize]]) -> usize {
-        let mut run = Run::measure();
+        let mut run = Run::measure(&self.chip.driver().api().library.operators);
         // Nothing fails where nothing is done.
         let _ = (self.steps)(&mut run, &of_shapes(&self.kinds, shapes));
         run.most
@@ -130,7 +130,7 @@ where
             true => 0,
             false => at(workspace)? + workspace.offset_bytes() as u64,
         };
-        let mut run = Run::stream(self.chip.driver(), queue, workspace);
+        let mut run = Run::stream(self.chip.driver(), queue, workspace)?;
         (self.steps)(&mut run, &tensors)
     }
 

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 use std::ptr;
 
 use arrayvec::ArrayVec;
-use backend_runtime::{Handle, Queue, Runtime};
-use hal::{Error, Result};
+use backend_runtime::{Api, Handle, Queue, Runtime};
+use hal::{Error, ErrorKind, Result};
 
 use crate::device::Acl;
 use crate::failure::{is_refusal, refusal};
@@ -33,20 +33,21 @@ pub(crate) struct Run<'a> {
 /// Where operators go.
 enum To<'a> {
     /// Nowhere: workspace is measured.
-    Nowhere,
+    Nowhere(&'a Operators),
     /// Nowhere: those that would run must be there.
     Check(&'a Operators),
     /// To a stream.
     Stream {
         runtime: &'a Runtime<Acl>,
         queue: &'a mut Queue<Acl>,
+        stream: Handle,
     },
 }
 
 impl<'a> Run<'a> {
     /// Measures workspace.
-    pub(crate) fn measure() -> Self {
-        Self::with(To::Nowhere, 0)
+    pub(crate) fn measure(operators: &'a Operators) -> Self {
+        Self::with(To::Nowhere(operators), 0)
     }
 
     /// Fails where an operator is not there.
@@ -55,12 +56,20 @@ impl<'a> Run<'a> {
     }
 
     /// Queues operators, with pieces of the memory at `workspace`.
+    ///
+    /// # Errors
+    /// `DeviceLost`; what the runtime reports.
     pub(crate) fn stream(
         runtime: &'a Runtime<Acl>,
         queue: &'a mut Queue<Acl>,
         workspace: u64,
-    ) -> Self {
-        Self::with(To::Stream { runtime, queue }, workspace)
+    ) -> Result<Self> {
+        let to = To::Stream {
+            stream: queue.begin("launch an operation")?,
+            runtime,
+            queue,
+        };
+        Ok(Self::with(to, workspace))
     }
 
     fn with(to: To<'a>, workspace: u64) -> Self {
@@ -72,11 +81,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether there is an operator; where workspace is measured there are all.
+    /// Whether there is an operator.
     pub(crate) fn has(&self, operator: impl Fn(&Operators) -> bool) -> bool {
         match &self.to {
-            To::Nowhere => true,
-            To::Check(operators) => operator(operators),
+            To::Nowhere(operators) | To::Check(operators) => operator(operators),
             To::Stream { runtime, .. } => operator(&runtime.api().library.operators),
         }
     }
@@ -111,16 +119,25 @@ impl<'a> Run<'a> {
                 .next_step("install a newer CANN with the operator packages of this chip")
         };
         match &mut self.to {
-            To::Nowhere => Ok(()),
+            To::Nowhere(_) => Ok(()),
             To::Check(operators) => pick(operators).map(drop).ok_or_else(absent),
-            To::Stream { runtime, queue } => {
-                let library = &runtime.api().library;
-                let operator = pick(&library.operators).ok_or_else(absent)?;
-                let mut held = Held::new(&library.base);
+            To::Stream {
+                runtime,
+                queue,
+                stream,
+            } => {
+                let operator = pick(&runtime.api().library.operators).ok_or_else(absent)?;
+                let mut held = Held::new(runtime);
                 let (mut bytes, mut executor) = (0, ptr::null_mut());
                 let status = prepare(operator.prepare, &mut held, &mut bytes, &mut executor)?;
                 accept(runtime, name, status)?;
-                let queued = enqueue(runtime, queue, operator.queue, name, bytes, executor);
+                let queued = enqueue(
+                    runtime,
+                    queue,
+                    *stream,
+                    operator.queue,
+                    (name, bytes, executor),
+                );
                 // The executor has been used up: what it was told of may go.
                 drop(held);
                 queued
@@ -132,17 +149,15 @@ impl<'a> Run<'a> {
 fn enqueue(
     runtime: &Runtime<Acl>,
     queue: &mut Queue<Acl>,
+    stream: Handle,
     operator: QueueOperator,
-    name: &'static str,
-    bytes: u64,
-    executor: Handle,
+    (name, bytes, executor): (&'static str, u64, Handle),
 ) -> Result<()> {
     let workspace = match bytes {
         0 => Ok(0),
         _ => queue.scratch(name, bytes as usize),
     };
-    let workspace = workspace.and_then(|at| Ok((at, queue.begin(name)?)));
-    let (workspace, stream) = workspace.inspect_err(|_| runtime.api().library.forget(executor))?;
+    let workspace = workspace.inspect_err(|_| runtime.api().library.forget(executor))?;
     let workspace = ptr::with_exposed_provenance_mut(workspace as usize);
     // SAFETY: the workspace has as many bytes, work of this stream alone uses it, in order, and the executor was just made.
     let status = unsafe { operator(workspace, bytes, executor, stream) };
@@ -169,14 +184,16 @@ impl Library {
 
 /// What an operator is told of, until it is queued.
 pub(crate) struct Held<'a> {
+    runtime: &'a Runtime<Acl>,
     base: &'a Base,
     handles: ArrayVec<(Handle, unsafe extern "C" fn(Handle) -> Status), MAX_HELD>,
 }
 
 impl<'a> Held<'a> {
-    fn new(base: &'a Base) -> Self {
+    fn new(runtime: &'a Runtime<Acl>) -> Self {
         Self {
-            base,
+            runtime,
+            base: &runtime.api().library.base,
             handles: ArrayVec::new(),
         }
     }
@@ -187,11 +204,14 @@ impl<'a> Held<'a> {
         destroy: unsafe extern "C" fn(Handle) -> Status,
     ) -> Result<Handle> {
         if handle.is_null() {
+            const DOING: &str = "describe an argument";
+            // It does not say why: of a lost device everything fails.
+            // SAFETY: the device is open.
+            let code = unsafe { self.runtime.api().set_current() };
+            self.runtime.check(DOING, code)?;
             let why = "the operator library made none";
-            return Err(
-                Error::new(hal::ErrorKind::OutOfMemory, "describe an argument", why)
-                    .next_step("close other programs on this host"),
-            );
+            return Err(Error::new(ErrorKind::OutOfMemory, DOING, why)
+                .next_step("close other programs on this host"));
         }
         self.handles.push((handle, destroy));
         Ok(handle)

@@ -7,6 +7,7 @@ use conformance::discipline::discipline;
 use conformance::metamorphic::properties;
 use conformance::probe::probe;
 use conformance::{Catalogue, Depth, Selection, Suite, for_each_op};
+use hal::DType;
 use ops::Accelerator;
 
 use common::CANN;
@@ -16,6 +17,11 @@ fn open() -> Accelerator {
     println!("{}", accelerator.device.info().detail);
     accelerator
 }
+
+/// Chips without bf16, whose products are in f16 alone, and that lack operators of norms: one the first, one the second.
+const FIRST: [&str; 2] = ["Ascend910A", "Ascend310P3"];
+/// Small cases of an operation on those.
+const CASES: usize = 48;
 
 macro_rules! one_test_per_op {
     ($($name:ident $op:ident),*) => {
@@ -28,6 +34,24 @@ macro_rules! one_test_per_op {
                 assert_eq!(stand_in.live(), [""; 0]);
             });
         })*
+
+        mod first_generation {
+            use super::*;
+            $(#[test]
+            fn $name() {
+                let name = concat!("first_generation::", stringify!($name));
+                for chip in FIRST {
+                    CANN.emulated(name, &[("STAND_IN_SOC", chip)], &[], |stand_in| {
+                        let accelerator = open();
+                        assert_eq!(accelerator.device.info().numerics.floats, [DType::F16]);
+                        let report = Suite::new(accelerator).run_small::<ops::$op>(CASES);
+                        println!("{report}");
+                        report.require_no_failure().unwrap();
+                        assert_eq!(stand_in.live(), [""; 0]);
+                    });
+                }
+            })*
+        }
     };
 }
 for_each_op!(one_test_per_op);

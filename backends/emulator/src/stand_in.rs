@@ -204,7 +204,7 @@ pub fn works(open: impl FnOnce() -> Result<Accelerator>) {
 pub struct Functions<'a> {
     /// Their failure may have nobody to go to, because they are also, or only, called while something is dropped.
     pub in_drops: &'a [&'a str],
-    /// How the compiler's begin, whose codes are its own.
+    /// How the compiler's begin, whose codes are its own; empty without a compiler.
     pub compiler: &'a str,
     /// Allocates, and is tried once more when there is no memory.
     pub alloc: &'a str,
@@ -214,14 +214,35 @@ pub struct Functions<'a> {
     pub load: &'a str,
 }
 
-/// Lets each call of what [`works`] does fail in several ways, one at a time.
+/// Lets each call of what [`works`] does fail with the codes of CUDA and HIP, one at a time.
 ///
 /// # Panics
-/// When a failure is not a typed error of the right kind with a next step, or something is left behind.
+/// Those of [`fail_each_with`].
 pub fn fail_each(
     stand_in: &StandIn,
     open: impl Fn() -> Result<Accelerator>,
     functions: Functions<'_>,
+) {
+    let codes = [
+        (1, ErrorKind::Unexpected),
+        (2, ErrorKind::OutOfMemory),
+        (700, ErrorKind::DeviceLost),
+        (999, ErrorKind::DeviceLost),
+    ];
+    fail_each_with(stand_in, open, functions, &codes, &[]);
+}
+
+/// Lets each call of what [`works`] does fail with each of `codes`, one at a time. Functions that are `makers` give what they make,
+/// and no code: their failure is that there is none.
+///
+/// # Panics
+/// When a failure is not a typed error of the right kind with a next step, or something is left behind.
+pub fn fail_each_with(
+    stand_in: &StandIn,
+    open: impl Fn() -> Result<Accelerator>,
+    functions: Functions<'_>,
+    codes: &[(i32, ErrorKind)],
+    makers: &[&str],
 ) {
     let sent = sent();
     let run = || everything(&open, &sent);
@@ -236,15 +257,14 @@ pub fn fail_each(
     assert!(calls.len() > 100);
     let mut outcomes = BTreeMap::<String, usize>::new();
     for (n, function) in calls.iter().map(String::as_str).enumerate() {
-        if function.starts_with(functions.compiler) {
+        if !functions.compiler.is_empty() && function.starts_with(functions.compiler) {
             continue;
         }
-        for (code, kind) in [
-            (1, ErrorKind::Unexpected),
-            (2, ErrorKind::OutOfMemory),
-            (700, ErrorKind::DeviceLost),
-            (999, ErrorKind::DeviceLost),
-        ] {
+        for &(code, kind) in codes {
+            let kind = match makers.contains(&function) {
+                true if kind != ErrorKind::DeviceLost => ErrorKind::OutOfMemory,
+                _ => kind,
+            };
             stand_in.fail("", i32::try_from(n).expect("few calls") + 1, code);
             let result = run();
             stand_in.fail("", 0, 0);
@@ -273,11 +293,24 @@ pub fn fail_each(
     println!("{outcomes:?}");
 }
 
-/// Lets a kernel leave its memory: every later call says so, with all of `says`, and nothing is left behind.
+/// Lets a kernel leave its memory, with the code of CUDA and HIP.
+///
+/// # Panics
+/// Those of [`lose_device_with`].
+pub fn lose_device(stand_in: &StandIn, open: impl Fn() -> Result<Accelerator>, says: &[&str]) {
+    lose_device_with(stand_in, open, says, 700);
+}
+
+/// Lets a kernel die of `code`: every later call says so, with all of `says`, and nothing is left behind.
 ///
 /// # Panics
 /// When it is otherwise.
-pub fn lose_device(stand_in: &StandIn, open: impl Fn() -> Result<Accelerator>, says: &[&str]) {
+pub fn lose_device_with(
+    stand_in: &StandIn,
+    open: impl Fn() -> Result<Accelerator>,
+    says: &[&str],
+    code: i32,
+) {
     let accelerator = open().expect("a device");
     let plan = Context::new(accelerator.clone()).plan(StridedCopy { dtype: DType::U8 });
     let plan = plan.expect("a copy");
@@ -288,7 +321,7 @@ pub fn lose_device(stand_in: &StandIn, open: impl Fn() -> Result<Accelerator>, s
     let event = stream.record().expect("an event");
     event.synchronize().expect("nothing is to be done");
     stream.upload(&x, &[7; 64]).expect("an upload");
-    stand_in.fail("kernel", 1, 700);
+    stand_in.fail("kernel", 1, code);
     let launch = |stream: &mut dyn Stream| plan.run(stream, CopyArgs { out, x }, &nothing);
     launch(&mut *stream).expect("the host hears of it later");
     let first = stream.synchronize();

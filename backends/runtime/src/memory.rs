@@ -242,7 +242,12 @@ impl<A: Api> Heap<A> {
             // SAFETY: the memory came from the same stream's order, and is not used again.
             Some(_) => unsafe { api.pool_free(pointer, self.stream.handle) },
             None => {
-                let _ = self.stream.synchronize(FREE);
+                if self.stream.synchronize(FREE).is_err() {
+                    // Not under a queue that still uses it. In vain on a device that was lost.
+                    // SAFETY: the device is open.
+                    let code = unsafe { api.finish() };
+                    self.context.note(code);
+                }
                 // SAFETY: the memory is not used again, and no queue uses it any more.
                 unsafe { api.free(pointer) }
             }

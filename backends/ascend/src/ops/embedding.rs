@@ -1,10 +1,10 @@
 //! Rows of a table: one operator for floats; ids that name no row are moved into the table before it, and give zeros after it.
 
 use hal::Result;
-use ops::Embedding;
+use ops::{Embedding, Op};
 
 use super::matmul::dequantised;
-use super::weight::Layout;
+use super::weight::{Layout, has_products};
 use crate::planned::{Npu, Planned};
 use crate::run::{Run, Scalar, call};
 use crate::tensor::{Kind, Tensor};
@@ -20,6 +20,9 @@ pub(crate) fn plan(npu: &Npu, op: &Embedding) -> Planned {
             let [out, ids, table] = args.try_into().expect("counted by check_args");
             embedding(run, out, ids, table, None)
         });
+    }
+    if op.tied {
+        has_products(npu, Embedding::NAME, kind)?;
     }
     // As the product whose weight it may be packs it.
     let Some(layout) = Layout::new(npu.generation, kind, op.table, vocab, dim) else {

@@ -5,7 +5,7 @@ use hal::Result;
 use ops::{Matmul, Op};
 
 use super::activation::activate;
-use super::weight::{Layout, product_kind};
+use super::weight::{Layout, has_products, product_kind};
 use crate::find::Generation;
 use crate::planned::{Npu, Planned};
 use crate::run::{KeepType, Run, Scalar, call};
@@ -19,12 +19,7 @@ pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {
     let Some(layout) = Layout::new(generation, x, op.weight, op.n, op.k) else {
         return Ok(None);
     };
-    if generation == Generation::First && x == Kind::F32 {
-        let info = npu.device.info();
-        let doing = format!("plan {} on {}", Matmul::NAME, info.spec);
-        let why = format!("{} has no products in f32", info.name);
-        return Err(hal::Error::unsupported(doing, why).next_step("choose f16: --dtype f16"));
-    }
+    has_products(npu, Matmul::NAME, x)?;
     let (rows, ins, bytes): (&[usize], &[usize], &[usize]) =
         (&[1, op.n], &[1, op.k], &[layout.bytes]);
     let mut example = vec![rows, ins, bytes];

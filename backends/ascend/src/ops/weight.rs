@@ -4,11 +4,11 @@
 
 use std::sync::Arc;
 
-use hal::{Buffer, DType, Device, Result, Stream, View, WeightFormat};
+use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
 use ops::HostWeight;
 
 use crate::find::Generation;
-use crate::planned::Pack;
+use crate::planned::{Npu, Pack};
 use crate::tensor::{Kind, Tensor};
 
 /// Scales begin at a multiple of this.
@@ -23,6 +23,20 @@ pub(crate) fn product_kind(generation: Generation, a: Kind, b: Kind) -> Kind {
         Generation::Second if a == b => a,
         Generation::Second => Kind::F32,
     }
+}
+
+/// Whether the chip multiplies with an `x` of this type; `op` is what is planned.
+///
+/// # Errors
+/// `Unsupported`, with the type that it has.
+pub(crate) fn has_products(npu: &Npu, op: &str, x: Kind) -> Result<()> {
+    if npu.generation == Generation::Second || x == Kind::F16 {
+        return Ok(());
+    }
+    let info = npu.device.info();
+    let doing = format!("plan {op} on {}", info.spec);
+    let why = format!("{} has products in f16 alone", info.name);
+    Err(Error::unsupported(doing, why).next_step("choose f16: --dtype f16"))
 }
 
 /// A weight `[rows, cols]` in device memory.

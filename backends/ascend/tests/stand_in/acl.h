@@ -9,8 +9,8 @@
 
 static const int NO_CONTEXT = 107002, BAD_PARAMETER = 107000, BAD_DEVICE = 107001, CAPTURED = 107027, DIED = 507015;
 
-static bool dies_of(int code) { return code >= 507010 && code < 508000 && code != 507899 - 1; }
-static const bool codes_set = (stand_in::is_last = dies_of, stand_in::bad_memory = DIED, stand_in::one_context = true);
+static bool dies_of(int code) { return code >= 507010 && code < 508000; }
+static const bool codes_set = (stand_in::is_last = dies_of, stand_in::bad_memory = DIED, true);
 
 struct AclContext {
     int device, references;
@@ -68,7 +68,7 @@ EXPORT int aclrtSetDevice(int32_t device) {
     AclContext *&of = contexts[device];
     if (!of) of = new AclContext{device, 0};
     of->references++;
-    stand_in::live["device"]++;
+    stand_in::live["context"]++;
     context = of;
     return 0;
 }
@@ -76,7 +76,7 @@ EXPORT int aclrtResetDevice(int32_t device) {
     ENTER_TO_FREE;
     AclContext *of = contexts[device];
     if (!of || !of->references) return BAD_DEVICE;
-    stand_in::live["device"]--;
+    stand_in::live["context"]--;
     if (--of->references == 0) {
         stand_in::end_context();
         // Of every thread: what it points to is not freed, and is none of theirs any more.
