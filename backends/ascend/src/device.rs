@@ -302,8 +302,8 @@ impl Api for Acl {
 /// The numbers above, and those of other files, by the vendor's names: for the test that compares them.
 #[cfg(test)]
 pub(crate) fn numbers() -> Vec<(&'static str, i64)> {
+    use crate::arguments::ND;
     use crate::failure::ALREADY;
-    use crate::run::ND;
     use crate::tensor::Kind;
     let mut all = vec![
         ("ACL_MEM_MALLOC_HUGE_FIRST", HUGE_FIRST.into()),

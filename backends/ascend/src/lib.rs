@@ -7,6 +7,8 @@
 //!   checks arguments and says what workspace it needs, and one that queues its work.
 //! - Memory, streams, transfers, captures and lost devices are as in `backend-runtime`, which does what AscendCL has in common
 //!   with its like; every operator works in the scratch memory of its queue.
+//! - An operator with arguments of the same types, lengths and strides is prepared once for a queue, and then given other
+//!   addresses, where the library can do that: `src/executors.rs`.
 //! - What an operator would round to a half type before the last step is computed in f32 and rounded once.
 //! - What operators do not bound (ids, slots, positions) is bounded on the device before they see it.
 //! - An operator that this release of CANN lacks is named when an operation is planned.
@@ -23,7 +25,9 @@
 //! }
 //! ```
 
+mod arguments;
 mod device;
+mod executors;
 mod failure;
 mod find;
 mod libraries;

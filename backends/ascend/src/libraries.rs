@@ -8,7 +8,7 @@ use backend_runtime::search::{Place, Search, load};
 use hal::{Error, ErrorKind, Result};
 
 use crate::operators::Operators;
-use crate::symbols::{Base, Calls, Captures, Executors, Flagged, Peers, Release, Words, text_at};
+use crate::symbols::{Base, Calls, Captures, Flagged, Peers, Release, Repeats, Words, text_at};
 
 /// Folders that are searched first, separated as in `PATH`.
 const FIRST: &str = "GLM_ASCEND_LIBRARIES";
@@ -31,7 +31,7 @@ pub(crate) struct Library {
     pub(crate) calls: Calls,
     pub(crate) base: Base,
     pub(crate) operators: Operators,
-    pub(crate) executors: Option<Executors>,
+    pub(crate) repeats: Option<Repeats>,
     pub(crate) captures: Option<Captures>,
     pub(crate) flagged: Option<Flagged>,
     pub(crate) peers: Option<Peers>,
@@ -76,7 +76,7 @@ impl Library {
             calls,
             base: base_calls,
             operators: Operators::new(&all),
-            executors: Executors::new(&all).ok(),
+            repeats: Repeats::new(&all).ok(),
             captures: Captures::new(&[&runtime]).ok(),
             flagged: Flagged::new(&[&runtime]).ok(),
             peers: Peers::new(&[&runtime]).ok(),

@@ -1,25 +1,21 @@
 //! A launch under construction: operators one after the other, and the memory between them.
 
-use std::ffi::c_void;
 use std::ptr;
 
 use arrayvec::ArrayVec;
-use backend_runtime::{Api, Handle, Queue, Runtime};
-use hal::{Error, ErrorKind, Result};
+use backend_runtime::{Handle, Queue, Runtime};
+use hal::{Error, Result};
 
+use crate::arguments::{Scalar, Telling};
 use crate::device::Acl;
+use crate::executors::{Call, Executors};
 use crate::failure::{is_refusal, refusal};
 use crate::libraries::Library;
 use crate::operators::{Operator, Operators, Queue as QueueOperator, Status};
-use crate::symbols::Base;
 use crate::tensor::{Kind, Tensor};
 
 /// Where pieces of a workspace begin: at multiples of this.
 const ALIGN: usize = 512;
-/// `ACL_FORMAT_ND`.
-pub(crate) const ND: i32 = 2;
-/// The most tensors, scalars and lists of one operator.
-const MAX_HELD: usize = 12;
 
 /// The operators of one launch, or what they will take.
 pub(crate) struct Run<'a> {
@@ -111,7 +107,8 @@ impl<'a> Run<'a> {
         &mut self,
         name: &'static str,
         pick: impl Fn(&Operators) -> Option<Operator<F>>,
-        prepare: impl FnOnce(F, &mut Held<'_>, &mut u64, &mut Handle) -> Result<Status>,
+        describe: impl FnOnce(&mut Call),
+        prepare: impl FnOnce(F, &mut Telling<'_>, &mut u64, &mut Handle) -> Result<Status>,
     ) -> Result<()> {
         let absent = || {
             let doing = format!("plan {name}");
@@ -126,11 +123,41 @@ impl<'a> Run<'a> {
                 queue,
                 stream,
             } => {
-                let operator = pick(&runtime.api().library.operators).ok_or_else(absent)?;
-                let mut held = Held::new(runtime);
+                let library = &runtime.api().library;
+                let operator = pick(&library.operators).ok_or_else(absent)?;
+                let mut call = Call::new(name);
+                describe(&mut call);
+                let repeats = library.repeats.as_ref().filter(|_| call.can_repeat(name));
+                let kept = repeats.and_then(|repeats| {
+                    let executors = queue.kept::<Executors>();
+                    executors.find(repeats, &call)
+                });
+                if let Some((executor, bytes)) = kept {
+                    return enqueue(
+                        runtime,
+                        queue,
+                        *stream,
+                        operator.queue,
+                        (name, bytes, executor),
+                    );
+                }
+                let mut telling = Telling::new(runtime);
                 let (mut bytes, mut executor) = (0, ptr::null_mut());
-                let status = prepare(operator.prepare, &mut held, &mut bytes, &mut executor)?;
+                let status = prepare(operator.prepare, &mut telling, &mut bytes, &mut executor)?;
                 accept(runtime, name, status)?;
+                // First, because without memory nobody else would let the executor go.
+                if let Err(e) = scratch(queue, name, bytes) {
+                    library.forget(executor);
+                    return Err(e);
+                }
+                let Telling { tensors, held, .. } = telling;
+                let used_up = match repeats {
+                    Some(repeats) => {
+                        let executors = queue.kept::<Executors>();
+                        executors.keep(repeats, &call, (executor, bytes), &tensors, held)
+                    }
+                    None => Some(held),
+                };
                 let queued = enqueue(
                     runtime,
                     queue,
@@ -138,11 +165,19 @@ impl<'a> Run<'a> {
                     operator.queue,
                     (name, bytes, executor),
                 );
-                // The executor has been used up: what it was told of may go.
-                drop(held);
+                // An executor that is not kept has been used up: what it was told of may go.
+                drop(used_up);
                 queued
             }
         }
+    }
+}
+
+/// Where an operator works.
+fn scratch(queue: &mut Queue<Acl>, name: &'static str, bytes: u64) -> Result<u64> {
+    match bytes {
+        0 => Ok(0),
+        _ => queue.scratch(name, bytes as usize),
     }
 }
 
@@ -153,13 +188,9 @@ fn enqueue(
     operator: QueueOperator,
     (name, bytes, executor): (&'static str, u64, Handle),
 ) -> Result<()> {
-    let workspace = match bytes {
-        0 => Ok(0),
-        _ => queue.scratch(name, bytes as usize),
-    };
-    let workspace = workspace.inspect_err(|_| runtime.api().library.forget(executor))?;
+    let workspace = scratch(queue, name, bytes)?;
     let workspace = ptr::with_exposed_provenance_mut(workspace as usize);
-    // SAFETY: the workspace has as many bytes, work of this stream alone uses it, in order, and the executor was just made.
+    // SAFETY: the workspace has as many bytes, work of this stream alone uses it, in order, and the executor may be used.
     let status = unsafe { operator(workspace, bytes, executor, stream) };
     accept(runtime, name, status)
 }
@@ -175,159 +206,17 @@ fn accept(runtime: &Runtime<Acl>, name: &'static str, status: Status) -> Result<
 impl Library {
     /// Lets an executor go that was not used.
     fn forget(&self, executor: Handle) {
-        if let Some(executors) = &self.executors {
-            // SAFETY: made by an operator, and not used again.
-            unsafe { (executors.aclDestroyAclOpExecutor)(executor) };
-        }
-    }
-}
-
-/// What an operator is told of, until it is queued.
-pub(crate) struct Held<'a> {
-    runtime: &'a Runtime<Acl>,
-    base: &'a Base,
-    handles: ArrayVec<(Handle, unsafe extern "C" fn(Handle) -> Status), MAX_HELD>,
-}
-
-impl<'a> Held<'a> {
-    fn new(runtime: &'a Runtime<Acl>) -> Self {
-        Self {
-            runtime,
-            base: &runtime.api().library.base,
-            handles: ArrayVec::new(),
-        }
-    }
-
-    fn hold(
-        &mut self,
-        handle: Handle,
-        destroy: unsafe extern "C" fn(Handle) -> Status,
-    ) -> Result<Handle> {
-        if handle.is_null() {
-            const DOING: &str = "describe an argument";
-            // It does not say why: of a lost device everything fails.
-            // SAFETY: the device is open.
-            let code = unsafe { self.runtime.api().set_current() };
-            self.runtime.check(DOING, code)?;
-            let why = "the operator library made none";
-            return Err(Error::new(ErrorKind::OutOfMemory, DOING, why)
-                .next_step("close other programs on this host"));
-        }
-        self.handles.push((handle, destroy));
-        Ok(handle)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        for (handle, destroy) in self.handles.drain(..) {
-            // SAFETY: made by this library, and not used again.
-            unsafe { destroy(handle) };
-        }
-    }
-}
-
-/// What is given to the first function of an operator, as `Raw`.
-pub(crate) trait Argument<Raw> {
-    fn raw(&self, held: &mut Held<'_>) -> Result<Raw>;
-}
-
-impl Argument<Handle> for Tensor {
-    fn raw(&self, held: &mut Held<'_>) -> Result<Handle> {
-        let (shape, strides) = (self.shape(), self.strides());
-        // Memory in the tensor's own shape, or all from its first element to its last.
-        let span = [self.span()];
-        let storage = if self.is_contiguous() { shape } else { &span };
-        let data: *mut c_void = ptr::with_exposed_provenance_mut(self.address as usize);
-        // SAFETY: lengths and strides are as many as is said, and are copied.
-        let handle = unsafe {
-            (held.base.aclCreateTensor)(
-                shape.as_ptr(),
-                shape.len() as u64,
-                self.kind as i32,
-                strides.as_ptr(),
-                0,
-                ND,
-                storage.as_ptr(),
-                storage.len() as u64,
-                data,
-            )
-        };
-        let destroy = held.base.aclDestroyTensor;
-        held.hold(handle, destroy)
-    }
-}
-
-/// No tensor, where one may be left out.
-pub(crate) struct Absent;
-
-impl Argument<Handle> for Absent {
-    fn raw(&self, _: &mut Held<'_>) -> Result<Handle> {
-        Ok(ptr::null_mut())
-    }
-}
-
-/// A number.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Scalar {
-    F32(f32),
-    I32(i32),
-    I64(i64),
-}
-
-impl Argument<Handle> for Scalar {
-    fn raw(&self, held: &mut Held<'_>) -> Result<Handle> {
-        let (value, kind): (*const c_void, Kind) = match self {
-            Self::F32(x) => (ptr::from_ref(x).cast(), Kind::F32),
-            Self::I32(x) => (ptr::from_ref(x).cast(), Kind::I32),
-            Self::I64(x) => (ptr::from_ref(x).cast(), Kind::I64),
-        };
-        // SAFETY: the value is of that type, and is copied.
-        let handle = unsafe { (held.base.aclCreateScalar)(value, kind as i32) };
-        let destroy = held.base.aclDestroyScalar;
-        held.hold(handle, destroy)
-    }
-}
-
-/// Numbers of dimensions, or lengths.
-#[derive(Clone, Copy)]
-pub(crate) struct Integers<'a>(pub(crate) &'a [i64]);
-
-impl Argument<Handle> for Integers<'_> {
-    fn raw(&self, held: &mut Held<'_>) -> Result<Handle> {
-        // SAFETY: there are as many, and they are copied.
-        let handle = unsafe { (held.base.aclCreateIntArray)(self.0.as_ptr(), self.0.len() as u64) };
-        let destroy = held.base.aclDestroyIntArray;
-        held.hold(handle, destroy)
-    }
-}
-
-/// Digits that products keep: all that the operands have.
-pub(crate) struct KeepType;
-
-impl Argument<i8> for KeepType {
-    fn raw(&self, _: &mut Held<'_>) -> Result<i8> {
-        Ok(0)
-    }
-}
-
-impl Argument<i32> for Kind {
-    fn raw(&self, _: &mut Held<'_>) -> Result<i32> {
-        Ok(*self as i32)
-    }
-}
-
-macro_rules! plain {
-    ($($type:ty as $raw:ty),*) => {
-        $(impl Argument<$raw> for $type {
-            fn raw(&self, _: &mut Held<'_>) -> Result<$raw> {
-                Ok((*self).into())
+        if let Some(repeats) = &self.repeats {
+            // Others are let go by being used.
+            // SAFETY: made by an operator.
+            let status = unsafe { (repeats.aclSetAclOpExecutorRepeatable)(executor) };
+            if status == 0 {
+                // SAFETY: it is not used again.
+                unsafe { (repeats.aclDestroyAclOpExecutor)(executor) };
             }
-        })*
-    };
+        }
+    }
 }
-// Dimensions and modes are written as plain numbers.
-plain!(bool as bool, f64 as f64, i32 as i64);
 
 /// Runs an operator: `call!(run, Add(a, b, Scalar::F32(1.0), out))`.
 macro_rules! call {
@@ -335,9 +224,10 @@ macro_rules! call {
         $run.operate(
             concat!("aclnn", stringify!($name)),
             |operators| operators.$name,
+            |call| { $($crate::arguments::Described::describe(&$argument, call);)* },
             // SAFETY: the arguments have the types of the table, and live until the operator is queued.
-            |prepare, held, bytes, executor| Ok(unsafe {
-                prepare($($crate::run::Argument::raw(&$argument, held)?,)* bytes, executor)
+            |prepare, telling, bytes, executor| Ok(unsafe {
+                prepare($($crate::arguments::Argument::tell(&$argument, telling)?,)* bytes, executor)
             }),
         )
     };

@@ -128,7 +128,9 @@ table! {
 
 table! {
     /// Executors that are used more than once, or not at all.
-    Executors {
+    Repeats {
+    aclSetAclOpExecutorRepeatable(Handle) -> i32;
+    aclSetTensorAddr(Handle, usize, Handle, *mut c_void) -> i32;
     aclDestroyAclOpExecutor(Handle) -> i32;
     }
 }
@@ -203,7 +205,7 @@ mod tests {
             Peers::PROTOTYPES,
         ];
         // The headers of the operators' base come with the toolkit alone.
-        let base = [Base::PROTOTYPES, Executors::PROTOTYPES].concat();
+        let base = [Base::PROTOTYPES, Repeats::PROTOTYPES].concat();
         for (i, (name, arguments)) in base.iter().chain(&tables.concat()).enumerate() {
             if i == 0 {
                 text += "#if __has_include(<aclnn/acl_meta.h>)\n#include <aclnn/acl_meta.h>\n";

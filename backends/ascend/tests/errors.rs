@@ -11,9 +11,12 @@ use common::CANN;
 
 const FUNCTIONS: Functions<'_> = Functions {
     in_drops: &[
+        "aclDestroyAclOpExecutor",
         "aclDestroyIntArray",
         "aclDestroyScalar",
         "aclDestroyTensor",
+        "aclSetAclOpExecutorRepeatable",
+        "aclSetTensorAddr",
         "aclmdlRICaptureEnd",
         "aclmdlRIDestroy",
         "aclrtDestroyEvent",

@@ -1,5 +1,6 @@
 //! The driver of the portable kernels: programs, kernels, queues, marks and graphs of one device.
 
+use std::any::Any;
 use std::ffi::{CString, c_void};
 use std::fmt;
 use std::ptr;
@@ -177,6 +178,8 @@ pub struct Queue<A: Api> {
     capture: Option<Vec<Arc<Allocation<A>>>>,
     /// Memory for one launch at a time, and its bytes.
     scratch: Option<(Arc<Allocation<A>>, usize)>,
+    /// What the back end keeps with it.
+    kept: Option<Box<dyn Any + Send>>,
 }
 
 impl<A: Api> fmt::Debug for Queue<A> {
@@ -245,6 +248,15 @@ impl<A: Api> Queue<A> {
             .map_or(0, |(memory, _)| memory.address()))
     }
 
+    /// What the back end keeps with this queue, made when it is first asked for. It goes before the queue does.
+    pub fn kept<T: Any + Send + Default>(&mut self) -> &mut T {
+        if !self.kept.as_ref().is_some_and(|kept| kept.is::<T>()) {
+            self.kept = Some(Box::new(T::default()));
+        }
+        let kept = self.kept.as_mut().and_then(|kept| kept.downcast_mut());
+        kept.expect("just made of this type")
+    }
+
     /// Ends a capture, whatever came of it.
     fn end_capture(&mut self, doing: &'static str) -> Result<Handle> {
         let Self {
@@ -265,6 +277,7 @@ impl<A: Api> Drop for Queue<A> {
     fn drop(&mut self) {
         let context = Arc::clone(&self.stream.context);
         context.enter_to_free();
+        self.kept = None;
         if self.capture.take().is_some()
             && let Ok(graph) = self.end_capture("drop a queue in a capture")
         {
@@ -427,6 +440,7 @@ impl<A: Api> SimtDriver for Runtime<A> {
             ring: None,
             capture: None,
             scratch: None,
+            kept: None,
         })
     }
 

@@ -3,8 +3,9 @@
 use hal::Result;
 use ops::{Act, Activation};
 
+use crate::arguments::Scalar;
 use crate::planned::{Npu, Planned};
-use crate::run::{Run, Scalar, call};
+use crate::run::{Run, call};
 use crate::tensor::Tensor;
 
 pub(crate) fn plan(npu: &Npu, op: &Activation) -> Planned {

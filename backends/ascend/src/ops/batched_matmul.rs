@@ -2,8 +2,9 @@
 
 use ops::BatchedMatmul;
 
+use crate::arguments::{KeepType, Scalar};
 use crate::planned::{Npu, Planned};
-use crate::run::{KeepType, Scalar, call};
+use crate::run::call;
 use crate::tensor::Kind;
 
 use super::weight::product_kind;

@@ -2,8 +2,9 @@
 
 use ops::{Binary, Elementwise};
 
+use crate::arguments::Scalar;
 use crate::planned::{Npu, Planned};
-use crate::run::{Scalar, call};
+use crate::run::call;
 use crate::tensor::Kind;
 
 pub(crate) fn plan(npu: &Npu, op: &Elementwise) -> Planned {

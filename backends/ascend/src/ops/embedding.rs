@@ -5,8 +5,9 @@ use ops::{Embedding, Op};
 
 use super::matmul::dequantised;
 use super::weight::{Layout, has_products};
+use crate::arguments::Scalar;
 use crate::planned::{Npu, Planned};
-use crate::run::{Run, Scalar, call};
+use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
 pub(crate) fn plan(npu: &Npu, op: &Embedding) -> Planned {

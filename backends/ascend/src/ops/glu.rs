@@ -3,8 +3,9 @@
 use ops::{Act, Glu, Half};
 
 use super::activation::activate;
+use crate::arguments::Scalar;
 use crate::planned::{Npu, Planned};
-use crate::run::{Scalar, call};
+use crate::run::call;
 use crate::tensor::Kind;
 
 pub(crate) fn plan(npu: &Npu, op: &Glu) -> Planned {

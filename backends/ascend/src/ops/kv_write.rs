@@ -4,8 +4,9 @@
 use hal::Result;
 use ops::KvWrite;
 
+use crate::arguments::Scalar;
 use crate::planned::{Npu, Planned};
-use crate::run::{Run, Scalar, call};
+use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
 pub(crate) fn plan(npu: &Npu, op: &KvWrite) -> Planned {

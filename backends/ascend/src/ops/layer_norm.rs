@@ -3,9 +3,10 @@
 use ops::LayerNorm;
 
 use super::rms_norm::scale_rows;
+use crate::arguments::{Absent, Integers, Scalar};
 use crate::find::Generation;
 use crate::planned::{Npu, Planned};
-use crate::run::{Absent, Integers, Scalar, call};
+use crate::run::call;
 use crate::tensor::Kind;
 
 pub(crate) fn plan(npu: &Npu, op: &LayerNorm) -> Planned {

@@ -6,9 +6,10 @@ use ops::{Matmul, Op};
 
 use super::activation::activate;
 use super::weight::{Layout, has_products, product_kind};
+use crate::arguments::{KeepType, Scalar};
 use crate::find::Generation;
 use crate::planned::{Npu, Planned};
-use crate::run::{KeepType, Run, Scalar, call};
+use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
 pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {

@@ -3,9 +3,10 @@
 use hal::Result;
 use ops::RmsNorm;
 
+use crate::arguments::{Integers, Scalar};
 use crate::find::Generation;
 use crate::planned::{Npu, Planned};
-use crate::run::{Integers, Run, Scalar, call};
+use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
 pub(crate) fn plan(npu: &Npu, op: &RmsNorm) -> Planned {

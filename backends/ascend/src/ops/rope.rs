@@ -3,8 +3,9 @@
 use ops::{Rope, RopeLayout};
 
 use super::embedding::clamped;
+use crate::arguments::Scalar;
 use crate::planned::{Npu, Planned};
-use crate::run::{Scalar, call};
+use crate::run::call;
 use crate::tensor::Kind;
 
 pub(crate) fn plan(npu: &Npu, op: &Rope) -> Planned {

@@ -3,8 +3,9 @@
 use hal::Result;
 use ops::Sample;
 
+use crate::arguments::{Integers, Scalar};
 use crate::planned::{Npu, Planned};
-use crate::run::{Integers, Run, Scalar, call};
+use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
 pub(crate) fn plan(npu: &Npu, op: &Sample) -> Planned {

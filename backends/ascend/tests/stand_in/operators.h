@@ -59,8 +59,10 @@ struct aclOpExecutor {
     uint64_t workspace;
     std::vector<const aclTensor *> tensors;
     std::function<void(const std::vector<aclTensor> &)> work;
+    bool repeatable;
 };
 static std::set<const void *> alive;
+static std::set<aclOpExecutor *> repeatables;
 
 template <class X> static X *make(X *made, const char *what) {
     alive.insert(made);
@@ -225,7 +227,7 @@ static int finish(const char *function, Checks &checks, uint64_t *bytes, aclOpEx
     // Some operators want no workspace.
     const uint64_t wanted = name.size() % 3 ? 64 * checks.tensors.size() : 0;
     *bytes = wanted;
-    *executor = make(new aclOpExecutor{name, wanted, checks.tensors, std::move(work)}, "executor");
+    *executor = make(new aclOpExecutor{name, wanted, checks.tensors, std::move(work), false}, "executor");
     return 0;
 }
 
@@ -233,7 +235,7 @@ static int finish(const char *function, Checks &checks, uint64_t *bytes, aclOpEx
 static int queue_operator(const char *name, void *workspace, uint64_t bytes, aclOpExecutor *executor, void *stream) {
     stand_in::Locked locked(stand_in::lock);
     if (const int code = stand_in::enter(name)) {
-        if (alive.count(executor)) unmake(executor, "executor");
+        if (alive.count(executor) && !executor->repeatable) unmake(executor, "executor");
         return code;
     }
     if (!context) return 361001;
@@ -266,7 +268,7 @@ static int queue_operator(const char *name, void *workspace, uint64_t bytes, acl
     };
     if (of->capturing) recorded[stream].push_back(run);
     else stand_in::push(of, run);
-    unmake(executor, "executor");
+    if (!executor->repeatable) unmake(executor, "executor");
     return 0;
 }
 
@@ -287,6 +289,9 @@ EXPORT aclTensor *aclCreateTensor(const int64_t *dims, uint64_t rank, int dtype,
 }
 EXPORT int aclDestroyTensor(const aclTensor *t) {
     ENTER_TO_FREE;
+    for (aclOpExecutor *executor : repeatables)
+        for (const aclTensor *known : executor->tensors)
+            if (known == t) stand_in::die(DIED, "a tensor is destroyed before an executor that may use it again");
     const int failed = unmake(t, "tensor");
     return failed ? failed : code;
 }
@@ -310,10 +315,29 @@ EXPORT int aclDestroyIntArray(const aclIntArray *a) {
     const int failed = unmake(a, "array");
     return failed ? failed : code;
 }
+// Only one that may be used again outlives its use, and is destroyed.
+EXPORT int aclSetAclOpExecutorRepeatable(aclOpExecutor *executor) {
+    ENTER_TO_FREE;
+    // It does not ask the device, which may be dead.
+    if (code && !stand_in::last_code) return code;
+    if (!alive.count(executor)) return 561103;
+    executor->repeatable = true;
+    repeatables.insert(executor);
+    return 0;
+}
 EXPORT int aclDestroyAclOpExecutor(aclOpExecutor *executor) {
     ENTER_TO_FREE;
-    const int failed = unmake(executor, "executor");
-    return failed ? failed : code;
+    if (!alive.count(executor) || !executor->repeatable) return 561103;
+    repeatables.erase(executor);
+    unmake(executor, "executor");
+    return code;
+}
+EXPORT int aclSetTensorAddr(aclOpExecutor *executor, size_t index, aclTensor *tensor, void *to) {
+    ENTER;
+    if (!alive.count(executor) || !executor->repeatable) return 561103;
+    if (index >= executor->tensors.size() || executor->tensors[index] != tensor || !tensor || (uintptr_t)to % 32) return INVALID_PARAMETER;
+    tensor->data = (uintptr_t)to;
+    return 0;
 }
 
 // An operator: its second function, and the beginning of its first one.
