@@ -1,6 +1,6 @@
 //! What operators are given: tensors, numbers, lists, and how the library is told of them.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::ptr;
 
 use arrayvec::ArrayVec;
@@ -99,12 +99,12 @@ impl Argument<Handle> for Tensor {
     }
 }
 
-/// No tensor, where one may be left out: after all that there are.
+/// No tensor, where one may be left out.
 pub(crate) struct Absent;
 
 impl Described for Absent {
     fn describe(&self, call: &mut Call) {
-        call.word(u64::MAX);
+        call.absent();
     }
 }
 
@@ -172,6 +172,9 @@ impl Argument<Handle> for Integers<'_> {
 /// Digits that products keep: all that the operands have.
 pub(crate) struct KeepType;
 
+/// Scales are of whole rows, and of no groups.
+pub(crate) struct WholeRows;
+
 /// Arguments that are numbers to the library too: as `Raw`, and as the word that describes them.
 macro_rules! plain {
     ($($type:ty as $raw:ty: |$value:ident| $told:expr, $word:expr;)*) => {
@@ -192,6 +195,7 @@ macro_rules! plain {
 }
 plain! {
     KeepType as i8: |_x| 0, 0;
+    WholeRows as c_int: |_x| 0, 0;
     Kind as i32: |x| *x as i32, *x as u64;
     bool as bool: |x| *x, u64::from(*x);
     f64 as f64: |x| *x, x.to_bits();

@@ -29,8 +29,9 @@ pub(crate) type Destroy = unsafe extern "C" fn(Handle) -> Status;
 pub(crate) struct Call {
     words: ArrayVec<u64, 96>,
     addresses: ArrayVec<u64, MAX_TENSORS>,
-    /// There is more of it than is counted here.
+    /// There is more of it than is counted here, or a tensor after one that is not there: nobody says how those are counted.
     long: bool,
+    absent: bool,
 }
 
 impl Call {
@@ -39,6 +40,7 @@ impl Call {
             words: ArrayVec::new(),
             addresses: ArrayVec::new(),
             long: false,
+            absent: false,
         };
         // Names are constants.
         call.word(name.as_ptr().expose_provenance() as u64);
@@ -49,7 +51,14 @@ impl Call {
         self.long |= self.words.try_push(word).is_err();
     }
 
+    /// A tensor that is not there.
+    pub(crate) fn absent(&mut self) {
+        self.word(u64::MAX);
+        self.absent = true;
+    }
+
     pub(crate) fn address(&mut self, address: u64) {
+        self.long |= self.absent;
         // Which tensors are the same memory is part of what was prepared.
         for other in self.addresses.clone() {
             self.word(u64::from(other == address));

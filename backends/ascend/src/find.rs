@@ -7,10 +7,14 @@ use hal::{DType, Error, ErrorKind, Numerics, Result};
 use crate::device::Acl;
 use crate::failure::{ALREADY, failure};
 use crate::libraries::Library;
+use crate::ops::COMPOSED;
 use crate::symbols::text_at;
 
 /// Names the devices that AscendCL shows.
 const VISIBLE: &str = "ASCEND_RT_VISIBLE_DEVICES";
+
+/// Set to 1: products with integers by the library's own operator, which rounds what they stand for to the type of `x`.
+const WEIGHT_QUANT: &str = "GLM_ASCEND_WEIGHT_QUANT";
 
 /// Generations of the chip that differ in what operators take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,14 @@ pub struct Found {
     pub version: Option<String>,
     /// Devices whose memory it can reach without the host.
     pub peers: Vec<String>,
+}
+
+/// A device, open.
+pub(crate) struct Opened {
+    pub(crate) runtime: Runtime<Acl>,
+    pub(crate) generation: Generation,
+    /// Whether products with integers are the library's own.
+    pub(crate) weight_quant: bool,
 }
 
 /// AscendCL, initialised.
@@ -121,7 +133,7 @@ impl Started {
     }
 
     /// Opens the device that `spec` names.
-    pub(crate) fn open(self, spec: &str) -> Result<(Runtime<Acl>, Generation)> {
+    pub(crate) fn open(self, spec: &str) -> Result<Opened> {
         let n = number(spec)?;
         let doing = || format!("open device '{spec}'");
         let all = self.devices()?;
@@ -157,7 +169,14 @@ impl Started {
         if code != SUCCESS {
             return Err(failure(&api.library, "describe an Ascend device", code));
         }
-        let facts = found.facts(generation, &path, &missing, has, memory_bytes);
+        let asked = std::env::var(WEIGHT_QUANT).is_ok_and(|value| value == "1");
+        let operator = &api.library.operators.WeightQuantBatchMatmulV2;
+        let weight_quant = asked && generation == Generation::Second && operator.is_some();
+        let mut facts = found.facts(generation, &path, &missing, has, memory_bytes);
+        if weight_quant {
+            facts.detail += &format!(", {WEIGHT_QUANT}=1");
+            facts.numerics.operand_bits = 11;
+        }
         let limits = Limits {
             max_group: 1,
             local_bytes: 0,
@@ -167,7 +186,11 @@ impl Started {
             parallelism: 1,
             wide_items: false,
         };
-        Ok((Runtime::new(api, facts, limits, has)?, generation))
+        Ok(Opened {
+            runtime: Runtime::new(api, facts, limits, has)?,
+            generation,
+            weight_quant,
+        })
     }
 }
 
@@ -185,6 +208,8 @@ impl Found {
             "AscendCL {version} ({path}), {} MiB memory",
             memory_bytes >> 20
         );
+        let composed: Vec<&str> = COMPOSED.iter().map(|(op, _)| *op).collect();
+        detail += &format!(", composes {}", composed.join(" "));
         if !has.captures {
             detail += ", no captures";
         }

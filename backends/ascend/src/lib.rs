@@ -10,6 +10,7 @@
 //! - An operator with arguments of the same types, lengths and strides is prepared once for a queue, and then given other
 //!   addresses, where the library can do that: `src/executors.rs`.
 //! - What an operator would round to a half type before the last step is computed in f32 and rounded once.
+//! - What no operator computes is made of several on the device: [`COMPOSED`].
 //! - What operators do not bound (ids, slots, positions) is bounded on the device before they see it.
 //! - An operator that this release of CANN lacks is named when an operation is planned.
 //! - A 910A or 310P has neither bf16 nor products in f32: bf16 is refused, with f16 named instead.
@@ -44,6 +45,7 @@ use hal::{Error, Result};
 pub use backend_runtime::Place;
 pub use find::{Found, Generation};
 pub use libraries::{Libraries, libraries};
+pub use ops::COMPOSED;
 
 /// Opens the device that `spec` names: `ascend` or `ascend:0` (AscendCL's first), `ascend:1`, …
 ///
@@ -58,7 +60,11 @@ pub fn open(spec: &str) -> Result<Accelerator> {
         let next = e.next().unwrap_or("`glm devices` lists what can be opened");
         named.next_step(next).with_source(e)
     })?;
-    let (runtime, generation) = started.open(spec)?;
+    let find::Opened {
+        runtime,
+        generation,
+        weight_quant,
+    } = started.open(spec)?;
     let options = backend_simt::Options::default();
     Ok(backend_simt::open_with_own(
         runtime,
@@ -68,6 +74,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
                 device: chip.device(),
                 chip: chip.clone(),
                 generation,
+                weight_quant,
             });
         },
     ))

@@ -1,7 +1,7 @@
 //! The operators of the aclnn library, looked up once. Each is two functions: `aclnnXGetWorkspaceSize`, which checks arguments
 //! and gives an executor, and `aclnnX`, which queues its work. Each may be missing.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 
 use backend_runtime::Handle;
 use libloading::Library;
@@ -114,6 +114,7 @@ operators! {
     LayerNorm(T, I, T, T, f64, T, T, T);
     Softmax(T, i64, T);
     Matmul(T, T, T, i8);
+    WeightQuantBatchMatmulV2(T, T, T, T, T, T, T, c_int, T);
     Embedding(T, T, T);
     IndexSelect(T, i64, T, T);
     InplaceIndexCopy(T, i64, T, T);

@@ -25,6 +25,8 @@ pub(crate) struct Npu {
     pub(crate) chip: Arc<Chip<Runtime<Acl>>>,
     pub(crate) device: Arc<dyn Device>,
     pub(crate) generation: Generation,
+    /// Whether products with integers are the library's own.
+    pub(crate) weight_quant: bool,
 }
 
 /// How a weight is brought to the device.

@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::collections::BTreeSet;
+
+use backend_emulator::stand_in::StandIn;
 use conformance::discipline::discipline;
 use conformance::metamorphic::properties;
 use conformance::probe::probe;
@@ -120,6 +123,47 @@ fn every_property_holds() {
     CANN.emulated("every_property_holds", &[], &[], |_| {
         for property in properties(&open()) {
             assert!(property.is_fine(), "{property}");
+        }
+    });
+}
+
+/// Operators that ran for a few cases of an operation, but for copies.
+fn operators<O: conformance::Conformance>(stand_in: &StandIn) -> BTreeSet<String> {
+    stand_in.calls();
+    let report = Suite::new(open()).run_small::<O>(8);
+    report.require_pass().unwrap();
+    let mut calls: BTreeSet<String> = stand_in.calls().into_iter().collect();
+    calls.retain(|call| call.starts_with("aclnn") && !call.ends_with("GetWorkspaceSize"));
+    calls.remove("aclnnInplaceCopy");
+    calls
+}
+
+#[test]
+fn what_is_said_to_be_composed_is() {
+    CANN.emulated("what_is_said_to_be_composed_is", &[], &[], |stand_in| {
+        let single = [
+            ("argmax", operators::<ops::Argmax>(&stand_in)),
+            ("cast", operators::<ops::Cast>(&stand_in)),
+            ("copy", operators::<ops::StridedCopy>(&stand_in)),
+            ("layer_norm", operators::<ops::LayerNorm>(&stand_in)),
+            ("rms_norm", operators::<ops::RmsNorm>(&stand_in)),
+        ];
+        for (op, operators) in single {
+            assert!(operators.len() <= 1, "{op}: {operators:?}");
+        }
+        let several = [
+            ("embedding", operators::<ops::Embedding>(&stand_in)),
+            ("kv_write", operators::<ops::KvWrite>(&stand_in)),
+            ("rope", operators::<ops::Rope>(&stand_in)),
+            ("sample", operators::<ops::Sample>(&stand_in)),
+            ("softmax", operators::<ops::Softmax>(&stand_in)),
+            ("top_k", operators::<ops::TopK>(&stand_in)),
+        ];
+        let said = backend_ascend::COMPOSED.iter().map(|(op, _)| *op);
+        assert!(several.iter().map(|(op, _)| *op).eq(said));
+        for (op, operators) in several {
+            println!("{op}: {operators:?}");
+            assert!(operators.len() > 1, "{op}: {operators:?}");
         }
     });
 }

@@ -1,12 +1,13 @@
 //! Matrix product with a weight: one operator; integers become floats of the type of `x` before, and scales, bias, activation and
-//! residual come after it, in f32.
+//! residual come after it, in f32. Where it is asked for, the library's own product with integers, which rounds them times their
+//! scales to the type of `x`.
 
 use hal::Result;
 use ops::{Matmul, Op};
 
 use super::activation::activate;
 use super::weight::{Layout, has_products, product_kind};
-use crate::arguments::{KeepType, Scalar};
+use crate::arguments::{Absent, KeepType, Scalar, WholeRows};
 use crate::find::Generation;
 use crate::planned::{Npu, Planned};
 use crate::run::{Run, call};
@@ -21,6 +22,10 @@ pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {
         return Ok(None);
     };
     has_products(npu, Matmul::NAME, x)?;
+    let layout = match npu.weight_quant && op.out == op.x {
+        true => layout.with_half_scales(x),
+        false => layout,
+    };
     let (rows, ins, bytes): (&[usize], &[usize], &[usize]) =
         (&[1, op.n], &[1, op.k], &[layout.bytes]);
     let mut example = vec![rows, ins, bytes];
@@ -48,6 +53,32 @@ fn matmul(
     let residual = op.residual.then(|| more.next()).flatten();
     let plain = bias.is_none() && residual.is_none() && op.activation.is_none();
     let (elements, scales) = (layout.elements(args[2]), layout.scales(args[2]));
+    if let Some(half) = layout
+        .half_scales(args[2])
+        .filter(|_| plain && !x.is_empty())
+    {
+        let apart = run.piece(out.kind, &[out.dim(0), op.n]);
+        let whole = run.piece(x.kind, &[x.dim(0), op.k]);
+        let to = if out.is_contiguous() { out } else { apart };
+        let from = match x.is_contiguous() {
+            true => x,
+            false => {
+                run.cast(whole, x)?;
+                whole
+            }
+        };
+        let weight = elements.transposed();
+        call!(
+            run,
+            WeightQuantBatchMatmulV2(
+                from, weight, half, Absent, Absent, Absent, Absent, WholeRows, to
+            )
+        )?;
+        return match to.address == out.address {
+            true => Ok(()),
+            false => run.cast(out, to),
+        };
+    }
     let per_row = scales.filter(|scales| scales.dim(1) == 1);
     let kind = match scales {
         None => elements.kind,

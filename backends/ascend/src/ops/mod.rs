@@ -24,6 +24,32 @@ use ::ops::{Op, Ops, Planner};
 
 use crate::planned::{Npu, Planned};
 
+/// Operations that always take several of the library's operators, and why. Beside these, `attention`, `add_rms_norm` and
+/// `add_layer_norm` compose as `ops` says; a factor, an epilogue or integers take more than one operator too.
+pub const COMPOSED: &[(&str, &str)] = &[
+    ("embedding", "ids that name no row stop the chip"),
+    (
+        "kv_write",
+        "a slot that is none stops the chip, and none can be left out",
+    ),
+    (
+        "rope",
+        "the library's operators take whole heads of 128 elements, and tables of their type",
+    ),
+    (
+        "sample",
+        "no operator draws with Philox, penalties and cuts",
+    ),
+    (
+        "softmax",
+        "no operator takes a mask whose lengths lie in device memory",
+    ),
+    (
+        "top_k",
+        "the library's own does not say which of equal elements comes first",
+    ),
+];
+
 /// The planners of a device. Attention, and sums with a norm, compose from these.
 pub(crate) fn table(npu: &Npu) -> Ops {
     Ops {

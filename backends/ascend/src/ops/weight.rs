@@ -1,10 +1,12 @@
 //! How weights lie in device memory, for products and embeddings: rows without gaps, then the scales in f32.
 //!
-//! Integers are bytes, those of four bits too: operators that take them apart are not in every release.
+//! Integers are bytes, those of four bits too: no operator takes them apart on chips before the 950. Behind the scales of rows may
+//! be the same scales in a half type, for the library's own product with integers; the length of the memory tells.
 
 use std::sync::Arc;
 
 use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
+use half::{bf16, f16};
 use ops::HostWeight;
 
 use crate::find::Generation;
@@ -50,6 +52,8 @@ pub(crate) struct Layout {
     groups: usize,
     scales_at: usize,
     pub(crate) bytes: usize,
+    /// Type of the second scales, when they are wanted.
+    half: Option<Kind>,
 }
 
 impl Layout {
@@ -79,7 +83,51 @@ impl Layout {
             groups,
             scales_at,
             bytes: scales_at.checked_add(scales)?,
+            half: None,
         })
+    }
+
+    /// With scales of rows in the half type `x` too, where that has all their digits.
+    pub(crate) fn with_half_scales(mut self, x: Kind) -> Self {
+        let sizes = 1..=65_535;
+        let fits = self.groups == 1 && sizes.contains(&self.rows) && sizes.contains(&self.cols);
+        self.half = (fits && matches!(x, Kind::F16 | Kind::Bf16)).then_some(x);
+        self
+    }
+
+    fn half_at(&self) -> usize {
+        self.bytes.next_multiple_of(SCALE_ALIGN)
+    }
+
+    /// The scales `[rows]` in a half type, in all of the memory of a weight that has them.
+    pub(crate) fn half_scales(&self, at: Tensor) -> Option<Tensor> {
+        let kind = self.half.filter(|_| at.len() > self.bytes)?;
+        let address = at.address + self.half_at() as u64;
+        Some(Tensor::new(address, kind, &[self.rows]))
+    }
+
+    /// The bytes of scales in the half type; `None` when that is not wanted, or would lose digits.
+    fn half_bytes(&self, weight: &HostWeight<'_>) -> Option<Vec<u8>> {
+        let kind = self.half?;
+        let mut bytes = Vec::with_capacity(2 * self.rows);
+        for r in 0..self.rows {
+            let scale = weight.scale(r, 0);
+            let (back, half) = match kind {
+                Kind::Bf16 => (
+                    bf16::from_f32(scale).to_f32(),
+                    bf16::from_f32(scale).to_le_bytes(),
+                ),
+                _ => (
+                    f16::from_f32(scale).to_f32(),
+                    f16::from_f32(scale).to_le_bytes(),
+                ),
+            };
+            if back != scale {
+                return None;
+            }
+            bytes.extend(half);
+        }
+        Some(bytes)
     }
 
     /// The elements, in memory that begins at `at`.
@@ -118,7 +166,11 @@ impl Layout {
             }
             _ => weight,
         };
-        let buffer = device.alloc(self.bytes)?;
+        let half = self.half_bytes(weight);
+        let all = half
+            .as_ref()
+            .map_or(self.bytes, |half| self.half_at() + half.len());
+        let buffer = device.alloc(all)?;
         let mut stream = device.stream()?;
         let mut to = Travel {
             stream: &mut *stream,
@@ -142,6 +194,10 @@ impl Layout {
             for i in 0..self.groups {
                 to.push(&weight.scale(r, i).to_le_bytes())?;
             }
+        }
+        if let Some(half) = half {
+            to.skip_to(self.half_at())?;
+            to.push(&half)?;
         }
         to.send()?;
         stream.synchronize()?;

@@ -723,6 +723,33 @@ for (int64_t batch = 0; batch * m * k < (int64_t)a.size(); batch++)
 write(t[2], all);
 END
 
+// Integers times their scales are rounded to the type of x before the product.
+OPERATOR(WeightQuantBatchMatmulV2, T x, T weight, T scale, T offset, T quant_scale, T quant_offset, T bias, int group, T y)
+WITH(x, weight, scale, y)
+same_types(checks, {x, scale, y});
+apart(checks, y, {x, weight, scale});
+checks.require(!first_generation() && (x->dtype == F16 || x->dtype == BF16) && weight->dtype == I8, "a type that it does not take");
+checks.require(!offset && !quant_scale && !quant_offset && !bias && group == 0, "more than is emulated");
+checks.require(x->dims.size() == 2 && weight->dims.size() == 2 && y->dims.size() == 2, "other dimensions");
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+const int64_t m = x->dims[0], k = x->dims[1], n = y->dims[1];
+checks.require(y->dims[0] == m && weight->dims == Dims({k, n}) && scale->dims == Dims({n}), "other lengths");
+checks.require(m > 0 && k > 0 && n > 0 && k <= 65535 && n <= 65535, "lengths that it does not take");
+checks.require(x->contiguous() && y->contiguous() && scale->contiguous(), "gaps");
+checks.require(weight->contiguous() || weight->strides == Dims({1, k}), "a weight that is neither transposed nor not");
+RUNS
+V x = read(t[0]), w = read(t[1]), s = read(t[2]);
+const int64_t m = t[0].dims[0], k = t[0].dims[1], n = t[3].dims[1];
+std::vector<double> all;
+for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+        double sum = 0;
+        for (int64_t l = 0; l < k; l++) sum += x[i * k + l] * round_to(t[0].dtype, w[l * n + j] * s[j]);
+        all.push_back(sum);
+    }
+write(t[3], all);
+END
+
 // An index outside of what it indexes stops the chip.
 static bool indexes(const char *who, double index, int64_t n) {
     if (index >= 0 && index < n) return true;

@@ -1,0 +1,132 @@
+//! The library's own product with integers, which is used where it is asked for and loses nothing of the scales. Emulated.
+
+mod common;
+
+use conformance::Suite;
+use hal::{DType, View, WeightFormat};
+use half::f16;
+use ops::reference::Tensor;
+use ops::{Context, HostWeight, Matmul, MatmulArgs, Op};
+
+use common::CANN;
+
+const ASKED: [(&str, &str); 1] = [("GLM_ASCEND_WEIGHT_QUANT", "1")];
+const OPERATOR: &str = "aclnnWeightQuantBatchMatmulV2";
+
+/// A number between −1 and 1.
+fn number(i: usize) -> f32 {
+    ((i * 7919 + 13) % 2003) as f32 / 1001.5 - 1.0
+}
+
+/// The product of a weight of `format` whose scales have no more digits than f16, and whether each element is as near to the
+/// reference as a weight in f16 allows.
+fn product(format: WeightFormat, bias: bool) {
+    let context = Context::new(backend_ascend::open("ascend:0").unwrap());
+    let device = context.device().clone();
+    let (m, n, k) = (3, 40, 96);
+    let op = Matmul {
+        bias,
+        ..Matmul::new(n, k, DType::F16, format)
+    };
+    let plan = context.plan(op.clone()).unwrap();
+    // A weight in f16 gets scales in f16.
+    let halves: Vec<u8> = (0..n * k)
+        .flat_map(|i| f16::from_f32(number(i)).to_le_bytes())
+        .collect();
+    let half = WeightFormat::Dense(DType::F16);
+    let dense = HostWeight::new(half, n, k, halves, Vec::new()).unwrap();
+    let host = dense.convert(format).unwrap();
+    let weight = plan.pack(&host).unwrap();
+    let x: Vec<f16> = (0..m * k).map(|i| f16::from_f32(number(3 * i))).collect();
+    let mut stream = device.stream().unwrap();
+    let [x_at, out_at] = [m * k, m * n].map(|n| device.alloc(2 * n).unwrap());
+    let bias_at = device.alloc(4 * n).unwrap();
+    let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+    stream.upload(&View::of_bytes(&x_at), &bytes).unwrap();
+    stream
+        .upload(&View::of_bytes(&bias_at), &vec![0; 4 * n])
+        .unwrap();
+    let args = MatmulArgs {
+        out: View::new(&out_at, DType::F16, &[m, n]).unwrap(),
+        x: View::new(&x_at, DType::F16, &[m, k]).unwrap(),
+        weight: View::of_bytes(&weight),
+        bias: bias.then(|| View::new(&bias_at, DType::F32, &[n]).unwrap()),
+        residual: None,
+    };
+    let sizes = [weight.bytes()];
+    let shapes: [&[usize]; 4] = [&[m, n], &[m, k], &sizes, &[n]];
+    let shapes = &shapes[..3 + usize::from(bias)];
+    let workspace = device.alloc(plan.workspace_bytes(shapes)).unwrap();
+    plan.run(&mut *stream, args, &View::of_bytes(&workspace))
+        .unwrap();
+    let mut back = vec![0; 2 * m * n];
+    stream
+        .download(&mut back, &View::of_bytes(&out_at))
+        .unwrap();
+    let x = Tensor::new(&[m, k], x.iter().map(|x| x.to_f64()).collect());
+    let w = host.dequantise();
+    let mut inputs = vec![x.clone(), w.clone()];
+    inputs.extend(bias.then(|| Tensor::zeros(&[n])));
+    let wanted = op.reference(shapes, &inputs).swap_remove(0);
+    let u = DType::F16.unit_roundoff();
+    for (i, got) in back.chunks_exact(2).enumerate() {
+        let got = f16::from_le_bytes([got[0], got[1]]).to_f64();
+        let (row, column) = (x.row(i / n), w.row(i % n));
+        let magnitude: f64 = row.iter().zip(column).map(|(x, w)| (x * w).abs()).sum();
+        let bound = u * (magnitude + 1.01 * wanted.data[i].abs());
+        let error = (got - wanted.data[i]).abs();
+        assert!(error <= bound, "{format} {i}: {got}, {}", wanted.data[i]);
+    }
+}
+
+#[test]
+fn it_multiplies_where_it_is_asked_for() {
+    CANN.emulated(
+        "it_multiplies_where_it_is_asked_for",
+        &ASKED,
+        &[],
+        |stand_in| {
+            let used = || stand_in.calls().iter().any(|call| call == OPERATOR);
+            for format in [WeightFormat::Int8Row, WeightFormat::Int4Row] {
+                product(format, false);
+                assert!(used(), "{format}");
+                // What comes after a product is added in f32.
+                product(format, true);
+                assert!(!used(), "{format}");
+            }
+            product(WeightFormat::Int4Group(32), false);
+            assert!(!used());
+            assert_eq!(stand_in.live(), [""; 0]);
+        },
+    );
+}
+
+#[test]
+fn it_is_not_used_unasked() {
+    CANN.emulated("it_is_not_used_unasked", &[], &[], |stand_in| {
+        product(WeightFormat::Int8Row, false);
+        assert!(!stand_in.calls().iter().any(|call| call == OPERATOR));
+    });
+}
+
+#[test]
+fn the_card_says_that_weights_are_rounded() {
+    CANN.emulated(
+        "the_card_says_that_weights_are_rounded",
+        &ASKED,
+        &[],
+        |_| {
+            let accelerator = backend_ascend::open("ascend:0").unwrap();
+            let info = accelerator.device.info();
+            assert_eq!(info.numerics.operand_bits, 11);
+            assert!(
+                info.detail.contains("GLM_ASCEND_WEIGHT_QUANT=1"),
+                "{}",
+                info.detail
+            );
+            let report = Suite::new(accelerator).run_small::<Matmul>(48);
+            println!("{report}");
+            report.require_pass().unwrap();
+        },
+    );
+}
