@@ -2,8 +2,8 @@
 # All tests, those of OpenCL and Vulkan on software drivers, those of HIP with its runtime and compiler, which need no device: installs
 # these on Debian and Ubuntu where it is root, else says how. Arguments go to `cargo test`.
 #
-# DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader and NVIDIA's compiler; what was installed or
-# fetched must then be a device; what could not be is not tested, and the reason is printed.
+# DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader, NVIDIA's compiler and AscendCL's headers; what was
+# installed or fetched must then be a device; what could not be is not tested, and the reason is printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$PWD/target/drivers
@@ -102,12 +102,29 @@ fetch_compiler() {
     export GLM_CUDA_LIBRARIES=${GLM_CUDA_LIBRARIES:+$GLM_CUDA_LIBRARIES:}$lib
 }
 
+# The headers of AscendCL, to compare prototypes with. Their licence lets nobody copy them into another tree.
+fetch_ascend_headers() {
+    local headers=$folder/ascend
+    if [ ! -e "$headers/acl/acl.h" ]; then
+        say "Fetching AscendCL's headers (44 MB)"
+        rm -rf "$folder/wheels" && mkdir -p "$folder/wheels" "$headers"
+        python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
+            --platform manylinux_2_28_x86_64 -d "$folder/wheels" torch-npu==2.14.0 >&2 ||
+            { lacking "pip download of AscendCL's headers failed"; return 0; }
+        python3 -m zipfile -e "$folder"/wheels/*.whl "$folder/wheels/open"
+        mv -t "$headers" "$folder"/wheels/open/torch_npu/include/third_party/acl/inc/acl
+        rm -rf "$folder/wheels"
+    fi
+    export GLM_ASCEND_HEADERS=$headers
+}
+
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
     install_packages
     if [ "${DRIVERS:-}" = all ]; then
         fetch_intel
         fetch_swiftshader
         fetch_nvrtc
+        fetch_ascend_headers
     fi
 else
     say "Not Debian or Ubuntu: the tests use the OpenCL and Vulkan drivers that are here."
@@ -124,7 +141,8 @@ required=${REQUIRE_DEVICE:-}
 if [ -z "$required" ] && command -v dpkg-query >/dev/null; then
     required=$(there pocl-opencl-icd opencl; there mesa-vulkan-drivers wgpu; there oclgrind oclgrind; there g++ simt,stand-in; there gcc plugin
         there libhiprtc-builtins5 hip-runtime,hiprtc; there libamdhip64-dev hip-headers)
-    [ -z "${GLM_CUDA_LIBRARIES:-}" ] || required+=nvrtc
+    [ -z "${GLM_CUDA_LIBRARIES:-}" ] || required+=nvrtc,
+    [ -z "${GLM_ASCEND_HEADERS:-}" ] || required+=ascend-headers,
 fi
 export REQUIRE_DEVICE=${required%,}
 say "Devices that must be tested: ${REQUIRE_DEVICE:-none}"

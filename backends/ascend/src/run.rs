@@ -2,7 +2,6 @@
 
 use std::ptr;
 
-use arrayvec::ArrayVec;
 use backend_runtime::{Handle, Queue, Runtime};
 use hal::{Error, Result};
 
@@ -250,8 +249,7 @@ impl Run<'_> {
         if x.kind == kind {
             return Ok(x);
         }
-        let shape: ArrayVec<usize, 5> = x.shape().iter().map(|&n| n as usize).collect();
-        let out = self.piece(kind, &shape);
+        let out = self.piece(kind, &x.lengths());
         self.cast(out, x)?;
         Ok(out)
     }

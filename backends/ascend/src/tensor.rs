@@ -1,5 +1,6 @@
 //! Tensors as operators are told of them: address, type, lengths and strides.
 
+use arrayvec::ArrayVec;
 use hal::{DType, View};
 
 /// The largest number of dimensions.
@@ -82,6 +83,11 @@ impl Tensor {
 
     pub(crate) fn shape(&self) -> &[i64] {
         &self.shape[..self.rank]
+    }
+
+    /// As [`Self::shape`], to make others of.
+    pub(crate) fn lengths(&self) -> ArrayVec<usize, RANK> {
+        self.shape().iter().map(|&n| n as usize).collect()
     }
 
     pub(crate) fn strides(&self) -> &[i64] {

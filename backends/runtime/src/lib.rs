@@ -3,6 +3,9 @@
 //! Not a back end by itself: CUDA's driver, HIP and their like have the same calls under other names. A back end gives them as
 //! an [`Api`], and [`Runtime`] is the driver that the portable kernels need.
 //!
+//! An operator library needs no kernels: its back end leaves these calls out, and queues operators on the stream, and in the
+//! scratch memory, that a [`Queue`] gives.
+//!
 //! Design choices:
 //! - Memory is taken and given back in the order of one stream of its own. That stream waits for the queues before it gives
 //!   memory back, and queues wait for it before they use new memory: dropping a buffer never waits. Devices without pools

@@ -77,7 +77,7 @@ pub mod kit {
     pub use crate::launch::code as type_code;
     pub use crate::launch::{
         Call, DIALECT, Kernel, Planned, Queue, Wanted, memory_of, native, native_with, queue_of,
-        weighted, weighted_with,
+        weighted_with,
     };
     pub use crate::ops::activation_code;
     pub use crate::ops::attention::mask_code;

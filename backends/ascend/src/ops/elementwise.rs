@@ -18,12 +18,9 @@ pub(crate) fn plan(npu: &Npu, op: &Elementwise) -> Planned {
         let mut to = out;
         if alpha != 1.0 {
             (a, b) = (run.as_kind(a, Kind::F32)?, run.as_kind(b, Kind::F32)?);
-            let shape: Vec<usize> = out.shape().iter().map(|&n| n as usize).collect();
-            to = if out.kind == Kind::F32 {
-                out
-            } else {
-                run.piece(Kind::F32, &shape)
-            };
+            if out.kind != Kind::F32 {
+                to = run.piece(Kind::F32, &out.lengths());
+            }
         }
         let factor = Scalar::F32(alpha);
         match kind {
@@ -31,13 +28,12 @@ pub(crate) fn plan(npu: &Npu, op: &Elementwise) -> Planned {
             Binary::Sub => call!(run, Sub(a, b, factor, to))?,
             Binary::Mul if alpha == 1.0 => call!(run, Mul(a, b, to))?,
             Binary::Mul => {
-                let shape: Vec<usize> = out.shape().iter().map(|&n| n as usize).collect();
-                let scaled = run.piece(Kind::F32, &shape);
+                let scaled = run.piece(Kind::F32, &out.lengths());
                 call!(run, Muls(b, factor, scaled))?;
                 call!(run, Mul(a, scaled, to))?;
             }
         }
-        match alpha == 1.0 || out.kind == Kind::F32 {
+        match to.kind == out.kind {
             true => Ok(()),
             false => run.cast(out, to),
         }
