@@ -164,6 +164,17 @@ fn answers_through_ascends_calls_as_on_the_cpu() {
         let composed = ["add_layer_norm", "add_rms_norm", "attention"];
         answers_so("ascend:0", &context, &composed, &wanted());
         drop(context);
+        // Most of what was queued was prepared before.
+        let calls = stand_in.calls();
+        let operators = calls.iter().filter(|call| call.starts_with("aclnn"));
+        let (prepared, queued): (Vec<&String>, Vec<_>) =
+            operators.partition(|call| call.ends_with("GetWorkspaceSize"));
+        println!("{} operators, {} prepared", queued.len(), prepared.len());
+        let in_place = |call: &&&String| call.starts_with("aclnnInplace");
+        let (prepared, queued) = [prepared, queued]
+            .map(|calls| calls.iter().filter(|call| !in_place(call)).count())
+            .into();
+        assert!(prepared * 4 < queued, "{prepared} of {queued}");
         assert_eq!(stand_in.live(), [""; 0]);
     });
 }

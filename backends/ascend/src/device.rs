@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use backend_runtime::{Api, Code, Handle, NOT_READY, OUT_OF_MEMORY, SUCCESS};
+use backend_runtime::{ABSENT, Api, Code, Handle, NOT_READY, OUT_OF_MEMORY, SUCCESS};
 use hal::{Error, Result};
 
 use crate::failure::{failure, is_last, is_no_memory};
@@ -25,8 +25,6 @@ const TIME_LINE: u32 = 8;
 const COMPLETE: i32 = 1;
 /// `ACL_MODEL_RI_CAPTURE_MODE_RELAXED`.
 const RELAXED: i32 = 2;
-/// What `backend-runtime` says of what is not there.
-const ABSENT: Code = 801;
 
 /// A device.
 #[derive(Debug)]

@@ -42,8 +42,9 @@ impl Call {
             long: false,
             absent: false,
         };
-        // Names are constants.
+        // Names are constants, of which one may begin where another does.
         call.word(name.as_ptr().expose_provenance() as u64);
+        call.word(name.len() as u64);
         call
     }
 

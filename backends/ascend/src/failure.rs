@@ -1,6 +1,6 @@
 //! The codes of AscendCL and of the operators as errors of the workspace.
 
-use backend_runtime::Code;
+use backend_runtime::{ABSENT, Code};
 use hal::{Error, ErrorKind};
 
 use crate::libraries::Library;
@@ -25,8 +25,8 @@ const NO_DEVICE: [Code; 4] = [
     507_033, // device setup
 ];
 
-/// `ACL_ERROR_RT_FEATURE_NOT_SUPPORT`, and what `backend-runtime` says of what an interface leaves out.
-const NOT_SUPPORTED: [Code; 2] = [207_000, 801];
+/// `ACL_ERROR_RT_FEATURE_NOT_SUPPORT`, and what this release does not have.
+const NOT_SUPPORTED: [Code; 2] = [207_000, ABSENT];
 
 /// Codes after which nothing that a device gives can be trusted.
 const LAST: &[(Code, Code)] = &[

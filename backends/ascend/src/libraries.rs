@@ -56,7 +56,7 @@ impl Library {
         };
         let search = search();
         let (path, runtime) = first(&search, RUNTIME).map_err(missing)?;
-        let (_, base) = first(&search, BASE).map_err(missing)?;
+        let (base_path, base) = first(&search, BASE).map_err(missing)?;
         let (mut operators, mut problems) = (Vec::new(), Vec::new());
         for name in OPERATORS.chunks(1) {
             match first(&search, name) {
@@ -67,11 +67,11 @@ impl Library {
         if operators.is_empty() {
             return Err(missing(problems.swap_remove(0)));
         }
-        let of = |name: &str| missing(format!("{} has no {name}", path.display()));
-        let calls = Calls::new(&[&runtime]).map_err(of)?;
+        let lacks = |path: &Path, name| missing(format!("{} has no {name}", path.display()));
+        let calls = Calls::new(&[&runtime]).map_err(|name| lacks(&path, name))?;
         let mut all = vec![&base];
         all.extend(&operators);
-        let base_calls = Base::new(&all).map_err(of)?;
+        let base_calls = Base::new(&all).map_err(|name| lacks(&base_path, name))?;
         Ok(Self {
             calls,
             base: base_calls,

@@ -245,7 +245,7 @@ fn a_runtime_without_a_function_is_named() {
 #[test]
 fn a_base_without_a_function_is_named() {
     let name = "a_base_without_a_function_is_named";
-    let says = "has no aclCreateTensor";
+    let says = "libnnopbase.so has no aclCreateTensor";
     refused(name, &[], &["aclCreateTensor"], ErrorKind::NotFound, says);
 }
 

@@ -1,4 +1,5 @@
-//! The library's own product with integers, which is used where it is asked for and loses nothing of the scales. Emulated.
+//! Products with integers: large ones in parts, and the library's own, which is used where it is asked for and loses nothing of
+//! the scales. Emulated.
 
 mod common;
 
@@ -99,6 +100,58 @@ fn it_multiplies_where_it_is_asked_for() {
             assert_eq!(stand_in.live(), [""; 0]);
         },
     );
+}
+
+/// Of more integers than become floats at a time.
+#[test]
+fn a_large_weight_is_taken_in_parts() {
+    CANN.emulated("a_large_weight_is_taken_in_parts", &[], &[], |stand_in| {
+        let context = Context::new(backend_ascend::open("ascend:0").unwrap());
+        let device = context.device().clone();
+        let (m, n, k) = (2, 2100, 8192);
+        for format in [WeightFormat::Int8Row, WeightFormat::Int8Group(32)] {
+            let plan = context.plan(Matmul::new(n, k, DType::F32, format)).unwrap();
+            // Row r has r mod 100 in its first column, 1 in the others, and scales of 1.
+            let integer = |i: usize| if i % k == 0 { (i / k % 100) as u8 } else { 1 };
+            let integers: Vec<u8> = (0..n * k).map(integer).collect();
+            let (scales, dtype) = format.row_scales(k);
+            let one = match dtype {
+                DType::F16 => f16::ONE.to_le_bytes().to_vec(),
+                _ => 1f32.to_le_bytes().to_vec(),
+            };
+            let host = HostWeight::new(format, n, k, integers, one.repeat(n * scales)).unwrap();
+            let weight = plan.pack(&host).unwrap();
+            let shapes: [&[usize]; 3] = [&[m, n], &[m, k], &[weight.bytes()]];
+            let bytes = plan.workspace_bytes(&shapes);
+            assert!(bytes < 8 * n * k, "{bytes}");
+            let [x, out, workspace] =
+                [4 * m * k, 4 * m * n, bytes].map(|n| device.alloc(n).unwrap());
+            let mut stream = device.stream().unwrap();
+            let ones = 1f32.to_le_bytes().repeat(m * k);
+            stream.upload(&View::of_bytes(&x), &ones).unwrap();
+            let args = MatmulArgs {
+                out: View::new(&out, DType::F32, &[m, n]).unwrap(),
+                x: View::new(&x, DType::F32, &[m, k]).unwrap(),
+                weight: View::of_bytes(&weight),
+                bias: None,
+                residual: None,
+            };
+            plan.run(&mut *stream, args, &View::of_bytes(&workspace))
+                .unwrap();
+            let mut back = vec![0; 4 * m * n];
+            stream.download(&mut back, &View::of_bytes(&out)).unwrap();
+            for (i, bytes) in back.chunks_exact(4).enumerate() {
+                let wanted = (i % n % 100 + k - 1) as f32;
+                assert_eq!(
+                    f32::from_le_bytes(bytes.try_into().unwrap()),
+                    wanted,
+                    "{format} {i}"
+                );
+            }
+        }
+        drop((context, device));
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub const OUT_OF_MEMORY: Code = 2;
 /// A mark that has not passed.
 pub const NOT_READY: Code = 600;
 /// What is not there: pools, or kernels in the runtime of an operator library, whose work is queued by [`crate::Queue::begin`].
-const ABSENT: Code = 801;
+pub const ABSENT: Code = 801;
 
 /// The runtime of one open device.
 ///

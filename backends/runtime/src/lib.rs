@@ -26,7 +26,7 @@ mod memory;
 pub mod search;
 mod staging;
 
-pub use api::{Api, Code, Handle, NOT_READY, OUT_OF_MEMORY, SUCCESS};
+pub use api::{ABSENT, Api, Code, Handle, NOT_READY, OUT_OF_MEMORY, SUCCESS};
 pub use compiler::{Compilation, Rtc, compile};
 pub use driver::{Abilities, Queue, Runtime};
 pub use memory::Allocation;

@@ -13,6 +13,9 @@ use crate::planned::{Npu, Planned};
 use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
+/// Integers that become floats at a time: what they take of the workspace must not grow with the vocabulary.
+const BLOCK: usize = 1 << 24;
+
 pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {
     let generation = npu.generation;
     let Some(x) = Kind::of(op.x) else {
@@ -102,11 +105,27 @@ fn matmul(
         0 => run.fill(to, Scalar::F32(0.0))?,
         _ => run.scope(|run| {
             let x = run.as_kind(x, kind)?;
-            let weight = match (scales, per_row) {
-                (Some(scales), None) => dequantised(run, elements, scales, kind)?,
-                _ => run.as_kind(elements, kind)?,
+            let Some(scales) = scales else {
+                return call!(run, Matmul(x, elements.transposed(), to, KeepType));
             };
-            call!(run, Matmul(x, weight.transposed(), to, KeepType))
+            let block = (BLOCK / op.k).clamp(1, op.n);
+            for at in (0..op.n).step_by(block) {
+                let n = block.min(op.n - at);
+                let of_block = |x: Tensor| x.slice(0, at, n);
+                run.scope(|run| {
+                    let weight = match per_row {
+                        Some(_) => run.as_kind(of_block(elements), kind)?,
+                        None => dequantised(run, of_block(elements), of_block(scales), kind)?,
+                    };
+                    if n == op.n {
+                        return call!(run, Matmul(x, weight.transposed(), to, KeepType));
+                    }
+                    let part = run.piece(to.kind, &[out.dim(0), n]);
+                    call!(run, Matmul(x, weight.transposed(), part, KeepType))?;
+                    run.cast(to.slice(1, at, n), part)
+                })?;
+            }
+            Ok(())
         })?,
     }
     if let Some(scales) = per_row {

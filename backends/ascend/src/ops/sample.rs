@@ -98,14 +98,18 @@ fn penalise(
 /// Whether top-k leaves a rank: bool `[rows, vocab]`.
 fn kept(run: &mut Run<'_>, top_k: Tensor, vocab: usize) -> Result<Tensor> {
     let rows = top_k.dim(0);
+    // Beyond 2³¹ it has become negative: that is none too.
+    let limit = run.piece(Kind::I32, &[rows, 1]);
+    let most = Scalar::I32(i32::MAX);
+    call!(run, Clamp(top_k, Scalar::I32(0), most, limit))?;
     let no_limit = run.piece(Kind::Bool, &[rows, 1]);
-    call!(run, EqScalar(top_k, Scalar::I32(0), no_limit))?;
+    call!(run, EqScalar(limit, Scalar::I32(0), no_limit))?;
     let (all, k) = (
         run.piece(Kind::I32, &[rows, 1]),
         run.piece(Kind::I32, &[rows, 1]),
     );
     run.fill(all, Scalar::I32(vocab as i32))?;
-    call!(run, SWhere(no_limit, all, top_k, k))?;
+    call!(run, SWhere(no_limit, all, limit, k))?;
     let rank = run.count(vocab, 1)?;
     let kept = run.piece(Kind::Bool, &[rows, vocab]);
     call!(run, LtTensor(rank.unsqueeze(0), k, kept))?;
