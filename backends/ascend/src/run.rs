@@ -76,11 +76,31 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether workspace is measured.
+    pub(crate) fn measures(&self) -> bool {
+        matches!(self.to, To::Nowhere(_))
+    }
+
     /// Whether there is an operator.
     pub(crate) fn has(&self, operator: impl Fn(&Operators) -> bool) -> bool {
         match &self.to {
             To::Nowhere(operators) | To::Check(operators) => operator(operators),
             To::Stream { runtime, .. } => operator(&runtime.api().library.operators),
+        }
+    }
+
+    /// Requires `x`, where it is memory at all, to have as many bytes as were packed.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub(crate) fn require(&self, x: Tensor, bytes: usize) -> Result<()> {
+        match &self.to {
+            To::Stream { .. } if x.len() < bytes => {
+                let why = format!("{} B of a packed weight, {bytes} B are needed", x.len());
+                Err(Error::invalid("launch an operation", why)
+                    .next_step("give the memory that the plan packed"))
+            }
+            _ => Ok(()),
         }
     }
 

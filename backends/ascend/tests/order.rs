@@ -3,7 +3,7 @@
 
 mod common;
 
-use hal::{DType, View, WeightFormat};
+use hal::{DType, ErrorKind, View, WeightFormat};
 use ops::{Context, HostWeight, Matmul, MatmulArgs};
 
 use common::CANN;
@@ -53,6 +53,33 @@ fn another_thread_reaches_the_device_too() {
         });
         assert!(back.iter().all(|&byte| byte == 9));
         drop((buffer, device));
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn memory_that_is_no_packed_weight_is_refused() {
+    let name = "memory_that_is_no_packed_weight_is_refused";
+    CANN.emulated(name, &[], &[], |stand_in| {
+        let context = Context::new(backend_ascend::open("ascend:0").unwrap());
+        let device = context.device().clone();
+        let spec = Matmul::new(8, 8, DType::F32, WeightFormat::Int8Row);
+        let plan = context.plan(spec).unwrap();
+        let [out, x, weight] = [256, 256, 64].map(|bytes| device.alloc(bytes).unwrap());
+        let workspace = device.alloc(1 << 16).unwrap();
+        let args = MatmulArgs {
+            out: View::new(&out, DType::F32, &[8, 8]).unwrap(),
+            x: View::new(&x, DType::F32, &[8, 8]).unwrap(),
+            weight: View::of_bytes(&weight),
+            bias: None,
+            residual: None,
+        };
+        let mut stream = device.stream().unwrap();
+        let e = plan
+            .run(&mut *stream, args, &View::of_bytes(&workspace))
+            .unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::InvalidArgument, "{e}");
+        drop((out, x, weight, workspace, stream, plan, context, device));
         assert_eq!(stand_in.live(), [""; 0]);
     });
 }

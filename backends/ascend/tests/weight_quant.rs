@@ -20,8 +20,8 @@ fn number(i: usize) -> f32 {
 }
 
 /// The product of a weight of `format` whose scales have no more digits than f16, and whether each element is as near to the
-/// reference as a weight in f16 allows.
-fn product(format: WeightFormat, bias: bool) {
+/// reference as a weight in f16 allows. Rows of `x` are `gap` elements apart.
+fn product(format: WeightFormat, bias: bool, gap: usize) {
     let context = Context::new(backend_ascend::open("ascend:0").unwrap());
     let device = context.device().clone();
     let (m, n, k) = (3, 40, 96);
@@ -38,9 +38,10 @@ fn product(format: WeightFormat, bias: bool) {
     let dense = HostWeight::new(half, n, k, halves, Vec::new()).unwrap();
     let host = dense.convert(format).unwrap();
     let weight = plan.pack(&host).unwrap();
-    let x: Vec<f16> = (0..m * k).map(|i| f16::from_f32(number(3 * i))).collect();
+    let far = k + gap;
+    let x: Vec<f16> = (0..m * far).map(|i| f16::from_f32(number(3 * i))).collect();
     let mut stream = device.stream().unwrap();
-    let [x_at, out_at] = [m * k, m * n].map(|n| device.alloc(2 * n).unwrap());
+    let [x_at, out_at] = [m * far, m * n].map(|n| device.alloc(2 * n).unwrap());
     let bias_at = device.alloc(4 * n).unwrap();
     let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
     stream.upload(&View::of_bytes(&x_at), &bytes).unwrap();
@@ -49,7 +50,7 @@ fn product(format: WeightFormat, bias: bool) {
         .unwrap();
     let args = MatmulArgs {
         out: View::new(&out_at, DType::F16, &[m, n]).unwrap(),
-        x: View::new(&x_at, DType::F16, &[m, k]).unwrap(),
+        x: View::strided(&x_at, 0, DType::F16, &[m, k], &[far, 1]).unwrap(),
         weight: View::of_bytes(&weight),
         bias: bias.then(|| View::new(&bias_at, DType::F32, &[n]).unwrap()),
         residual: None,
@@ -64,7 +65,8 @@ fn product(format: WeightFormat, bias: bool) {
     stream
         .download(&mut back, &View::of_bytes(&out_at))
         .unwrap();
-    let x = Tensor::new(&[m, k], x.iter().map(|x| x.to_f64()).collect());
+    let rows = x.chunks_exact(far).flat_map(|row| &row[..k]);
+    let x = Tensor::new(&[m, k], rows.map(|x| x.to_f64()).collect());
     let w = host.dequantise();
     let mut inputs = vec![x.clone(), w.clone()];
     inputs.extend(bias.then(|| Tensor::zeros(&[n])));
@@ -89,13 +91,16 @@ fn it_multiplies_where_it_is_asked_for() {
         |stand_in| {
             let used = || stand_in.calls().iter().any(|call| call == OPERATOR);
             for format in [WeightFormat::Int8Row, WeightFormat::Int4Row] {
-                product(format, false);
+                product(format, false, 0);
                 assert!(used(), "{format}");
                 // What comes after a product is added in f32.
-                product(format, true);
+                product(format, true, 0);
+                assert!(!used(), "{format}");
+                // It takes no rows with gaps.
+                product(format, false, 8);
                 assert!(!used(), "{format}");
             }
-            product(WeightFormat::Int4Group(32), false);
+            product(WeightFormat::Int4Group(32), false, 0);
             assert!(!used());
             assert_eq!(stand_in.live(), [""; 0]);
         },
@@ -112,7 +117,13 @@ fn a_large_weight_is_taken_in_parts() {
         for format in [WeightFormat::Int8Row, WeightFormat::Int8Group(32)] {
             let plan = context.plan(Matmul::new(n, k, DType::F32, format)).unwrap();
             // Row r has r mod 100 in its first column, 1 in the others, and scales of 1.
-            let integer = |i: usize| if i % k == 0 { (i / k % 100) as u8 } else { 1 };
+            let integer = |i: usize| {
+                if i.is_multiple_of(k) {
+                    (i / k % 100) as u8
+                } else {
+                    1
+                }
+            };
             let integers: Vec<u8> = (0..n * k).map(integer).collect();
             let (scales, dtype) = format.row_scales(k);
             let one = match dtype {
@@ -157,7 +168,7 @@ fn a_large_weight_is_taken_in_parts() {
 #[test]
 fn it_is_not_used_unasked() {
     CANN.emulated("it_is_not_used_unasked", &[], &[], |stand_in| {
-        product(WeightFormat::Int8Row, false);
+        product(WeightFormat::Int8Row, false, 0);
         assert!(!stand_in.calls().iter().any(|call| call == OPERATOR));
     });
 }

@@ -33,6 +33,7 @@ pub(crate) fn plan(npu: &Npu, op: &Embedding) -> Planned {
     let example = [rows, one, &[layout.bytes]];
     npu.plan_with(op, &example, Some(pack), move |run, args| {
         let [out, ids, table] = args.try_into().expect("counted by check_args");
+        run.require(table, layout.bytes)?;
         embedding(run, out, ids, layout.elements(table), layout.scales(table))
     })
 }
