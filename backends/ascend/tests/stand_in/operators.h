@@ -168,6 +168,13 @@ template <class F> static void places(const aclTensor &t, const Dims &dims, F f)
 }
 static std::vector<double> read(const aclTensor &t, const Dims &dims) {
     std::vector<double> all;
+    if (t.dims == dims && t.contiguous()) {
+        // As below, and faster: most tensors are without gaps.
+        all.resize(t.length());
+        const size_t bytes = bytes_of(t.dtype);
+        for (size_t i = 0; i < all.size(); i++) all[i] = load(t.dtype, (const void *)(t.data + i * bytes));
+        return all;
+    }
     places(t, dims, [&](unsigned char *at) { all.push_back(load(t.dtype, at)); });
     return all;
 }
