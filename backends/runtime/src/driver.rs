@@ -104,11 +104,6 @@ impl<A: Api> Runtime<A> {
 
 /// For back ends that queue work of an operator library.
 impl<A: Api> Runtime<A> {
-    /// The runtime's calls.
-    pub fn api(&self) -> &A {
-        &self.context.api
-    }
-
     /// The result of a call to the device, whose failure may be its last.
     ///
     /// # Errors
