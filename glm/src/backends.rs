@@ -3,11 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hal::{Error, ErrorKind, Result};
+use hal::{Error, ErrorKind, MemoryInfo, Result};
 use ops::{Accelerator, Matmul};
 use serde::Serialize;
 
 use crate::speed::OwnLimits;
+
+#[cfg(feature = "cuda")]
+use backend_cuda::Libraries as VendorLibraries;
+#[cfg(all(feature = "hip", not(feature = "cuda")))]
+use backend_hip::Libraries as VendorLibraries;
 
 /// Told of each kernel program that a device had to compile: its spec, how long that took, and the folder where the
 /// program is kept for the next start, if it is.
@@ -220,14 +225,95 @@ impl From<backend_simt::Tuned> for Tuned {
 
 /// Every device that can be named, and what opening it gave.
 pub fn list(options: &Options) -> Vec<(String, Result<Accelerator>)> {
-    NAMES
-        .iter()
-        .flat_map(|name| specs(name))
-        .map(|(spec, found)| {
-            let opened = found.and_then(|()| open(&spec, options));
-            (spec, opened)
+    let all = NAMES.iter();
+    all.flat_map(|name| list_of(name, options)).collect()
+}
+
+/// As [`list`], of the back end `name` alone.
+pub fn list_of(name: &str, options: &Options) -> Vec<(String, Result<Accelerator>)> {
+    let opened = specs(name).into_iter().map(|(spec, found)| {
+        let opened = found.and_then(|()| open(&spec, options));
+        (spec, opened)
+    });
+    opened.collect()
+}
+
+/// A vendor's library that a back end looked for.
+#[derive(Clone, Debug)]
+pub struct Library {
+    /// What of the vendor's it is.
+    pub part: &'static str,
+    /// A file, or a bare name, which the system's loader looks for.
+    pub path: PathBuf,
+    /// Why it could not be used; `None`: it was loaded.
+    pub problem: Option<String>,
+    /// The variable that names folders to look in first.
+    pub variable: &'static str,
+}
+
+/// The libraries of the back end `name`, in the order of the search; none for back ends that do not tell.
+pub fn libraries(name: &str) -> Vec<Library> {
+    match name {
+        #[cfg(feature = "cuda")]
+        "cuda" => listed(backend_cuda::libraries(), "GLM_CUDA_LIBRARIES"),
+        #[cfg(feature = "hip")]
+        "hip" => listed(backend_hip::libraries(), "GLM_HIP_LIBRARIES"),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "hip"))]
+fn listed(found: VendorLibraries, variable: &'static str) -> Vec<Library> {
+    let parts = [
+        ("driver", found.driver),
+        ("compiler", found.compiler),
+        ("products", found.products),
+    ];
+    let mut all = Vec::new();
+    for (part, places) in parts {
+        all.extend(places.into_iter().map(|place| Library {
+            part,
+            path: place.path,
+            problem: place.problem,
+            variable,
+        }));
+    }
+    all
+}
+
+/// What the system lets this process use.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// Version of the interface of control groups.
+    pub version: u8,
+    /// The limit on memory and what is used of it, where there is one.
+    pub memory_limit_and_used_bytes: Option<(usize, usize)>,
+    /// CPUs, where their time is limited.
+    pub cpus: Option<f64>,
+}
+
+/// The limits of the control group that holds this process; `None` where there is none, or no CPU back end to tell.
+pub fn allowed() -> Option<Allowed> {
+    #[cfg(feature = "cpu")]
+    {
+        let group = backend_cpu::ControlGroup::of_this_process()?;
+        let memory = group.memory;
+        Some(Allowed {
+            version: group.version,
+            memory_limit_and_used_bytes: memory.map(|m| (m.limit_bytes, m.used_bytes)),
+            cpus: group.cpus,
         })
-        .collect()
+    }
+    #[cfg(not(feature = "cpu"))]
+    None
+}
+
+/// Memory of the host, as the CPU back end sees it.
+pub fn host_memory() -> Option<MemoryInfo> {
+    #[cfg(feature = "cpu")]
+    return backend_cpu::memory_info();
+    #[cfg(not(feature = "cpu"))]
+    None
 }
 
 /// The devices of one back end, or why there are none. Plugins are those that the variable `GLM_PLUGINS` names: libraries

@@ -36,6 +36,22 @@ pub enum ErrorKind {
     Unexpected,
 }
 
+impl ErrorKind {
+    /// Every class.
+    pub const ALL: [ErrorKind; 10] = [
+        ErrorKind::Unsupported,
+        ErrorKind::InvalidArgument,
+        ErrorKind::OutOfMemory,
+        ErrorKind::DeviceLost,
+        ErrorKind::CompileFailed,
+        ErrorKind::NotFound,
+        ErrorKind::Corrupt,
+        ErrorKind::Numeric,
+        ErrorKind::Io,
+        ErrorKind::Unexpected,
+    ];
+}
+
 /// An error with its class, the act that failed, the reason, and the next step.
 pub struct Error(Box<Inner>);
 

@@ -17,6 +17,7 @@
 //! # Ok(()) }
 //! ```
 
+mod control_group;
 mod device;
 mod isa;
 pub mod limits;
@@ -32,7 +33,9 @@ use std::sync::Arc;
 use ::ops::Accelerator;
 use hal::{DeviceId, Error, ErrorKind, Result};
 
+pub use control_group::{ControlGroup, MemoryLimit};
 pub use isa::{Isa, Level};
+pub use memory::memory_info;
 
 /// How to open the CPU.
 #[derive(Clone, Copy, Debug, Default)]

@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 
 use hal::{DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
 
+use crate::ControlGroup;
+
 /// Every buffer starts on a cache line; large ones on a page of 2 MiB, so that the system can map huge pages.
 const ALIGN: usize = 64;
 const HUGE: usize = 2 << 20;
@@ -108,7 +110,7 @@ pub(crate) unsafe fn elements_mut<'a, T: bytemuck::Pod>(view: &View<'a>) -> &'a 
 }
 
 /// Memory of this machine, or of the control group that holds this process. `None` where the system does not tell.
-pub(crate) fn memory_info() -> Option<MemoryInfo> {
+pub fn memory_info() -> Option<MemoryInfo> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let field = |name: &str| {
         let line = meminfo.lines().find(|line| line.starts_with(name))?;
@@ -119,19 +121,13 @@ pub(crate) fn memory_info() -> Option<MemoryInfo> {
             .map(|kib| kib << 10)
     };
     let (total, free) = (field("MemTotal:")?, field("MemAvailable:")?);
-    let read = |file: &str| {
-        std::fs::read_to_string(format!("/sys/fs/cgroup/{file}"))
-            .ok()?
-            .trim()
-            .parse::<usize>()
-            .ok()
-    };
-    Some(match (read("memory.max"), read("memory.current")) {
-        (Some(max), Some(current)) => MemoryInfo {
-            total_bytes: total.min(max),
-            free_bytes: free.min(max.saturating_sub(current)),
+    let group = ControlGroup::of_this_process().and_then(|group| group.memory);
+    Some(match group {
+        Some(limit) => MemoryInfo {
+            total_bytes: total.min(limit.limit_bytes),
+            free_bytes: free.min(limit.free_bytes()),
         },
-        _ => MemoryInfo {
+        None => MemoryInfo {
             total_bytes: total,
             free_bytes: free,
         },

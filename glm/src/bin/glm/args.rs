@@ -8,6 +8,8 @@ use clap_complete::Shell;
 use conformance::Levels;
 use hal::{DType, WeightFormat};
 
+use crate::codes::Lang;
+
 /// Run any GLM on any chip.
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
@@ -62,12 +64,21 @@ pub(crate) struct Global {
     /// Print no progress and no statistics
     #[arg(long, short, global = true, env = "GLM_QUIET")]
     pub(crate) quiet: bool,
+
+    /// Language of `glm doctor` and `glm errors` [default: that of LC_ALL, LC_MESSAGES or LANG]
+    #[arg(long, global = true, env = "GLM_LANG", value_enum)]
+    pub(crate) lang: Option<Lang>,
 }
 
 impl Global {
     /// The number of threads, where one was given.
     pub(crate) fn threads(&self) -> Option<usize> {
         self.threads.first().copied()
+    }
+
+    /// The language, asked for or that of the locale.
+    pub(crate) fn lang(&self) -> Lang {
+        self.lang.unwrap_or_else(Lang::of_locale)
     }
 }
 
@@ -133,6 +144,10 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// List the devices of this machine
     Devices,
+    /// Check machine, drivers and variables; run a kernel on every device
+    Doctor(Doctor),
+    /// Explain a code of `glm doctor` or of an error
+    Errors(Errors),
     /// Write a checkpoint as safetensors, from PyTorch's files and parallel shards too
     Convert(Convert),
     /// Write a checkpoint with quantised weights
@@ -580,6 +595,25 @@ pub(crate) struct Inspect {
     /// Print the token ids of this text
     #[arg(long, value_name = "TEXT")]
     pub(crate) tokens: Option<String>,
+}
+
+/// `glm doctor`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    /// Seconds that one back end may take
+    #[arg(long, default_value = "120", value_parser = seconds, value_name = "SECONDS")]
+    pub(crate) timeout: f64,
+
+    /// Try this one in this very process: how a check starts its workers
+    #[arg(long, hide = true)]
+    pub(crate) worker: Option<String>,
+}
+
+/// `glm errors`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Errors {
+    /// The code: GLM-D041, or D041 [default: list them all]
+    pub(crate) code: Option<String>,
 }
 
 /// `glm convert` and `glm quantize`.

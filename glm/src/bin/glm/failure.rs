@@ -18,6 +18,8 @@ use std::process::ExitCode;
 
 use hal::{Error, ErrorKind};
 
+use crate::codes::Code;
+
 /// Why a command ended.
 pub(crate) enum Failure {
     /// An error, and the code it gives.
@@ -85,6 +87,9 @@ pub(crate) fn print_error(error: &Error) {
     }
     if let Some(next) = error.next() {
         eprintln!("  next: {next}");
+    }
+    if let Some(code) = Code::of_kind(error.kind()) {
+        eprintln!("  more: glm errors {}", code.id);
     }
 }
 

@@ -6,11 +6,14 @@
 mod args;
 mod bench;
 mod chat;
+mod codes;
 mod compare;
 mod compiling;
 mod conform;
 mod convert;
 mod devices;
+mod doctor;
+mod errors;
 mod failure;
 mod fill;
 mod inspect;
@@ -55,6 +58,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Logits(logits) => logits::run(global, logits),
         Command::Inspect(inspect) => inspect::run(global, inspect),
         Command::Devices => devices::run(global),
+        Command::Doctor(doctor) => doctor::run(global, doctor),
+        Command::Errors(errors) => errors::run(global, errors),
         Command::Conform(conform) => conform::run(global, conform),
         Command::Trace(trace) => trace::run(global, trace),
         Command::Compare(compare) => compare::run(global, compare),
