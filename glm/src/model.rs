@@ -8,6 +8,7 @@
 //! - Logits are computed for the rows that are asked for, in f32.
 //! - A trained prefix is written into each sequence before its first token; nothing else knows of it.
 
+mod blueprint;
 mod inputs;
 mod plans;
 mod prefix;
@@ -25,10 +26,12 @@ use crate::cache::{CacheShape, KvCache, Sequence};
 use crate::checkpoint::Checkpoint;
 use crate::rope::RopeTables;
 use crate::weights::{Bias, Linear, Loader, Matrix, NormWeights, Table, check_norm, weight_bytes};
+use blueprint::Blueprint;
+pub use blueprint::{PlannedOperation, Preview};
 use inputs::{Inputs, Part, Picked, Step};
 use plans::{Limits, Plans};
 pub(crate) use prefix::PREFIX_ENCODER;
-use prefix::{Prefix, PrefixTensors};
+use prefix::Prefix;
 use replay::Replays;
 pub use work::Work;
 
@@ -332,72 +335,31 @@ impl Model {
         options: &Options,
         mut progress: impl FnMut(usize, usize),
     ) -> Result<Self> {
-        let a = &architecture.clone().named_as(|name| checkpoint.has(name));
+        let blueprint = Blueprint::new(context, architecture, checkpoint, prefix, options)?;
         let device = context.device();
-        let dtype = activation_type(a, device.info(), options.dtype)?;
-        let prefix = prefix.map(|p| PrefixTensors::new(a, p)).transpose()?;
-        let base = prefix.as_ref().map_or(0, |p| p.tokens);
-        let (max_context, limits, cache) = sizes(a, options, dtype, base)?;
-        let matrices = Matrices::new(a, checkpoint, options)?;
-
-        let mut plans = Plans::new(context, a, &cache, &limits, dtype)?;
-        let head = matrices.head.as_ref().unwrap_or(&matrices.embedding);
-        let head_plan = plans.matmul(context, head.matmul(dtype, DType::F32))?;
-        let embedding_plan = match a.tied {
-            true => plans.tied_embedding(context, head, dtype, head_plan.how())?,
-            false => plans.embedding(context, matrices.embedding.embedding(dtype, false))?,
-        };
-        let shared = embedding_plan.op().tied;
-        let mut lookup = |m: &Matrix| plans.embedding(context, m.embedding(dtype, false));
-        let position_plans: Vec<_> = matrices
-            .positions
-            .iter()
-            .map(&mut lookup)
-            .collect::<Result<_>>()?;
-        let top_query_plans = match &matrices.top_query {
-            Some([table, query]) => {
-                let table = lookup(table)?;
-                Some((table, plans.matmul(context, query.matmul(dtype, dtype))?))
-            }
-            None => None,
-        };
-        let mut matmuls = Vec::with_capacity(a.layers);
-        for layer in &matrices.layers {
-            let mut plan = |m: &Matrix| plans.matmul(context, m.matmul(dtype, dtype));
-            matmuls.push([
-                plan(&layer[0])?,
-                plan(&layer[1])?,
-                plan(&layer[2])?,
-                plan(&layer[3])?,
-            ]);
-        }
-
-        let sizes = Buffers::sizes(
-            a,
-            &limits,
+        check_memory(&**device, &blueprint)?;
+        let Blueprint {
+            architecture: a,
             dtype,
-            plans.workspace_bytes(&limits, max_context, base),
-        );
-        let tables_bytes = match a.position {
-            Position::Rope(rope) => max_context * rope.rotary_dim * 4,
-            Position::Learned { .. } => 0,
-        };
-        let prefix_bytes = prefix.as_ref().map_or(0, |p| p.bytes(a, dtype));
-        let footprint = Footprint {
-            weights: matrices.bytes(shared) + norm_bytes(a),
-            cache: cache.bytes(),
-            buffers: sizes.iter().sum::<usize>()
-                + tables_bytes
-                + prefix_bytes
-                + Inputs::bytes(&limits, a.blank.streams()),
-        };
-        // The prefix is computed first, alone.
-        let prefix_work = prefix.as_ref().map_or(0, |p| p.work_bytes(a, dtype));
-        check_memory(&**device, &footprint, prefix_work)?;
+            context: max_context,
+            limits,
+            cache,
+            prefix,
+            matrices,
+            plans,
+            head: head_plan,
+            embedding: embedding_plan,
+            positions: position_plans,
+            top_query: top_query_plans,
+            matmuls,
+            buffers,
+            footprint,
+            ..
+        } = blueprint;
 
         let mut stream = device.stream()?;
         let prefix = prefix
-            .map(|p| p.load(context, a, &mut *stream, dtype))
+            .map(|p| p.load(context, &a, &mut *stream, dtype))
             .transpose()?;
         let mut loader = Loader {
             checkpoint,
@@ -408,8 +370,9 @@ impl Model {
             total_bytes: footprint.weights,
         };
         let names = &a.names;
+        let head = matrices.head.as_ref().unwrap_or(&matrices.embedding);
         let head = loader.linear(head, head_plan)?;
-        let embedding = match shared {
+        let embedding = match embedding_plan.op().tied {
             true => head.table(embedding_plan),
             false => loader.table(&matrices.embedding, embedding_plan)?,
         };
@@ -457,7 +420,8 @@ impl Model {
             Position::Learned { .. } => None,
         };
         let network = Network {
-            architecture: a.clone(),
+            inputs: Inputs::new(&**device, limits, a.blank.streams())?,
+            architecture: a,
             dtype,
             context: max_context,
             plans,
@@ -469,8 +433,7 @@ impl Model {
             head,
             angles,
             cache: KvCache::new(&**device, &mut *stream, cache)?,
-            inputs: Inputs::new(&**device, limits, a.blank.streams())?,
-            buffers: Buffers::new(&**device, sizes)?,
+            buffers: Buffers::new(&**device, buffers)?,
         };
         Ok(Self {
             device: device.clone(),
@@ -833,18 +796,24 @@ fn activation_type(
         let good = device.native_floats.contains(&own) && !overflows(own);
         if good { own } else { DType::F32 }
     });
-    let doing = || format!("load a {} model in {dtype}", architecture.model_type);
     if !dtype.is_float() {
-        return Err(Error::invalid(doing(), "activations must be floats")
+        let doing = format!("load a {} model in {dtype}", architecture.model_type);
+        return Err(Error::invalid(doing, "activations must be floats")
             .next_step("choose f32, f16 or bf16"));
     }
-    if overflows(dtype) {
-        return Err(
-            Error::unsupported(doing(), "its activations overflow f16 and become NaN")
-                .next_step("choose bf16 or f32"),
-        );
+    match refused(architecture, dtype) {
+        Some(e) => Err(e),
+        None => Ok(dtype),
     }
-    Ok(dtype)
+}
+
+/// Why activations of type `dtype` are refused, where the model is known to overflow it.
+pub fn refused(architecture: &Architecture, dtype: DType) -> Option<Error> {
+    overflows(architecture, dtype).then(|| {
+        let doing = format!("load a {} model in {dtype}", architecture.model_type);
+        let why = format!("its activations overflow {dtype} and become NaN");
+        Error::unsupported(doing, why).next_step("choose bf16 or f32")
+    })
 }
 
 /// Whether a model is known to overflow a type.
@@ -941,13 +910,12 @@ fn norm_bytes(a: &Architecture) -> usize {
     norms * vectors * weight_bytes(WeightFormat::Dense(DType::F32), 1, a.hidden)
 }
 
-/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it. `work_bytes` are needed
-/// before the rest, and free again when that is loaded.
-fn check_memory(device: &dyn Device, footprint: &Footprint, work_bytes: usize) -> Result<()> {
+/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it.
+fn check_memory(device: &dyn Device, blueprint: &Blueprint<'_>) -> Result<()> {
     let Some(memory) = device.memory() else {
         return Ok(());
     };
-    let needed = footprint.total().max(work_bytes);
+    let (needed, footprint) = (blueprint.needed_bytes(), &blueprint.footprint);
     if needed <= memory.free_bytes {
         return Ok(());
     }

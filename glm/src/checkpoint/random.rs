@@ -120,8 +120,30 @@ impl Checkpoint {
         tables: WeightFormat,
         seed: u64,
     ) -> Result<Self> {
+        Ok(List::of(architecture, weights, tables)?.checkpoint(Some(seed)))
+    }
+
+    /// As [`Self::random`], all zeros, which take no memory until they are read: for planning a model without its files.
+    ///
+    /// # Errors
+    /// As [`Self::random`].
+    pub fn zeros(
+        architecture: &Architecture,
+        weights: WeightFormat,
+        tables: WeightFormat,
+    ) -> Result<Self> {
+        Ok(List::of(architecture, weights, tables)?.checkpoint(None))
+    }
+}
+
+/// The tensors so far: name, kind and shape.
+#[derive(Default)]
+struct List(Vec<(String, Kind, Vec<usize>)>);
+
+impl List {
+    /// Those that `a` wants.
+    fn of(a: &Architecture, weights: WeightFormat, tables: WeightFormat) -> Result<Self> {
         let mut list = List::default();
-        let a = architecture;
         for (key, shape) in a.tables() {
             list.matrix(key, shape, tables)?;
         }
@@ -149,15 +171,9 @@ impl Checkpoint {
             }
         }
         list.norm(a.names.final_norm, a);
-        Ok(list.checkpoint(seed))
+        Ok(list)
     }
-}
 
-/// The tensors so far: name, kind and shape.
-#[derive(Default)]
-struct List(Vec<(String, Kind, Vec<usize>)>);
-
-impl List {
     fn add(&mut self, name: String, kind: Kind, shape: &[usize]) {
         self.0.push((name, kind, shape.to_vec()));
     }
@@ -200,8 +216,8 @@ impl List {
         }
     }
 
-    /// Makes the blocks, and the windows into them.
-    fn checkpoint(self, seed: u64) -> Checkpoint {
+    /// Makes the blocks, of zeros without a seed, and the windows into them.
+    fn checkpoint(self, seed: Option<u64>) -> Checkpoint {
         let bytes =
             |kind: Kind, shape: &[usize]| shape.iter().product::<usize>() * kind.dtype().bytes();
         let mut largest: BTreeMap<Kind, usize> = BTreeMap::new();
@@ -212,7 +228,10 @@ impl List {
         let kinds: Vec<Kind> = largest.keys().copied().collect();
         // A window may begin anywhere in the first period.
         let files = largest.iter().map(|(kind, &most)| {
-            let block = kind.block(most + PERIOD_BYTES, seed);
+            let block = match seed {
+                Some(seed) => kind.block(most + PERIOD_BYTES, seed),
+                None => vec![0; most + PERIOD_BYTES],
+            };
             (format!("{kind:?}"), Bytes::Owned(block))
         });
         let files = files.collect();
@@ -221,7 +240,8 @@ impl List {
             .into_iter()
             .enumerate()
             .map(|(i, (name, kind, shape))| {
-                let start = philox(!seed, i as u64)[0] as usize % (PERIOD_BYTES / ALIGN_BYTES);
+                let start =
+                    philox(!seed.unwrap_or(0), i as u64)[0] as usize % (PERIOD_BYTES / ALIGN_BYTES);
                 let (start, bytes) = (start * ALIGN_BYTES, bytes(kind, &shape));
                 let dtype = StoredType::Known(kind.dtype());
                 let entry = Entry {
@@ -241,7 +261,10 @@ impl List {
                 (name, place)
             });
         Checkpoint {
-            source: "the random weights".to_owned(),
+            source: match seed {
+                Some(_) => "the random weights".to_owned(),
+                None => "the shape".to_owned(),
+            },
             folder: None,
             tensors: places.collect(),
             files,

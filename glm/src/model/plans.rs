@@ -8,6 +8,7 @@ use ops::{
     Plan, RmsNorm, Rope, StridedCopy,
 };
 
+use super::PlannedOperation;
 use crate::architecture::{Architecture, Norm, Position, Residual};
 use crate::cache::CacheShape;
 use crate::weights::{Matrix, NormWeights};
@@ -164,6 +165,34 @@ impl Plans {
         };
         let args = ElementwiseArgs { out: x, a: x, b: y };
         plan.run(stream, args, workspace)
+    }
+
+    /// Every plan, each once.
+    pub(super) fn list(&self) -> Vec<PlannedOperation> {
+        let of_norm = match &self.norm {
+            NormPlans::Rms(norm, add) => [PlannedOperation::of(norm), PlannedOperation::of(add)],
+            NormPlans::Layer(norm, add) => [PlannedOperation::of(norm), PlannedOperation::of(add)],
+        };
+        let act = match &self.act {
+            ActPlan::Gated(plan) => PlannedOperation::of(plan),
+            ActPlan::Plain(plan, _) => PlannedOperation::of(plan),
+        };
+        let others = [
+            PlannedOperation::of(&self.kv_write),
+            PlannedOperation::of(&self.attention),
+            act,
+            PlannedOperation::of(&self.gather),
+            PlannedOperation::of(&self.page_copy),
+        ];
+        let embeddings = self.embeddings.iter().map(PlannedOperation::of);
+        let matmuls = self.matmuls.iter().map(PlannedOperation::of);
+        embeddings
+            .chain(self.add.iter().map(PlannedOperation::of))
+            .chain(of_norm)
+            .chain(matmuls)
+            .chain(self.rope.iter().map(PlannedOperation::of))
+            .chain(others)
+            .collect()
     }
 
     /// The largest workspace that any plan may ask for within `limits`, with `prefix` slots of a trained prefix.

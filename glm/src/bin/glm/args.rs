@@ -116,6 +116,12 @@ impl Precision {
         }
     }
 
+    /// As it is written after `--dtype`.
+    pub(crate) fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
     /// The format of the linear layers' weights.
     pub(crate) fn weights(self) -> WeightFormat {
         match self {
@@ -146,6 +152,8 @@ pub(crate) enum Command {
     Devices,
     /// Check machine, drivers and variables; run a kernel on every device
     Doctor(Doctor),
+    /// Tell whether a model fits a device, and which operations run there how, before anything is loaded
+    Plan(Plan),
     /// Explain a code of `glm doctor` or of an error
     Errors(Errors),
     /// Write a checkpoint as safetensors, from PyTorch's files and parallel shards too
@@ -607,6 +615,29 @@ pub(crate) struct Doctor {
     /// Try this one in this very process: how a check starts its workers
     #[arg(long, hide = true)]
     pub(crate) worker: Option<String>,
+}
+
+/// `glm plan`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// Folder or file of the model [default: the small one inside this program]
+    pub(crate) model: Option<PathBuf>,
+
+    /// The shape of a published model instead, without its files: chatglm3-6b, glm-4-9b, glm-edge-1.5b, glm-130b, …
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    pub(crate) shape: Option<String>,
+
+    /// Context kept for each sequence, in tokens [default: the model's own, at most 8192]
+    #[arg(long, short = 'c', env = "GLM_CONTEXT", value_name = "N")]
+    pub(crate) context: Option<usize>,
+
+    /// Sequences at a time
+    #[arg(long, short, default_value = "1", value_name = "N")]
+    pub(crate) batch: NonZeroUsize,
+
+    /// Folder of a fine-tune with a trained prefix (P-Tuning v2) for this model
+    #[arg(long, value_name = "DIR", conflicts_with = "shape")]
+    pub(crate) ptuning: Option<PathBuf>,
 }
 
 /// `glm errors`.

@@ -15,7 +15,7 @@ use hal::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ops::{Accelerator, Context};
 
-use crate::args::{Generate, Global};
+use crate::args::{Generate, Global, Precision};
 use crate::compiling;
 use crate::failure::Failure;
 
@@ -51,7 +51,12 @@ pub(crate) fn text(path: &Path) -> hal::Result<String> {
 
 /// `options` with what `--dtype` says.
 pub(crate) fn with_dtype(global: &Global, options: Options) -> Options {
-    let Some(precision) = global.dtype else {
+    with_precision(global.dtype, options)
+}
+
+/// `options` with what a `--dtype` would say.
+pub(crate) fn with_precision(precision: Option<Precision>, options: Options) -> Options {
+    let Some(precision) = precision else {
         return options;
     };
     let dense = precision.activations().map(hal::WeightFormat::Dense);

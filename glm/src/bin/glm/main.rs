@@ -20,6 +20,7 @@ mod inspect;
 mod load;
 mod logits;
 mod output;
+mod plan;
 mod replay;
 mod trace;
 mod tune;
@@ -59,6 +60,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Inspect(inspect) => inspect::run(global, inspect),
         Command::Devices => devices::run(global),
         Command::Doctor(doctor) => doctor::run(global, doctor),
+        Command::Plan(plan) => plan::run(global, plan),
         Command::Errors(errors) => errors::run(global, errors),
         Command::Conform(conform) => conform::run(global, conform),
         Command::Trace(trace) => trace::run(global, trace),
