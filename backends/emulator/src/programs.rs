@@ -8,7 +8,7 @@ use backend_simt::kit::Chip;
 use backend_simt::{Argument, Compiled, Facts, Limits, Options, SimtDriver, Source};
 use conformance::{Conformance, for_each_op};
 use hal::{DType, Error, Numerics, Result};
-use ops::{Context, Ops};
+use ops::{Accelerator, Context, Ops};
 
 /// A program to compile: its text, and the macros that are defined.
 pub type Program = (Source, Vec<(String, String)>);
@@ -103,9 +103,17 @@ impl SimtDriver for Writer {
     }
 }
 
-/// The programs that all standard cases ask for, on a device with these limits; `own` puts a back end's own planners before
-/// the portable ones.
-pub fn programs(limits: Limits, own: impl FnOnce(&Arc<Chip<Writer>>, &mut Ops)) -> Vec<Program> {
+/// A device of these limits that plans every operation and runs none: nothing is compiled. `own` puts a back end's own
+/// planners before the portable ones.
+pub fn planner(limits: Limits, own: impl FnOnce(&Arc<Chip<Writer>>, &mut Ops)) -> Accelerator {
+    written(limits, own).0
+}
+
+/// As [`planner`], and what it writes down.
+fn written(
+    limits: Limits,
+    own: impl FnOnce(&Arc<Chip<Writer>>, &mut Ops),
+) -> (Accelerator, Arc<Mutex<BTreeMap<String, Program>>>) {
     let programs = Arc::new(Mutex::default());
     let writer = Writer {
         facts: Facts {
@@ -120,6 +128,13 @@ pub fn programs(limits: Limits, own: impl FnOnce(&Arc<Chip<Writer>>, &mut Ops)) 
         programs: Arc::clone(&programs),
     };
     let accelerator = backend_simt::open_with_own(writer, Options::default(), own);
+    (accelerator, programs)
+}
+
+/// The programs that all standard cases ask for, on a device with these limits; `own` puts a back end's own planners before
+/// the portable ones.
+pub fn programs(limits: Limits, own: impl FnOnce(&Arc<Chip<Writer>>, &mut Ops)) -> Vec<Program> {
+    let (accelerator, programs) = written(limits, own);
     let context = Context::new(accelerator);
     fn plan<O: Conformance>(context: &Context) {
         for case in O::cases() {

@@ -154,6 +154,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Tell whether a model fits a device, and which operations run there how, before anything is loaded
     Plan(Plan),
+    /// Show which operations devices have, in which types, from their planners
+    Support(Support),
     /// Explain a code of `glm doctor` or of an error
     Errors(Errors),
     /// Write a checkpoint as safetensors, from PyTorch's files and parallel shards too
@@ -638,6 +640,14 @@ pub(crate) struct Plan {
     /// Folder of a fine-tune with a trained prefix (P-Tuning v2) for this model
     #[arg(long, value_name = "DIR", conflicts_with = "shape")]
     pub(crate) ptuning: Option<PathBuf>,
+}
+
+/// `glm support`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Support {
+    /// Print a Markdown table, of what every machine gives alike
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) markdown: bool,
 }
 
 /// `glm errors`.

@@ -22,6 +22,7 @@ mod logits;
 mod output;
 mod plan;
 mod replay;
+mod support;
 mod trace;
 mod tune;
 
@@ -61,6 +62,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Devices => devices::run(global),
         Command::Doctor(doctor) => doctor::run(global, doctor),
         Command::Plan(plan) => plan::run(global, plan),
+        Command::Support(support) => support::run(global, support),
         Command::Errors(errors) => errors::run(global, errors),
         Command::Conform(conform) => conform::run(global, conform),
         Command::Trace(trace) => trace::run(global, trace),
