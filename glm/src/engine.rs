@@ -269,7 +269,10 @@ impl Session<'_> {
             self.clear();
             let detail = format!("the logit of id {} is {}", drawn.id, drawn.logit);
             return Err(Error::new(ErrorKind::Numeric, doing(self.drawn), detail)
-                .next_step("load the model in bf16 or f32; if it is, the weights are damaged"));
+                .next_step(
+                    "load the model in bf16 or f32; if it is, the weights are damaged: `glm trace` with the same prompt names \
+                     the first operation that wrote such a number",
+                ));
         }
         self.ids.push(drawn.id);
         self.drawn += 1;

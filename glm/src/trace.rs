@@ -194,6 +194,17 @@ struct Document<'a> {
 }
 
 impl Trace {
+    /// The first launch that wrote a NaN or an infinity: an operation whose numbers left their type, or that is wrong.
+    pub fn first_not_finite(&self) -> Option<&Call> {
+        let not_finite = |stats: &Stats| stats.nan + stats.inf > 0;
+        // Of what is written in part, the rest may hold anything.
+        let of = |arg: &Argument| match arg.role {
+            Role::Out => arg.after.as_ref().is_some_and(not_finite),
+            Role::InOut | Role::In | Role::Weight => false,
+        };
+        self.calls.iter().find(|call| call.args.iter().any(of))
+    }
+
     /// Reads a trace.
     ///
     /// # Errors

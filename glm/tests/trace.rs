@@ -99,6 +99,50 @@ fn every_launch_is_recorded_under_the_name_of_its_weight() {
     assert!((0..trace.calls.len()).all(|i| !trace.is_replayable(i)));
 }
 
+/// The model inside, as a folder, with an infinity in the matrix `name`, stored in bf16.
+fn with_an_infinity(name: &str) -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
+    for file in std::fs::read_dir(model).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    let path = dir.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    assert_eq!(tensors[name]["dtype"], "BF16");
+    let at = 8 + header + tensors[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[at..at + 2].copy_from_slice(&0x7f80_u16.to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+    dir
+}
+
+#[test]
+fn the_operation_that_wrote_the_first_nan_is_named() {
+    let dir = with_an_infinity("model.layers.1.self_attn.o_proj.weight");
+    let (model, path) = (dir.path().to_str().unwrap(), dir.path().join("x.trc"));
+    let path = path.to_str().unwrap();
+    let ids = ["--ids", "5,6,7", "--dtype", "f32"];
+    let args = [&["trace", model, "-o", path][..], &ids].concat();
+    let output = glm(&args);
+    assert_eq!(output.status.code(), Some(6));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        text.contains("written by model.layers.1.self_attn.o_proj (matmul)"),
+        "{text}"
+    );
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("`glm trace` with the same prompt"),
+        "{error}"
+    );
+    // A run of numbers names nothing.
+    let output = glm(&[&["trace", "-o", path, "--json"][..], &ids].concat());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["first_not_finite"], Value::Null);
+}
+
 #[test]
 fn a_trace_is_a_safetensors_file_and_comes_back_as_it_was() {
     let dir = TempDir::new().unwrap();

@@ -50,15 +50,17 @@ pub(crate) fn run(global: &Global, args: &Trace) -> Result<(), Failure> {
         .generate(prompt, &params, |_| ControlFlow::Continue(()));
     // A run that ends in NaN is the one to look at: what was recorded is written first.
     let info = context.device().info();
-    let (launches, path) = match (&args.output, &args.timeline) {
+    let (launches, path, not_finite) = match (&args.output, &args.timeline) {
         (Some(path), _) => {
             let trace = recorder.finish(info, &name, ids);
             trace.write(path)?;
-            (trace.calls.len(), path)
+            let first = trace.first_not_finite();
+            let first = first.map(|call| format!("{} ({})", call.place, call.op));
+            (trace.calls.len(), path, first)
         }
         (None, Some(path)) => {
             timeline.write(path, info)?;
-            (timeline.len(), path)
+            (timeline.len(), path, None)
         }
         (None, None) => {
             let e = Error::invalid("trace a model", "no file to write is named");
@@ -74,11 +76,15 @@ pub(crate) fn run(global: &Global, args: &Trace) -> Result<(), Failure> {
             "schema": "glm/traced/1",
             "file": path,
             "launches": launches,
+            "first_not_finite": not_finite,
             "text": text,
         }))?;
     } else {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{launches} launches: {}", path.display())?;
+        if let Some(place) = not_finite {
+            writeln!(out, "the first NaN or infinity was written by {place}")?;
+        }
     }
     generated?;
     Ok(())
