@@ -83,7 +83,7 @@ fn is_named() -> bool {
 
 /// The cells of one operation.
 fn plan<O: Conformance>(context: &Context) -> Result<Vec<Cell>, Failure> {
-    let mut groups: BTreeMap<(Option<String>, &'static str), (Cell, Vec<O>)> = BTreeMap::new();
+    let mut groups: Vec<(Cell, Vec<O>)> = Vec::new();
     for case in O::cases() {
         let op = case.op;
         let signature = op.signature();
@@ -99,7 +99,8 @@ fn plan<O: Conformance>(context: &Context) -> Result<Vec<Cell>, Failure> {
         let dtype = float(true)
             .or(float(false))
             .map_or("int", |arg| arg.dtype.name());
-        let (cell, planned) = groups.entry((weight.clone(), dtype)).or_insert_with(|| {
+        let is_of = |(cell, _): &(Cell, Vec<O>)| (&cell.weight, cell.dtype) == (&weight, dtype);
+        let at = groups.iter().position(is_of).unwrap_or_else(|| {
             let cell = Cell {
                 op: O::NAME,
                 weight,
@@ -109,8 +110,10 @@ fn plan<O: Conformance>(context: &Context) -> Result<Vec<Cell>, Failure> {
                 composed: 0,
                 missing: 0,
             };
-            (cell, Vec::new())
+            groups.push((cell, Vec::new()));
+            groups.len() - 1
         });
+        let (cell, planned) = &mut groups[at];
         if planned.len() == PLANNED || planned.contains(&op) {
             continue;
         }
@@ -122,7 +125,9 @@ fn plan<O: Conformance>(context: &Context) -> Result<Vec<Cell>, Failure> {
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(groups.into_values().map(|(cell, _)| cell).collect())
+    let mut cells: Vec<Cell> = groups.into_iter().map(|(cell, _)| cell).collect();
+    cells.sort_by(|a, b| (&a.weight, a.dtype).cmp(&(&b.weight, b.dtype)));
+    Ok(cells)
 }
 
 impl Cell {

@@ -35,7 +35,7 @@ impl Finding {
     }
 
     /// Of another severity than its code has.
-    pub(crate) fn as_bad_as(self, severity: Severity) -> Self {
+    pub(crate) fn of_severity(self, severity: Severity) -> Self {
         Self { severity, ..self }
     }
 

@@ -112,7 +112,7 @@ fn visible(variable: &str, value: &str) -> Finding {
     // Nothing of this build reads the list of a back end that it has not.
     let ascend_is_here = backends::NAMES.contains(&"ascend");
     let of_ascend = |finding: Finding| match ascend_is_here {
-        true => finding.as_bad_as(Severity::Error),
+        true => finding.of_severity(Severity::Error),
         false => finding,
     };
     if variable == ASCEND && value.contains(char::is_whitespace) {
