@@ -3,12 +3,13 @@
 # operations and whole models beside what PyTorch reaches on the same chip; one table at the end. Needs the built tool, the
 # chip's libraries and, for the peers, a Python with torch.
 #
-# NOT YET RUN ON A GPU. It was tried on processors (--small); its first run on a chip is a test of this script too.
+# docs/performance.md has what it printed for an H200.
 #
 # usage: scripts/gpu-check.sh [--small] [DEVICE [FOLDER]]       cuda:0, gpu-check
 #   --small  small shapes, quick checks, peers on the processor: tries this script itself, on any device
 #   GLM      the tool (target/release/glm)
 #   LEVELS   levels of conformance (0 1 2 3 4 5 6 7)
+#   JOBS     checks at once (4): most of their time goes to the reference on the processor
 #   PYTHON   a Python with torch (python3)
 #   SECONDS_IN_ALL  when everything must be over (480)
 # Every part ends at its own limit; what there is no time for is said so. Exit codes: 0 all parts passed, 1 one failed, 3 the
@@ -20,6 +21,7 @@ device=${1:-cuda:0}
 folder=${2:-gpu-check}
 glm=${GLM:-target/release/glm}
 levels=${LEVELS:-0 1 2 3 4 5 6 7}
+jobs=${JOBS:-4}
 python=${PYTHON:-python3}
 budget=${SECONDS_IN_ALL:-480}
 scripts=$(dirname "$0")
@@ -122,7 +124,7 @@ fi
 keep=$((budget * 65 / 100))
 for level in $levels; do
     # shellcheck disable=SC2086
-    part "level-$level" 60 "level-$level.txt" "$glm" conform --device "$device" --level "$level" $depth --report "$folder/level-$level"
+    part "level-$level" 60 "level-$level.txt" "$glm" conform --device "$device" --level "$level" -j "$jobs" $depth --report "$folder/level-$level"
 done
 
 keep=$((budget * 45 / 100))

@@ -12,13 +12,6 @@
 #define LET_NEXT_BEGIN (void)0
 #endif
 
-// Asks for a line of 128 bytes that is needed soon and that no kernel writes.
-#ifdef DIALECT_HOST
-#define PREFETCH(p) (void)(p)
-#else
-#define PREFETCH(p) asm volatile("prefetch.global.L1 [%0];" ::"l"(p))
-#endif
-
 #ifdef DIALECT_HOST
 struct alignas(16) uint4 { uint x, y, z, w; };
 struct alignas(8) uint2 { uint x, y; };

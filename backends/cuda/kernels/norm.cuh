@@ -27,11 +27,10 @@
 KERNEL norm_rows(OUT(out), SUM_PARAMETER IN(x), RESIDUAL_PARAMETER IN(weight), BIAS_PARAMETER i64 dim, i64 out_stride,
             SUM_STRIDE i64 x_stride, RESIDUAL_STRIDE ALPHA float eps, int aligned) {
     LET_NEXT_BEGIN;
-    BIND_IN(weight);
-    for (int line = ITEM; 128 * (i64)line < 4 * dim; line += GROUP) PREFETCH(weight + 128 * (i64)line);
     AWAIT_BEFORE;
     BIND_OUT(out);
     BIND_IN(x);
+    BIND_IN(weight);
     LOCAL float scratch[GROUP];
     const i64 r = GROUP_X;
     out += r * out_stride * 2;

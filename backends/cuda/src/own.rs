@@ -25,15 +25,16 @@ pub(crate) fn are_for(capability: i32) -> bool {
 }
 
 /// Puts the planners of this crate before those of `ops`, which stay for what these decline, on a chip of this compute
-/// capability. Products of many rows go by `library`. For [`crate::open`], and for those who compile the kernels without a
+/// capability. Products of many rows go by `library`; on sm_90 prompts attend by `wgmma` if that is wanted. For [`crate::open`], and for those who compile the kernels without a
 /// chip.
 pub fn put_own<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     ops: &mut Ops,
     capability: i32,
     library: Option<Arc<dyn Library<D>>>,
+    wgmma: bool,
 ) {
-    put_cut(chip, ops, capability, library, Cut::default());
+    put_cut(chip, ops, capability, library, wgmma, Cut::default());
 }
 
 /// As [`put_own`], with other slabs.
@@ -42,6 +43,7 @@ pub(crate) fn put_cut<D: SimtDriver>(
     ops: &mut Ops,
     capability: i32,
     library: Option<Arc<dyn Library<D>>>,
+    wgmma: bool,
     cut: Cut,
 ) {
     if !are_for(capability) {
@@ -50,8 +52,9 @@ pub(crate) fn put_cut<D: SimtDriver>(
     let plan_matmul =
         move |chip: &Arc<Chip<D>>, op: &Matmul| matmul::plan(chip, op, library.as_deref(), cut);
     ops.matmul = first(chip, plan_matmul, ops.matmul.take());
+    let wgmma = wgmma && capability == attention::HOPPER;
     let plan_attention =
-        move |chip: &Arc<Chip<D>>, op: &Attention| attention::plan(chip, op, capability);
+        move |chip: &Arc<Chip<D>>, op: &Attention| attention::plan(chip, op, wgmma);
     ops.attention = first(chip, plan_attention, ops.attention.take());
     ops.kv_write = first(chip, rows::kv_write, ops.kv_write.take());
     ops.rms_norm = first(chip, rows::rms_norm, ops.rms_norm.take());

@@ -67,7 +67,7 @@ fn all_programs() -> Vec<(Program, Range<usize>)> {
         let capability = chip.trim_matches(|c: char| !c.is_ascii_digit());
         let capability = capability.parse().unwrap();
         programs(limits.clone(), |chip, ops| {
-            put_own(chip, ops, capability, Some(Arc::new(Paper)));
+            put_own(chip, ops, capability, Some(Arc::new(Paper)), true);
         })
     };
     let number = |chip| CHIPS.iter().position(|&c| c == chip).unwrap();

@@ -62,7 +62,6 @@ macro_rules! own_kernels {
 }
 own_kernels! {
     every_product Matmul ["matmul_few", "matmul_many", "dequantise", "sums_epilogue"];
-    every_attention Attention ["attention_hopper", "attention_many", "attention_few", "attention_merge"];
     every_rms_norm RmsNorm ["norm_rows"];
     every_layer_norm LayerNorm ["norm_rows"];
     every_add_rms_norm AddRmsNorm ["norm_rows"];
@@ -73,16 +72,21 @@ own_kernels! {
 }
 
 #[test]
-fn every_attention_of_a_chip_without_wgmma() {
-    let chip = [("STAND_IN_CHIP", "80")];
-    emulated(
-        "every_attention_of_a_chip_without_wgmma",
-        &chip,
-        |stand_in| {
-            all::<ops::Attention>(&stand_in, &["attention_many", "attention_few"]);
-            assert!(!stand_in.kernels().contains("attention_hopper"));
-        },
-    );
+fn every_attention() {
+    emulated("every_attention", &[], |stand_in| {
+        let kernels = ["attention_many", "attention_few", "attention_merge"];
+        all::<ops::Attention>(&stand_in, &kernels);
+        assert!(!stand_in.kernels().contains("attention_hopper"));
+    });
+}
+
+#[test]
+fn every_attention_by_wgmma() {
+    let asked = [("GLM_CUDA_WGMMA", "1")];
+    emulated("every_attention_by_wgmma", &asked, |stand_in| {
+        let kernels = ["attention_hopper", "attention_many", "attention_few"];
+        all::<ops::Attention>(&stand_in, &kernels);
+    });
 }
 
 /// Runs the checks of these levels whose names match.

@@ -32,7 +32,7 @@ const WARP_TILES: usize = 2;
 const MANY_ROWS: usize = GROUP / 32 * 16 * WARP_TILES;
 
 /// The compute capability whose matrix units multiply from local memory (wgmma); later ones do not.
-const HOPPER: i32 = 90;
+pub(super) const HOPPER: i32 = 90;
 
 /// What the kernel for these has: work-items, elements of a head, and slots in local memory at a time, which are as many as
 /// rows.
@@ -97,7 +97,7 @@ const HOPPER_MANY: Source = Source {
     begins_early: true,
 };
 
-pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention, capability: i32) -> Planned {
+pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention, wgmma: bool) -> Planned {
     let known = matches!(op.dtype, DType::F16 | DType::BF16) && op.kv == op.dtype;
     // Rows of the cache are numbered by 31 bits; of scores only the largest is looked for, which a positive scale leaves it.
     let cache_rows = [op.kv_heads, op.page_size]
@@ -119,7 +119,7 @@ pub(super) fn plan<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Attention, capabilit
         let extra = extra.iter().map(|&(name, n)| (name, n.to_string()));
         own.into_iter().chain(extra).collect()
     };
-    let many = if capability == HOPPER && op.head_dim == HOPPER_DIM {
+    let many = if wgmma && op.head_dim == HOPPER_DIM {
         // Tiles begin at multiples of 1024 bytes.
         let bytes = slot_bytes * (MANY_ROWS + 4 * HOPPER_SLOTS) + 1024;
         let defines = define(&[

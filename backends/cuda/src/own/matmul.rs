@@ -41,11 +41,11 @@ pub(super) const CHUNK_BYTES: usize = 64;
 /// Columns that a scale is of, or a multiple.
 const UNIT: usize = 32;
 
-/// Work-items of a group of `matmul_few`; where there are at most so many groups for a multiprocessor, which must keep its memory
-/// busy alone, x is one tile or two, and registers are enough. How sums are cut up depends on it, so up to two tiles it depends on the weight alone.
+/// Work-items of a group of `matmul_few`; where there are at most so many groups for a multiprocessor, all of which run at once, x is
+/// one tile or two, and registers are enough. How sums are cut up depends on it, so up to two tiles it depends on the weight alone.
 const FEW_GROUP: usize = 256;
 const SCARCE_GROUP: usize = 512;
-const SCARCE: usize = 4;
+const SCARCE: usize = 2;
 
 /// Chunks that a lane of `matmul_few` asks for before it needs them.
 const AHEAD: usize = 4;

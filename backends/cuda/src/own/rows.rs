@@ -48,11 +48,8 @@ const KV_WRITE: Source = Source {
 /// Work-items of a group.
 const GROUP: usize = 256;
 
-/// Work-items of a group of a norm, which keep up to so many elements of a row each: as few as a row needs, because groups wait
-/// for their own. On a multiprocessor there are registers for so many items.
-const NORM_GROUPS: [usize; 2] = [128, GROUP];
-const NORM_KEPT: usize = 32;
-const NORM_RESIDENT: usize = 1280;
+/// Groups of a norm on a multiprocessor.
+const NORM_GROUPS: usize = 5;
 
 /// Elements that are handled at a time.
 const EIGHTS: usize = 8;
@@ -73,26 +70,19 @@ fn norm<D: SimtDriver>(
     dtype: DType,
     adds: bool,
     layer: bool,
-    dim: usize,
     floats: &[f32],
 ) -> Planned {
     if !is_short(dtype) {
         return Ok(None);
     }
-    let [small, large] = NORM_GROUPS;
-    let group = if dim <= NORM_KEPT * small {
-        small
-    } else {
-        large
-    };
     let defines = [
         ("X", dtype.to_string()),
         x_is(dtype),
-        resident(NORM_RESIDENT / group),
+        resident(NORM_GROUPS),
         ("ADDS", usize::from(adds).to_string()),
         ("LAYER", usize::from(layer).to_string()),
     ];
-    let kernel = chip.kernel(&NORM, "norm_rows", group, &defines)?;
+    let kernel = chip.kernel(&NORM, "norm_rows", GROUP, &defines)?;
     let floats = floats.to_vec();
     native(chip, move |queue, args| {
         norm_arguments(queue.call(), args, &floats)
@@ -102,19 +92,19 @@ fn norm<D: SimtDriver>(
 }
 
 pub(super) fn rms_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &RmsNorm) -> Planned {
-    norm(chip, op.dtype, false, false, op.dim, &[op.eps])
+    norm(chip, op.dtype, false, false, &[op.eps])
 }
 
 pub(super) fn layer_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &LayerNorm) -> Planned {
-    norm(chip, op.dtype, false, true, op.dim, &[op.eps])
+    norm(chip, op.dtype, false, true, &[op.eps])
 }
 
 pub(super) fn add_rms_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &AddRmsNorm) -> Planned {
-    norm(chip, op.dtype, true, false, op.dim, &[op.alpha, op.eps])
+    norm(chip, op.dtype, true, false, &[op.alpha, op.eps])
 }
 
 pub(super) fn add_layer_norm<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &AddLayerNorm) -> Planned {
-    norm(chip, op.dtype, true, true, op.dim, &[op.alpha, op.eps])
+    norm(chip, op.dtype, true, true, &[op.alpha, op.eps])
 }
 
 pub(super) fn glu<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Glu) -> Planned {

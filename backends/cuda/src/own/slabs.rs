@@ -50,8 +50,10 @@ const GROUP: usize = 256;
 /// Up to so many rows of `x`, own kernels are through with a dense weight of so many bytes before a library is.
 const DENSE_ROWS: usize = 8;
 const DENSE_BYTES: usize = 48 << 20;
-/// Rows above which a library multiplies quantised weights, which costs a pass over the weight more.
+/// Rows above which a library multiplies quantised weights, which costs a pass over the weight more; of weights with scales of
+/// groups, for which own kernels are slower.
 const QUANTISED_ROWS: usize = 64;
+const GROUPED_ROWS: usize = 48;
 
 /// Slabs are a multiple of so many rows, which is one of every tile.
 const TILE: usize = 128;
@@ -173,6 +175,7 @@ impl<D: SimtDriver> Slabs<D> {
     fn takes(&self, m: usize) -> bool {
         let bytes = self.op.n.saturating_mul(2 * self.weight_stride);
         let few = match self.dequantise {
+            Some(_) if self.op.weight.group().is_some() => GROUPED_ROWS,
             Some(_) => QUANTISED_ROWS,
             None if bytes <= DENSE_BYTES => DENSE_ROWS,
             None => 0,

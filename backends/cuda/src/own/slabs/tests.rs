@@ -22,7 +22,7 @@ fn products_in_many_pieces_are_right() {
     common::emulated(name, &[], |stand_in| {
         let (driver, capability) = crate::driver("cuda:0").unwrap();
         let accelerator = backend_simt::open_with_own(driver, Options::default(), |chip, ops| {
-            put_cut(chip, ops, capability, OnDevice::library(chip), SMALL);
+            put_cut(chip, ops, capability, OnDevice::library(chip), false, SMALL);
         });
         let suite = Suite::new(accelerator);
         let report = suite.run_where::<Matmul>(|case| case.op.n > TILE);
