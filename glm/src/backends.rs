@@ -265,7 +265,7 @@ pub fn planned_without_a_chip() -> Vec<(String, Accelerator)> {
         devices.push(("hip".into(), planner(limits(64), |_, _| {})));
         #[cfg(feature = "cuda")]
         {
-            let own = |chip: &_, ops: &mut _| backend_cuda::put_own(chip, ops, 80, None);
+            let own = |chip: &_, ops: &mut _| backend_cuda::put_own(chip, ops, 80, None, false);
             devices.push(("cuda (sm_80)".into(), planner(limits(32), own)));
         }
     }
