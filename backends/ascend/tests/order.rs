@@ -3,32 +3,18 @@
 
 mod common;
 
+use backend_emulator::stand_in::promises;
 use hal::{DType, ErrorKind, View, WeightFormat};
 use ops::{Context, HostWeight, Matmul, MatmulArgs};
 
 use common::CANN;
-
-const BYTES: usize = 1 << 16;
 
 #[test]
 fn a_dropped_queue_still_uses_its_memory() {
     let name = "a_dropped_queue_still_uses_its_memory";
     CANN.emulated(name, &[], &[], |stand_in| {
         let device = backend_ascend::open("ascend:0").unwrap().device;
-        let buffer = device.alloc(BYTES).unwrap();
-        let mut stream = device.stream().unwrap();
-        stream
-            .upload(&View::of_bytes(&buffer), &[7; BYTES])
-            .unwrap();
-        let uploaded = stream.record().unwrap();
-        drop(stream);
-        drop(buffer);
-        let other = device.alloc(BYTES).unwrap();
-        let mut stream = device.stream().unwrap();
-        stream.upload(&View::of_bytes(&other), &[1; BYTES]).unwrap();
-        stream.synchronize().unwrap();
-        uploaded.synchronize().unwrap();
-        drop((stream, uploaded, other, device));
+        promises::dropped_queue_uses_its_memory(device);
         assert_eq!(stand_in.live(), [""; 0]);
     });
 }
@@ -39,20 +25,7 @@ fn another_thread_reaches_the_device_too() {
     let settings = [("STAND_IN_DEVICES", "2")];
     CANN.emulated(name, &settings, &[], |stand_in| {
         let device = backend_ascend::open("ascend:1").unwrap().device;
-        let (buffer, back) = std::thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                let buffer = device.alloc(BYTES).unwrap();
-                let mut stream = device.stream().unwrap();
-                let view = View::of_bytes(&buffer);
-                stream.upload(&view, &[9; BYTES]).unwrap();
-                let mut back = vec![0; BYTES];
-                stream.download(&mut back, &view).unwrap();
-                (buffer, back)
-            });
-            worker.join().unwrap()
-        });
-        assert!(back.iter().all(|&byte| byte == 9));
-        drop((buffer, device));
+        promises::another_thread_reaches(device);
         assert_eq!(stand_in.live(), [""; 0]);
     });
 }

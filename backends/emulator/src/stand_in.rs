@@ -5,6 +5,8 @@
 //! of as many work-items as the vendor's. Work waits until somebody needs it, so that missing order shows; every call is
 //! counted and can be made to fail.
 
+pub mod promises;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::{Path, PathBuf};

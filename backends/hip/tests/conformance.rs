@@ -2,10 +2,8 @@
 
 mod common;
 
-use conformance::discipline::discipline;
-use conformance::metamorphic::properties;
-use conformance::probe::probe;
-use conformance::{Catalogue, Depth, Selection, Suite, for_each_op};
+use backend_emulator::stand_in::promises;
+use conformance::{Suite, for_each_op};
 use hal::DType;
 use ops::Accelerator;
 
@@ -57,29 +55,11 @@ macro_rules! one_test_per_op {
 }
 for_each_op!(one_test_per_op);
 
-/// Runs the checks of these levels whose names match.
-fn checks(levels: &str, names: &[&str]) {
-    let selection = Selection {
-        levels: levels.parse().unwrap(),
-        ops: names.iter().map(|&name| name.into()).collect(),
-        depth: Depth::Standard,
-        soak_seconds: None,
-    };
-    let catalogue = Catalogue::new(&selection, Vec::new()).unwrap();
-    assert!(catalogue.checks().len() > 10);
-    let suite = Suite::new(open());
-    for check in catalogue.checks() {
-        let outcome = check.run(&suite);
-        println!("{outcome}");
-        assert!(outcome.status.is_pass(), "{}: {outcome}", check.name);
-    }
-}
-
 #[test]
 fn memory_and_streams_keep_their_promises() {
     let name = "memory_and_streams_keep_their_promises";
     AMD.emulated(name, &[], &[], |stand_in| {
-        checks("0", &[]);
+        promises::passes(open(), "0", &[]);
         assert_eq!(stand_in.live(), [""; 0]);
     });
 }
@@ -89,7 +69,7 @@ fn without_pools(name: &str, settings: &[(&str, &str)], hidden: &[&str]) {
     AMD.emulated(name, settings, hidden, |stand_in| {
         let detail = open().device.info().detail.clone();
         assert!(detail.contains("no memory pools"), "{detail}");
-        checks("0", &[]);
+        promises::passes(open(), "0", &[]);
         let calls = stand_in.calls();
         assert!(calls.iter().any(|call| call == "hipMalloc"));
         assert!(!calls.iter().any(|call| call == "hipMallocAsync"));
@@ -113,7 +93,7 @@ fn a_runtime_without_memory_pools_keeps_them_too() {
 fn captured_launches_repeat_the_plain_ones() {
     let name = "captured_launches_repeat_the_plain_ones";
     AMD.emulated(name, &[], &[], |stand_in| {
-        checks("6", &["capture"]);
+        promises::passes(open(), "6", &["capture"]);
         let calls = stand_in.calls();
         assert!(calls.iter().any(|call| call == "hipGraphLaunch"));
         assert_eq!(stand_in.live(), [""; 0]);
@@ -123,30 +103,21 @@ fn captured_launches_repeat_the_plain_ones() {
 #[test]
 fn the_card_is_what_the_probes_find() {
     AMD.emulated("the_card_is_what_the_probes_find", &[], &[], |_| {
-        let accelerator = open();
-        let findings = probe(&accelerator).unwrap();
-        println!("{findings}");
-        let wrong = findings.contradictions(&accelerator.device.info().numerics);
-        assert!(wrong.is_empty(), "{wrong:?}");
+        promises::card_is_right(&open());
     });
 }
 
 #[test]
 fn results_depend_on_nothing_else() {
     AMD.emulated("results_depend_on_nothing_else", &[], &[], |_| {
-        for found in discipline(&open()).unwrap() {
-            println!("{found}");
-            assert_eq!(found.deterministic, Some(true), "{found}");
-        }
+        promises::is_deterministic(&open());
     });
 }
 
 #[test]
 fn every_property_holds() {
     AMD.emulated("every_property_holds", &[], &[], |_| {
-        for property in properties(&open()) {
-            assert!(property.is_fine(), "{property}");
-        }
+        promises::properties_hold(&open());
     });
 }
 
