@@ -1,8 +1,8 @@
 //! The devices of this machine.
 
-use backend_runtime::{Abilities, Code, Runtime, SUCCESS};
+use backend_runtime::{Abilities, Code, Runtime, SUCCESS, spec};
 use backend_simt::{Facts, Limits};
-use hal::{DType, Error, ErrorKind, Numerics, Result};
+use hal::{DType, Error, Numerics, Result};
 
 use crate::device::Acl;
 use crate::failure::{ALREADY, failure};
@@ -137,13 +137,9 @@ impl Started {
         let n = number(spec)?;
         let doing = || format!("open device '{spec}'");
         let all = self.devices()?;
-        let specs: Vec<&str> = all.iter().map(|found| found.spec.as_str()).collect();
         let found = all.get(n).ok_or_else(|| {
-            let why = match specs.is_empty() {
-                true => "AscendCL has no device".into(),
-                false => format!("there are: {}", specs.join(", ")),
-            };
-            Error::new(ErrorKind::NotFound, doing(), why)
+            let specs = all.iter().map(|found| found.spec.as_str());
+            spec::missing(spec, specs, "AscendCL has no device")
                 .next_step("`npu-smi info` and `glm devices` list what can be opened")
         })?;
         let generation = found.generation.ok_or_else(|| {
@@ -243,16 +239,7 @@ impl Found {
 
 /// The number in `ascend:3`; `ascend` is the first device.
 pub(crate) fn number(spec: &str) -> Result<usize> {
-    let digits = match spec {
-        "ascend" => "0",
-        _ => spec.strip_prefix("ascend:").unwrap_or(""),
-    };
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let number = plain.then(|| digits.parse().ok()).flatten();
-    number.ok_or_else(|| {
-        Error::invalid(format!("open device '{spec}'"), "it is no Ascend device")
-            .next_step("write ascend:0, ascend:1, …")
-    })
+    spec::number(spec, "ascend", "it is no Ascend device")
 }
 
 /// Refuses a list of devices from which AscendCL would drop some without a word: it reads ascending numbers between commas, and
@@ -290,6 +277,8 @@ fn visible(list: Option<&str>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use hal::ErrorKind;
+
     use super::*;
 
     #[test]

@@ -40,7 +40,8 @@ mod symbols;
 mod tensor;
 
 use ::ops::Accelerator;
-use hal::{Error, Result};
+use backend_runtime::spec;
+use hal::Result;
 
 pub use backend_runtime::Place;
 pub use find::{Found, Generation};
@@ -54,12 +55,7 @@ pub use ops::COMPOSED;
 /// devices that AscendCL would cut short; `Unsupported` for a chip that is not known; what AscendCL reports.
 pub fn open(spec: &str) -> Result<Accelerator> {
     find::number(spec)?;
-    let started = find::Started::new().map_err(|e| {
-        let doing = format!("open device '{spec}'");
-        let named = Error::new(e.kind(), doing, format!("{}: {}", e.doing(), e.detail()));
-        let next = e.next().unwrap_or("`glm devices` lists what can be opened");
-        named.next_step(next).with_source(e)
-    })?;
+    let started = find::Started::new().map_err(|e| spec::not_started(spec, e))?;
     let find::Opened {
         runtime,
         generation,

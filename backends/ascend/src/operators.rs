@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use backend_runtime::Handle;
 use libloading::Library;
 
-use crate::symbols::symbol;
+use backend_runtime::symbols::symbol;
 
 /// What an operator returns: 0, or a code.
 pub(crate) type Status = i32;

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 
-use backend_runtime::{Abilities, Runtime, SUCCESS};
+use backend_runtime::{Abilities, Runtime, SUCCESS, spec};
 use backend_simt::{Facts, Limits};
 use cudarc::driver::sys::{CUdevice, CUdevice_attribute};
 use hal::{DType, Error, ErrorKind, Numerics, Result};
@@ -92,29 +92,15 @@ pub(crate) fn devices(driver: &Driver, driver_version: c_int) -> Result<Vec<Foun
 pub(crate) fn find(driver: &Driver, driver_version: c_int, spec: &str) -> Result<Found> {
     let n = number(spec)?;
     let all = devices(driver, driver_version)?;
-    let specs: Vec<&str> = all.iter().map(|found| found.spec.as_str()).collect();
     all.get(n).cloned().ok_or_else(|| {
-        let why = match specs.is_empty() {
-            true => "the driver has no device".into(),
-            false => format!("there are: {}", specs.join(", ")),
-        };
-        Error::new(ErrorKind::NotFound, format!("open device '{spec}'"), why)
-            .next_step("`glm devices` lists what can be opened")
+        let specs = all.iter().map(|found| found.spec.as_str());
+        spec::missing(spec, specs, "the driver has no device")
     })
 }
 
 /// The number in `cuda:3`; `cuda` is the first device.
 pub(crate) fn number(spec: &str) -> Result<usize> {
-    let digits = match spec {
-        "cuda" => "0",
-        _ => spec.strip_prefix("cuda:").unwrap_or(""),
-    };
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let number = plain.then(|| digits.parse().ok()).flatten();
-    number.ok_or_else(|| {
-        Error::invalid(format!("open device '{spec}'"), "it is no device of CUDA")
-            .next_step("write cuda:0, cuda:1, …")
-    })
+    spec::number(spec, "cuda", "it is no device of CUDA")
 }
 
 fn describe(driver: &Driver, driver_version: c_int, all: &[CUdevice], n: usize) -> Result<Found> {

@@ -33,8 +33,8 @@ mod nvrtc;
 mod own;
 mod symbols;
 
-use backend_runtime::Runtime;
-use hal::{Error, Result};
+use backend_runtime::{Runtime, spec};
+use hal::Result;
 use ops::{Accelerator, Matmul};
 
 pub use backend_runtime::{Compilation, Libraries, Place};
@@ -86,12 +86,7 @@ pub fn tune(
 /// The driver of a device, and the device's compute capability.
 fn driver(spec: &str) -> Result<(Runtime<device::Cuda>, i32)> {
     find::number(spec)?;
-    let (driver, version) = find::start().map_err(|e| {
-        let doing = format!("open device '{spec}'");
-        let named = Error::new(e.kind(), doing, format!("{}: {}", e.doing(), e.detail()));
-        let next = e.next().unwrap_or("`glm devices` lists what can be opened");
-        named.next_step(next).with_source(e)
-    })?;
+    let (driver, version) = find::start().map_err(|e| spec::not_started(spec, e))?;
     let found = find::find(&driver, version, spec)?;
     let capability = found.chip;
     Ok((found.open(driver)?, capability))

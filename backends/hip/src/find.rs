@@ -3,9 +3,9 @@
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
 
-use backend_runtime::{Abilities, Code, Runtime, SUCCESS};
+use backend_runtime::{Abilities, Code, Runtime, SUCCESS, spec};
 use backend_simt::{Facts, Limits};
-use hal::{DType, Error, ErrorKind, Numerics, Result};
+use hal::{DType, Error, Numerics, Result};
 
 use crate::device::Hip;
 use crate::failure::failure;
@@ -111,14 +111,9 @@ impl Started {
     pub(crate) fn open(self, spec: &str) -> Result<Runtime<Hip>> {
         let n = number(spec)?;
         let all = self.devices()?;
-        let specs: Vec<&str> = all.iter().map(|found| found.spec.as_str()).collect();
         let found = all.get(n).ok_or_else(|| {
-            let why = match specs.is_empty() {
-                true => "the runtime has no device".into(),
-                false => format!("there are: {}", specs.join(", ")),
-            };
-            Error::new(ErrorKind::NotFound, format!("open device '{spec}'"), why)
-                .next_step("`glm devices` lists what can be opened")
+            let specs = all.iter().map(|found| found.spec.as_str());
+            spec::missing(spec, specs, "the runtime has no device")
         })?;
         // First, because without it a device is of no use, and to open one takes time.
         let compiler = Hiprtc::of(&self.path)?;
@@ -246,16 +241,7 @@ fn dotted(version: c_int) -> String {
 
 /// The number in `hip:3`; `hip` is the first device.
 pub(crate) fn number(spec: &str) -> Result<usize> {
-    let digits = match spec {
-        "hip" => "0",
-        _ => spec.strip_prefix("hip:").unwrap_or(""),
-    };
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-    let number = plain.then(|| digits.parse().ok()).flatten();
-    number.ok_or_else(|| {
-        Error::invalid(format!("open device '{spec}'"), "it is no device of HIP")
-            .next_step("write hip:0, hip:1, …")
-    })
+    spec::number(spec, "hip", "it is no device of HIP")
 }
 
 /// The architecture in a structure of properties, which begins with 256 bytes for the device's name.
@@ -328,6 +314,8 @@ fn file_name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hal::ErrorKind;
+
     use super::*;
 
     #[test]

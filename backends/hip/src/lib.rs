@@ -32,8 +32,8 @@ mod hiprtc;
 mod libraries;
 mod symbols;
 
-use backend_runtime::Runtime;
-use hal::{Error, Result};
+use backend_runtime::{Runtime, spec};
+use hal::Result;
 use ops::{Accelerator, Matmul};
 
 pub use backend_runtime::{Compilation, Libraries, Place};
@@ -74,12 +74,7 @@ pub fn tune(
 
 fn driver(spec: &str) -> Result<Runtime<device::Hip>> {
     find::number(spec)?;
-    let started = find::Started::new().map_err(|e| {
-        let doing = format!("open device '{spec}'");
-        let named = Error::new(e.kind(), doing, format!("{}: {}", e.doing(), e.detail()));
-        let next = e.next().unwrap_or("`glm devices` lists what can be opened");
-        named.next_step(next).with_source(e)
-    })?;
+    let started = find::Started::new().map_err(|e| spec::not_started(spec, e))?;
     started.open(spec)
 }
 

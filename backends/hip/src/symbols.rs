@@ -7,46 +7,8 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::mem::ManuallyDrop;
 
-use backend_runtime::{Code, Handle};
+use backend_runtime::{Code, Handle, table};
 use libloading::Library;
-
-/// A table of functions: the struct, and its constructor.
-macro_rules! table {
-    (
-        $(#[$doc:meta])*
-        $table:ident { $($name:ident($($argument:ty),*) -> $returns:ty;)* }
-    ) => {
-        $(#[$doc])*
-        #[expect(non_snake_case, reason = "the vendor's names")]
-        pub(crate) struct $table {
-            $(pub(crate) $name: unsafe extern "C" fn($($argument),*) -> $returns,)*
-        }
-
-        impl $table {
-            /// The functions of `library`, which must not be unloaded.
-            ///
-            /// # Errors
-            /// The name of one that it does not have.
-            fn new(library: &Library) -> Result<Self, &'static str> {
-                Ok(Self {
-                    // SAFETY: the prototypes are those of the vendor's headers.
-                    $($name: *unsafe { library.get(stringify!($name)) }.map_err(|_| stringify!($name))?,)*
-                })
-            }
-
-            /// Names, and types as they are written here.
-            #[cfg(test)]
-            const PROTOTYPES: &[(&str, &[&str])] =
-                &[$((stringify!($name), &[$(stringify!($argument)),*]),)*];
-        }
-
-        impl std::fmt::Debug for $table {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(stringify!($table))
-            }
-        }
-    };
-}
 
 table! {
     /// What every device needs.
@@ -147,14 +109,14 @@ impl Driver {
     /// The name of a function that every device needs and this library lacks.
     pub(crate) fn new(library: Library) -> Result<Self, &'static str> {
         let library = ManuallyDrop::new(library);
-        let calls = Calls::new(&library)?;
+        let calls = Calls::new(&[&library])?;
         // SAFETY: both versions take the place of a structure, and the device.
         let newer = unsafe { library.get("hipGetDevicePropertiesR0600") };
         Ok(Self {
             properties: newer.map_or(calls.hipGetDeviceProperties, |newer| *newer),
             calls,
-            pools: Pools::new(&library).ok(),
-            graphs: Graphs::new(&library).ok(),
+            pools: Pools::new(&[&library]).ok(),
+            graphs: Graphs::new(&[&library]).ok(),
             _library: library,
         })
     }
@@ -185,7 +147,7 @@ impl Compiler {
     pub(crate) fn new(library: Library) -> Result<Self, &'static str> {
         let library = ManuallyDrop::new(library);
         Ok(Self {
-            calls: CompilerCalls::new(&library)?,
+            calls: CompilerCalls::new(&[&library])?,
             _library: library,
         })
     }

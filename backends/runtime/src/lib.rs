@@ -24,7 +24,9 @@ mod context;
 mod driver;
 mod memory;
 pub mod search;
+pub mod spec;
 mod staging;
+pub mod symbols;
 
 pub use api::{ABSENT, Api, Code, Handle, NOT_READY, OUT_OF_MEMORY, SUCCESS};
 pub use compiler::{Compilation, Rtc, compile};
