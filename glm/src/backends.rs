@@ -241,35 +241,53 @@ pub fn list_of(name: &str, options: &Options) -> Vec<(String, Result<Accelerator
 /// Devices whose operations can be planned on any machine, by name: the CPU's kernels, and those for GPUs on devices that
 /// only plan, with nothing compiled or run.
 pub fn planned_without_a_chip() -> Vec<(String, Accelerator)> {
-    let mut devices: Vec<(String, Accelerator)> = Vec::new();
-    #[cfg(feature = "cpu")]
-    devices.extend(open("cpu", &Options::default()).map(|cpu| ("cpu".into(), cpu)));
-    #[cfg(all(
-        feature = "emulator",
-        any(feature = "cuda", feature = "hip", feature = "opencl")
-    ))]
-    {
-        use backend_emulator::programs::planner;
-        let limits = |wave| backend_simt::Limits {
-            max_group: 256,
-            local_bytes: 32 << 10,
-            max_alloc_bytes: 1 << 40,
-            memory_bytes: 1 << 40,
-            wave,
-            parallelism: 64,
-            wide_items: false,
-        };
-        #[cfg(feature = "opencl")]
-        devices.push(("opencl".into(), planner(limits(1), |_, _| {})));
-        #[cfg(feature = "hip")]
-        devices.push(("hip".into(), planner(limits(64), |_, _| {})));
-        #[cfg(feature = "cuda")]
-        {
+    ["cpu", "opencl", "hip", "cuda"]
+        .into_iter()
+        .filter_map(planner)
+        .collect()
+}
+
+/// The planner of the back end `name`; `None` where this build lacks it.
+fn planner(name: &str) -> Option<(String, Accelerator)> {
+    match name {
+        #[cfg(feature = "cpu")]
+        "cpu" => Some(("cpu".into(), open("cpu", &Options::default()).ok()?)),
+        #[cfg(all(feature = "emulator", feature = "opencl"))]
+        "opencl" => Some((
+            "opencl".into(),
+            backend_emulator::programs::planner(limits_for_planning(1), |_, _| {}),
+        )),
+        #[cfg(all(feature = "emulator", feature = "hip"))]
+        "hip" => Some((
+            "hip".into(),
+            backend_emulator::programs::planner(limits_for_planning(64), |_, _| {}),
+        )),
+        #[cfg(all(feature = "emulator", feature = "cuda"))]
+        "cuda" => {
             let own = |chip: &_, ops: &mut _| backend_cuda::put_own(chip, ops, 80, None, false);
-            devices.push(("cuda (sm_80)".into(), planner(limits(32), own)));
+            Some((
+                "cuda (sm_80)".into(),
+                backend_emulator::programs::planner(limits_for_planning(32), own),
+            ))
         }
+        _ => None,
     }
-    devices
+}
+
+#[cfg(all(
+    feature = "emulator",
+    any(feature = "cuda", feature = "hip", feature = "opencl")
+))]
+fn limits_for_planning(wave: usize) -> backend_simt::Limits {
+    backend_simt::Limits {
+        max_group: 256,
+        local_bytes: 32 << 10,
+        max_alloc_bytes: 1 << 40,
+        memory_bytes: 1 << 40,
+        wave,
+        parallelism: 64,
+        wide_items: false,
+    }
 }
 
 /// A vendor's library that a back end looked for.
