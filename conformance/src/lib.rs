@@ -76,8 +76,8 @@ macro_rules! for_each_op {
     ($mac:ident) => {
         $mac! {
             embedding Embedding, matmul Matmul, batched_matmul BatchedMatmul, softmax Softmax,
-            attention Attention, kv_write KvWrite, rope Rope, rms_norm RmsNorm,
-            layer_norm LayerNorm, add_rms_norm AddRmsNorm, add_layer_norm AddLayerNorm, glu Glu,
+            attention Attention, kv_write KvWrite, rope Rope, rope_kv_write RopeKvWrite,
+            rms_norm RmsNorm, layer_norm LayerNorm, add_rms_norm AddRmsNorm, add_layer_norm AddLayerNorm, glu Glu,
             activation Activation, elementwise Elementwise, cast Cast, copy StridedCopy,
             argmax Argmax, top_k TopK, sample Sample
         }

@@ -8,7 +8,7 @@
 use hal::{DType, WeightFormat};
 use ops::{
     Act, Attention, Embedding, Glu, Half, KvWrite, LayerNorm, Mask, Matmul, RmsNorm, Rope,
-    RopeLayout,
+    RopeKvWrite, RopeLayout,
 };
 
 use crate::{Case, Generator, Operand, Rng};
@@ -51,6 +51,13 @@ pub struct ModelShape {
     pub layer_norm: bool,
     /// Added under the root of norms.
     pub eps: f32,
+}
+
+impl ModelShape {
+    /// ChatGLM-6B turns each half of a head by positions of its own.
+    fn streams(&self) -> usize {
+        if self.name == "ChatGLM-6B" { 2 } else { 1 }
+    }
 }
 
 const fn model(
@@ -423,12 +430,10 @@ pub(crate) fn glu() -> Vec<Case<Glu>> {
 pub(crate) fn rope(sizes: Sizes) -> Vec<Case<Rope>> {
     let models = MODELS.iter().filter(|m| m.rotary_dim > 0);
     let cases = models.map(|m| {
-        // ChatGLM-6B turns each half of a head by positions of its own.
-        let streams = if m.name == "ChatGLM-6B" { 2 } else { 1 };
         let op = Rope {
             head_dim: m.head_dim,
             rotary_dim: m.rotary_dim,
-            streams,
+            streams: m.streams(),
             layout: m.layout,
             dtype: DType::F16,
         };
@@ -439,9 +444,20 @@ pub(crate) fn rope(sizes: Sizes) -> Vec<Case<Rope>> {
 
 /// `tokens` tokens turned by `op`.
 pub(crate) fn rope_case(op: Rope, tokens: usize, heads: usize) -> Case<Rope> {
+    let shape = [tokens, heads, op.head_dim];
+    let mut operands = vec![
+        Operand::out(&shape),
+        Operand::random(&shape, Generator::Normal),
+    ];
+    operands.extend(angles(&op, tokens));
+    Case::new(op, operands)
+}
+
+/// Positions of so many tokens, and tables of cosines and sines.
+fn angles(op: &Rope, tokens: usize) -> [Operand; 3] {
     const POSITIONS: usize = 64;
     let mut rng = Rng::of(&format!("{op:?}"));
-    let (pairs, shape) = (op.rotary_dim / 2, [tokens, heads, op.head_dim]);
+    let pairs = op.rotary_dim / 2;
     let positions = (0..op.streams * tokens)
         .map(|_| rng.below(POSITIONS) as f64)
         .collect();
@@ -451,17 +467,43 @@ pub(crate) fn rope_case(op: Rope, tokens: usize, heads: usize) -> Case<Rope> {
         ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t))
     });
     let (cos, sin) = points.unzip();
-    let streams = op.streams;
-    Case::new(
-        op,
-        vec![
-            Operand::out(&shape),
-            Operand::random(&shape, Generator::Normal),
-            Operand::values(&[streams, tokens], positions),
-            Operand::values(&[POSITIONS, pairs], cos),
-            Operand::values(&[POSITIONS, pairs], sin),
-        ],
-    )
+    [
+        Operand::values(&[op.streams, tokens], positions),
+        Operand::values(&[POSITIONS, pairs], cos),
+        Operand::values(&[POSITIONS, pairs], sin),
+    ]
+}
+
+pub(crate) fn rope_kv_write(sizes: Sizes) -> Vec<Case<RopeKvWrite>> {
+    let models = MODELS.iter().filter(|m| m.rotary_dim > 0);
+    let cases = models.map(|m| rope_kv_write_case(&sizes.heads(m), DType::F16, 3));
+    cases.collect()
+}
+
+/// `tokens` tokens of `m`, turned and written to as many slots from the first on.
+pub(crate) fn rope_kv_write_case(m: &ModelShape, dtype: DType, tokens: usize) -> Case<RopeKvWrite> {
+    let op = RopeKvWrite {
+        heads: m.heads,
+        kv_heads: m.kv_heads,
+        head_dim: m.head_dim,
+        rotary_dim: m.rotary_dim,
+        streams: m.streams(),
+        layout: m.layout,
+        pages: tokens.div_ceil(PAGE_SIZE),
+        page_size: PAGE_SIZE,
+        dtype,
+        kv: dtype,
+    };
+    let cache = [op.pages, m.kv_heads, PAGE_SIZE, m.head_dim];
+    let heads = [tokens, m.heads + 2 * m.kv_heads, m.head_dim];
+    let mut operands = vec![
+        Operand::random(&heads, Generator::Normal),
+        Operand::random(&cache, Generator::Normal),
+        Operand::random(&cache, Generator::Normal),
+        Operand::values(&[tokens], (0..tokens).map(|t| t as f64).collect()),
+    ];
+    operands.extend(angles(&op.rope(), tokens));
+    Case::new(op, operands)
 }
 
 pub(crate) fn attention(sizes: Sizes) -> Vec<Case<Attention>> {

@@ -7,13 +7,13 @@
 use hal::{DType, Error, ErrorKind, Result, WeightFormat};
 use ops::{
     Act, Activation, AddLayerNorm, AddRmsNorm, Argmax, Attention, BatchedMatmul, Binary, Cast,
-    Elementwise, Embedding, Glu, Half, KvWrite, LayerNorm, Matmul, RmsNorm, Rope, Softmax,
-    StridedCopy, TopK,
+    Elementwise, Embedding, Glu, Half, KvWrite, LayerNorm, Matmul, RmsNorm, Rope, RopeKvWrite,
+    Softmax, StridedCopy, TopK,
 };
 
 use crate::cases::Conformance;
 use crate::outcome::Speed;
-use crate::shapes::{TYPICAL, attention_case, matmul_case, rope_case};
+use crate::shapes::{TYPICAL, attention_case, matmul_case, rope_case, rope_kv_write_case};
 use crate::{Case, Check, Generator, Level, Operand, Outcome, Status, Suite};
 
 /// Type of activations.
@@ -156,6 +156,17 @@ pub(crate) fn checks() -> Vec<Check> {
         };
         rope_case(op, TOKENS, m.heads)
     }));
+    let (turned, new) = (
+        TOKENS * (m.heads + m.kv_heads) * m.head_dim,
+        2 * TOKENS * m.kv_heads * m.head_dim,
+    );
+    list.push(check::<RopeKvWrite>(
+        "prompt",
+        (3 * turned / 2) as f64,
+        // Turned in place; then the keys are there, and the values are read.
+        Some((4 * turned + 3 * new) as f64),
+        move || rope_kv_write_case(&m, DTYPE, TOKENS),
+    ));
     list.push(check::<Glu>(
         "swiglu",
         10.0 * (TOKENS * ffn) as f64,

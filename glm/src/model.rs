@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View, WeightFormat};
-use ops::{AttentionArgs, Context, EmbeddingArgs, KvWriteArgs, Mask, RopeArgs};
+use ops::{AttentionArgs, Context, EmbeddingArgs, KvWriteArgs, Mask, RopeKvWriteArgs};
 
 use crate::architecture::{Architecture, Position};
 use crate::cache::{CacheShape, KvCache, Sequence};
@@ -612,25 +612,16 @@ impl Network {
         let up = rows(&buffers.up, arch.up_rows())?;
         let act = rows(&buffers.act, arch.ffn)?;
 
-        // Heads [q | k | v] of the fused matrix; q and k are neighbours and turn together.
-        let heads_of = |from: usize, n: usize| {
-            qkv.slice(1, from * head_dim..(from + n) * head_dim)?
-                .split(1, n, head_dim)
-        };
-        let qk = heads_of(0, heads + kv_heads)?;
-        let (q, k) = (heads_of(0, heads)?, heads_of(heads, kv_heads)?);
-        let v = heads_of(heads + kv_heads, kv_heads)?;
-        let rope = match (&plans.rope, &self.angles) {
+        // Heads [q | k | v] of the fused matrix.
+        let all = qkv.split(1, heads + 2 * kv_heads, head_dim)?;
+        let (k, v) = (heads..heads + kv_heads, heads + kv_heads..all.dim(1));
+        let (q, k, v) = (all.slice(1, 0..heads)?, all.slice(1, k)?, all.slice(1, v)?);
+        let rope = match (&plans.rope_kv_write, &self.angles) {
             (Some(plan), Some(angles)) => {
                 let shape = [self.context, angles.pairs];
-                let args = RopeArgs {
-                    out: qk,
-                    x: qk,
-                    positions: inputs.positions(step)?,
-                    cos: View::new(&angles.cos, DType::F32, &shape)?,
-                    sin: View::new(&angles.sin, DType::F32, &shape)?,
-                };
-                Some((plan, args))
+                let cos = View::new(&angles.cos, DType::F32, &shape)?;
+                let sin = View::new(&angles.sin, DType::F32, &shape)?;
+                Some((plan, [inputs.positions(step)?, cos, sin]))
             }
             _ => None,
         };
@@ -678,18 +669,28 @@ impl Network {
                 }
                 _ => layer.qkv.run(stream, qkv, a, ws)?,
             }
-            if let Some((plan, args)) = &rope {
-                plan.run(stream, *args, ws)?;
-            }
             let (k_pages, v_pages) = self.cache.layer(i)?;
-            let args = KvWriteArgs {
-                k_pages,
-                v_pages,
-                k,
-                v,
-                slots,
-            };
-            plans.kv_write.run(stream, args, ws)?;
+            if let Some((plan, [positions, cos, sin])) = rope {
+                let args = RopeKvWriteArgs {
+                    qkv: all,
+                    k_pages,
+                    v_pages,
+                    slots,
+                    positions,
+                    cos,
+                    sin,
+                };
+                plan.run(stream, args, ws)?;
+            } else {
+                let args = KvWriteArgs {
+                    k_pages,
+                    v_pages,
+                    k,
+                    v,
+                    slots,
+                };
+                plans.kv_write.run(stream, args, ws)?;
+            }
             let args = AttentionArgs {
                 out: attention.split(1, heads, head_dim)?,
                 q,

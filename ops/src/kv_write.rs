@@ -45,6 +45,23 @@ op_args! {
     }
 }
 
+impl KvWrite {
+    /// The rules on pages and slots, for the operation `name`.
+    pub(crate) fn check_cache(
+        &self,
+        name: &str,
+        [k_pages, v_pages, slots]: [&View<'_>; 3],
+    ) -> Result<()> {
+        let cache = [self.pages, self.kv_heads, self.page_size, self.head_dim];
+        for (pages_name, pages) in [("k_pages", k_pages), ("v_pages", v_pages)] {
+            expect_shape(name, pages_name, pages, &cache)?;
+            expect_contiguous(name, pages_name, pages)?;
+        }
+        expect_rank(name, "slots", slots, 1)?;
+        expect_contiguous(name, "slots", slots)
+    }
+}
+
 impl Op for KvWrite {
     const NAME: &'static str = "kv_write";
     type Args<'a> = KvWriteArgs<'a>;
@@ -60,13 +77,7 @@ impl Op for KvWrite {
         let [k_pages, v_pages, k, v, slots] = args else {
             unreachable!("counted by check_args")
         };
-        let cache = [self.pages, self.kv_heads, self.page_size, self.head_dim];
-        for (name, view) in [("k_pages", k_pages), ("v_pages", v_pages)] {
-            expect_shape(Self::NAME, name, view, &cache)?;
-            expect_contiguous(Self::NAME, name, view)?;
-        }
-        expect_rank(Self::NAME, "slots", slots, 1)?;
-        expect_contiguous(Self::NAME, "slots", slots)?;
+        self.check_cache(Self::NAME, [k_pages, v_pages, slots])?;
         for (name, view) in [("k", k), ("v", v)] {
             expect_shape(
                 Self::NAME,

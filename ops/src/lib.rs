@@ -42,6 +42,7 @@ mod layer_norm;
 mod matmul;
 mod rms_norm;
 mod rope;
+mod rope_kv_write;
 mod sample;
 mod softmax;
 mod top_k;
@@ -68,6 +69,7 @@ pub use op::{
 pub use plan::{How, Plan};
 pub use rms_norm::{RmsNorm, RmsNormArgs};
 pub use rope::{Rope, RopeArgs, RopeLayout};
+pub use rope_kv_write::{RopeKvWrite, RopeKvWriteArgs};
 pub use sample::{Sample, SampleArgs, SampleControl, philox};
 pub use softmax::{Softmax, SoftmaxArgs};
 pub use table::{Accelerator, Ops};

@@ -57,6 +57,38 @@ op_args! {
     }
 }
 
+impl Rope {
+    /// The rules on positions and tables, for the operation `name` on so many tokens.
+    pub(crate) fn check_angles(
+        &self,
+        name: &str,
+        tokens: usize,
+        [positions, cos, sin]: [&View<'_>; 3],
+    ) -> Result<()> {
+        let part = self.head_dim.checked_div(self.streams).unwrap_or(0);
+        if part * self.streams != self.head_dim
+            || self.rotary_dim > part
+            || !self.rotary_dim.is_multiple_of(2)
+        {
+            return Err(invalid(
+                name,
+                format_args!("{self:?}: rotary_dim must be even and fit a stream's part"),
+            ));
+        }
+        expect_shape(name, "positions", positions, &[self.streams, tokens])?;
+        expect_dense_rows(name, "positions", positions)?;
+        expect_rank(name, "cos", cos, 2)?;
+        if cos.dim(0) == 0 {
+            return Err(invalid(name, "the tables are empty"));
+        }
+        for (table_name, table) in [("cos", cos), ("sin", sin)] {
+            expect_shape(name, table_name, table, &[cos.dim(0), self.rotary_dim / 2])?;
+            expect_contiguous(name, table_name, table)?;
+        }
+        Ok(())
+    }
+}
+
 impl Op for Rope {
     const NAME: &'static str = "rope";
     type Args<'a> = RopeArgs<'a>;
@@ -72,37 +104,12 @@ impl Op for Rope {
         let [out, x, positions, cos, sin] = args else {
             unreachable!("counted by check_args")
         };
-        let part = self.head_dim.checked_div(self.streams).unwrap_or(0);
-        if part * self.streams != self.head_dim
-            || self.rotary_dim > part
-            || !self.rotary_dim.is_multiple_of(2)
-        {
-            return Err(invalid(
-                Self::NAME,
-                format_args!("{self:?}: rotary_dim must be even and fit a stream's part"),
-            ));
-        }
         expect_rank(Self::NAME, "x", x, 3)?;
         expect_shape(Self::NAME, "x", x, &[x.dim(0), x.dim(1), self.head_dim])?;
         expect_shape(Self::NAME, "out", out, x.shape())?;
         expect_dense_rows(Self::NAME, "x", x)?;
         expect_dense_rows(Self::NAME, "out", out)?;
-        expect_shape(
-            Self::NAME,
-            "positions",
-            positions,
-            &[self.streams, x.dim(0)],
-        )?;
-        expect_dense_rows(Self::NAME, "positions", positions)?;
-        expect_rank(Self::NAME, "cos", cos, 2)?;
-        if cos.dim(0) == 0 {
-            return Err(invalid(Self::NAME, "the tables are empty"));
-        }
-        for (name, table) in [("cos", cos), ("sin", sin)] {
-            expect_shape(Self::NAME, name, table, &[cos.dim(0), self.rotary_dim / 2])?;
-            expect_contiguous(Self::NAME, name, table)?;
-        }
-        Ok(())
+        self.check_angles(Self::NAME, x.dim(0), [positions, cos, sin])
     }
 
     fn in_place(&self, out: usize, input: usize) -> bool {

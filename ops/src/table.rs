@@ -53,6 +53,8 @@ table! {
     kv_write: KvWrite,
     /// Rotary position embedding.
     rope: Rope,
+    /// [`Rope`], then [`KvWrite`].
+    rope_kv_write: RopeKvWrite,
     /// Root-mean-square normalisation.
     rms_norm: RmsNorm,
     /// Layer normalisation.

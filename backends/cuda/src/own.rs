@@ -63,6 +63,7 @@ pub(crate) fn put_cut<D: SimtDriver>(
     ops.add_layer_norm = first(chip, rows::add_layer_norm, ops.add_layer_norm.take());
     ops.glu = first(chip, rows::glu, ops.glu.take());
     ops.rope = first(chip, rows::rope, ops.rope.take());
+    ops.rope_kv_write = first(chip, rows::rope_kv_write, ops.rope_kv_write.take());
 }
 
 /// The definition by which kernels know a type at compile time.

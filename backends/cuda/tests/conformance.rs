@@ -66,6 +66,7 @@ own_kernels! {
     every_add_layer_norm AddLayerNorm ["norm_rows"];
     every_glu Glu ["glu_eights"];
     every_rope Rope ["rope_eights"];
+    every_rope_kv_write RopeKvWrite ["rope_kv_write_eights"];
     every_kv_write KvWrite ["kv_write_eights"];
 }
 

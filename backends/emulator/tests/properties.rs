@@ -108,6 +108,7 @@ fn broken_devices_lack_a_property_of_the_broken_operation() {
         "attention/causal-mask-sees-the-next-slot",
         "kv_write/slot-and-page-swapped",
         "rope/pairs-of-the-other-layout",
+        "rope_kv_write/keys-written-before-they-turn",
         "rms_norm/eps-outside-the-root",
         "layer_norm/mean-not-subtracted",
         "add_rms_norm/factor-ignored",

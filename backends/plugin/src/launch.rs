@@ -22,6 +22,7 @@ pub(crate) fn table(chip: &Arc<Chip>) -> Ops {
         attention: planner(chip),
         kv_write: planner(chip),
         rope: planner(chip),
+        rope_kv_write: planner(chip),
         rms_norm: planner(chip),
         layer_norm: planner(chip),
         add_rms_norm: planner(chip),

@@ -84,6 +84,7 @@ pub mod kit {
     pub use crate::ops::kv_write::arguments as kv_write_arguments;
     pub use crate::ops::matmul::arguments as matmul_arguments;
     pub use crate::ops::norm::arguments as norm_arguments;
+    pub use crate::ops::rope_kv_write::arguments as rope_kv_write_arguments;
     pub use crate::ops::weight::{Layout, pack_rows};
 
     /// A part of sources: activation functions.

@@ -29,17 +29,7 @@ impl Conformance for KvWrite {
             Generator::HalfSubnormals,
         ]);
         let (k, v) = (picks.one(&Layout::ROWS), picks.one(&Layout::ROWS));
-        let mut rng = Rng::of(&format!("{op:?} {tokens}"));
-        let mut slots: Vec<f64> = (0..op.pages * op.page_size).map(|s| s as f64).collect();
-        rng.shuffle(&mut slots);
-        // Tokens without a slot of their own are skipped: a negative slot, one past the last, a huge one.
-        let outside = [-1.0, slots.len() as f64, f64::from(i32::MAX), -1e9];
-        let slots: Vec<f64> = (0..tokens)
-            .map(|t| match t % 5 {
-                3 => outside[t / 5 % 4],
-                _ => slots.get(t).copied().unwrap_or(-1.0),
-            })
-            .collect();
+        let slots = slots(&op, tokens);
         let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
         let new = [tokens, op.kv_heads, op.head_dim];
         Case::new(
@@ -49,7 +39,7 @@ impl Conformance for KvWrite {
                 Operand::random(&cache, Generator::Normal),
                 Operand::random(&new, generator).layout(k),
                 Operand::random(&new, generator).layout(v),
-                Operand::values(&[tokens], slots),
+                slots,
             ],
         )
     }
@@ -62,4 +52,18 @@ impl Conformance for KvWrite {
         let caches = self.reference(shapes, inputs);
         caches.into_iter().map(Expected::Bits).collect()
     }
+}
+
+/// A slot for each of so many tokens, in any order. Tokens without one of their own are skipped: a negative slot, one past
+/// the last, a huge one.
+pub(super) fn slots(op: &KvWrite, tokens: usize) -> Operand {
+    let mut rng = Rng::of(&format!("{op:?} {tokens}"));
+    let mut slots: Vec<f64> = (0..op.pages * op.page_size).map(|s| s as f64).collect();
+    rng.shuffle(&mut slots);
+    let outside = [-1.0, slots.len() as f64, f64::from(i32::MAX), -1e9];
+    let slots = (0..tokens).map(|t| match t % 5 {
+        3 => outside[t / 5 % 4],
+        _ => slots.get(t).copied().unwrap_or(-1.0),
+    });
+    Operand::values(&[tokens], slots.collect())
 }

@@ -17,6 +17,7 @@ mod matmul;
 mod norm;
 mod rms_norm;
 mod rope;
+mod rope_kv_write;
 mod sample;
 mod softmax;
 mod top_k;

@@ -5,7 +5,7 @@ use hal::{DType, Error, ErrorKind, Result, Stream, View, WeightFormat};
 use ops::{
     Activation, ActivationArgs, AddLayerNorm, AddRmsNorm, ArgList, Attention, Binary, Context,
     Elementwise, ElementwiseArgs, Embedding, Glu, GluArgs, How, KvWrite, LayerNorm, Mask, Matmul,
-    Plan, RmsNorm, Rope, StridedCopy,
+    Plan, RmsNorm, RopeKvWrite, StridedCopy,
 };
 
 use super::PlannedOperation;
@@ -27,7 +27,9 @@ pub(super) struct Plans {
     /// With learned positions: adds them.
     pub(super) add: Option<Plan<Elementwise>>,
     pub(super) norm: NormPlans,
-    pub(super) rope: Option<Plan<Rope>>,
+    /// With rotary positions.
+    pub(super) rope_kv_write: Option<Plan<RopeKvWrite>>,
+    /// Without them, and for a trained prefix.
     pub(super) kv_write: Plan<KvWrite>,
     pub(super) attention: Plan<Attention>,
     pub(super) act: ActPlan,
@@ -53,16 +55,21 @@ impl Plans {
             head_dim,
             ..
         } = *architecture;
-        let (rope, add) = match architecture.position {
+        let (rope_kv_write, add) = match architecture.position {
             Position::Rope(rope) => {
-                let rope = context.plan(Rope {
+                let plan = context.plan(RopeKvWrite {
+                    heads,
+                    kv_heads,
                     head_dim,
                     rotary_dim: rope.rotary_dim,
                     streams: architecture.blank.streams(),
                     layout: rope.layout,
+                    pages: cache.pages,
+                    page_size: cache.page_size,
                     dtype,
+                    kv: cache.dtype,
                 })?;
-                (Some(rope), None)
+                (Some(plan), None)
             }
             Position::Learned { .. } => {
                 let add = context.plan(Elementwise {
@@ -76,7 +83,7 @@ impl Plans {
         Ok(Self {
             add,
             norm: NormPlans::new(context, architecture, dtype)?,
-            rope,
+            rope_kv_write,
             kv_write: context.plan(KvWrite {
                 kv_heads,
                 head_dim,
@@ -190,7 +197,7 @@ impl Plans {
             .chain(self.add.iter().map(PlannedOperation::of))
             .chain(of_norm)
             .chain(matmuls)
-            .chain(self.rope.iter().map(PlannedOperation::of))
+            .chain(self.rope_kv_write.iter().map(PlannedOperation::of))
             .chain(others)
             .collect()
     }
@@ -235,12 +242,11 @@ impl Plans {
             let shape = table.plain().map_or(&packed[..], |_| &dense);
             plan.workspace_bytes(&[&hidden, &[t], shape])
         });
-        let rope = self.rope.iter().map(|plan| {
-            let op_of_rope = plan.op();
-            let rotated = [t, op.heads + op.kv_heads, op.head_dim];
-            let positions = [op_of_rope.streams, t];
-            let angles = [rope_positions, op_of_rope.rotary_dim / 2];
-            plan.workspace_bytes(&[&rotated, &rotated, &positions, &angles, &angles])
+        let rope_kv_write = self.rope_kv_write.iter().map(|plan| {
+            let heads = [t, op.heads + 2 * op.kv_heads, op.head_dim];
+            let positions = [plan.op().streams, t];
+            let angles = [rope_positions, plan.op().rotary_dim / 2];
+            plan.workspace_bytes(&[&heads, &cache, &cache, &[t], &positions, &angles, &angles])
         });
         let add = self.add.iter();
         let add = add.map(|plan| plan.workspace_bytes(&[&hidden, &hidden, &hidden]));
@@ -254,7 +260,7 @@ impl Plans {
                 .workspace_bytes(&[&[logits, dim], &[logits], &hidden]),
             self.page_copy.workspace_bytes(&[&page, &page]),
         ];
-        let all = matmuls.chain(embeddings).chain(rope).chain(add);
+        let all = matmuls.chain(embeddings).chain(rope_kv_write).chain(add);
         all.chain(others).max().unwrap_or(0)
     }
 }

@@ -27,12 +27,12 @@ pub(super) fn plan(cpu: &Cpu, op: &KvWrite) -> Planned {
     )
 }
 
-struct Tokens<'a, 'op, T, Kv> {
-    tokens: Range<usize>,
-    pages: [Tensor<'a, Kv>; 2],
-    new: [Tensor<'a, T>; 2],
-    slots: Tensor<'a, i32>,
-    op: &'op KvWrite,
+pub(super) struct Tokens<'a, 'op, T, Kv> {
+    pub tokens: Range<usize>,
+    pub pages: [Tensor<'a, Kv>; 2],
+    pub new: [Tensor<'a, T>; 2],
+    pub slots: Tensor<'a, i32>,
+    pub op: &'op KvWrite,
 }
 
 impl<T: Element, Kv: Element> Kernel for Tokens<'_, '_, T, Kv> {

@@ -17,6 +17,7 @@ mod matmul;
 mod native;
 mod rms_norm;
 mod rope;
+mod rope_kv_write;
 mod sample;
 mod softmax;
 mod strided;
@@ -41,6 +42,7 @@ pub(crate) fn table(cpu: &Cpu) -> Ops {
         attention: planner(cpu, attention::plan),
         kv_write: planner(cpu, kv_write::plan),
         rope: planner(cpu, rope::plan),
+        rope_kv_write: planner(cpu, rope_kv_write::plan),
         rms_norm: planner(cpu, rms_norm::plan),
         layer_norm: planner(cpu, layer_norm::plan),
         add_rms_norm: planner(cpu, add_rms_norm::plan),

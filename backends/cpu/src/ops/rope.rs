@@ -27,14 +27,14 @@ pub(super) fn plan(cpu: &Cpu, op: &Rope) -> Planned {
     })))
 }
 
-struct Tokens<'a, 'op, T> {
-    tokens: Range<usize>,
-    out: Tensor<'a, T>,
-    x: Tensor<'a, T>,
-    positions: Tensor<'a, i32>,
-    cos: Tensor<'a, f32>,
-    sin: Tensor<'a, f32>,
-    op: &'op Rope,
+pub(super) struct Tokens<'a, 'op, T> {
+    pub tokens: Range<usize>,
+    pub out: Tensor<'a, T>,
+    pub x: Tensor<'a, T>,
+    pub positions: Tensor<'a, i32>,
+    pub cos: Tensor<'a, f32>,
+    pub sin: Tensor<'a, f32>,
+    pub op: &'op Rope,
 }
 
 impl<T: Element> Kernel for Tokens<'_, '_, T> {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use backend_simt::kit::{
     ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, kv_write_arguments, native,
-    norm_arguments,
+    norm_arguments, rope_kv_write_arguments,
 };
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, View};
-use ops::{AddLayerNorm, AddRmsNorm, Glu, KvWrite, LayerNorm, RmsNorm, Rope, RopeLayout};
+use ops::{
+    AddLayerNorm, AddRmsNorm, Glu, KvWrite, LayerNorm, RmsNorm, Rope, RopeKvWrite, RopeLayout,
+};
 
 use super::{is_aligned, resident, x_is};
 
@@ -34,9 +36,21 @@ const GLU: Source = Source {
     ],
     begins_early: true,
 };
+const TURN: &str = include_str!("../../kernels/turn.cuh");
+
 const ROPE: Source = Source {
     name: "cuda_rope",
-    parts: &[DIALECT, EIGHT, include_str!("../../kernels/rope.cuh")],
+    parts: &[DIALECT, EIGHT, TURN, include_str!("../../kernels/rope.cuh")],
+    begins_early: true,
+};
+const ROPE_KV_WRITE: Source = Source {
+    name: "cuda_rope_kv_write",
+    parts: &[
+        DIALECT,
+        EIGHT,
+        TURN,
+        include_str!("../../kernels/rope_kv_write.cuh"),
+    ],
     begins_early: true,
 };
 const KV_WRITE: Source = Source {
@@ -62,6 +76,12 @@ fn is_short(dtype: DType) -> bool {
 fn all_aligned(views: &[View<'_>]) -> usize {
     let matrices = views.iter().filter(|view| view.rank() > 1);
     usize::from(matrices.into_iter().all(is_aligned))
+}
+
+/// Whether the heads of all `views` begin at multiples of 16 bytes.
+fn has_aligned_heads(views: &[&View<'_>]) -> bool {
+    let aligned = |view: &&View<'_>| view.strides()[1].is_multiple_of(EIGHTS) && is_aligned(view);
+    views.iter().all(aligned)
 }
 
 /// A norm over rows, with these numbers after its views and strides.
@@ -142,42 +162,61 @@ pub(super) fn glu<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Glu) -> Planned {
     })
 }
 
-pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
-    if op.streams == 0 || !op.head_dim.is_multiple_of(op.streams) {
-        return Ok(None);
+/// How a head is turned by eights.
+struct Turning {
+    defines: [(&'static str, String); 6],
+    /// Turns of a stream, each by one work-item.
+    turns: usize,
+    /// Work-items of a stream: its turns, and eights that are only copied.
+    works: usize,
+}
+
+impl Turning {
+    /// `None` where eights do not divide what is turned, and what is not.
+    fn of(op: &Rope) -> Option<Self> {
+        if op.streams == 0 || !op.head_dim.is_multiple_of(op.streams) {
+            return None;
+        }
+        let pairs = op.rotary_dim / 2;
+        let rest = (op.head_dim / op.streams).checked_sub(2 * pairs)?;
+        if !is_short(op.dtype) || ![pairs, rest].iter().all(|n| n.is_multiple_of(EIGHTS)) {
+            return None;
+        }
+        let half_split = op.layout == RopeLayout::HalfSplit;
+        // Half-split pairs are turned by eights, neighbours by fours.
+        let turns = pairs / if half_split { EIGHTS } else { EIGHTS / 2 };
+        Some(Self {
+            defines: [
+                ("X", op.dtype.to_string()),
+                x_is(op.dtype),
+                ("STREAMS", op.streams.to_string()),
+                ("PAIRS", pairs.to_string()),
+                ("REST", rest.to_string()),
+                ("HALF_SPLIT", usize::from(half_split).to_string()),
+            ],
+            turns,
+            works: turns + rest / EIGHTS,
+        })
     }
-    let pairs = op.rotary_dim / 2;
-    let Some(rest) = (op.head_dim / op.streams).checked_sub(2 * pairs) else {
+}
+
+pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
+    let Some(Turning {
+        defines,
+        turns,
+        works,
+    }) = Turning::of(op)
+    else {
         return Ok(None);
     };
-    if !is_short(op.dtype) || ![pairs, rest].iter().all(|n| n.is_multiple_of(EIGHTS)) {
-        return Ok(None);
-    }
-    let half_split = op.layout == RopeLayout::HalfSplit;
-    // Half-split pairs are turned by eights, neighbours by fours.
-    let turns = pairs / if half_split { EIGHTS } else { EIGHTS / 2 };
-    let streams = op.streams;
-    let defines = [
-        ("X", op.dtype.to_string()),
-        x_is(op.dtype),
-        ("STREAMS", op.streams.to_string()),
-        ("PAIRS", pairs.to_string()),
-        ("REST", rest.to_string()),
-        ("HALF_SPLIT", usize::from(half_split).to_string()),
-    ];
     let kernel = chip.kernel(&ROPE, "rope_eights", GROUP, &defines)?;
+    let streams = op.streams;
     native(chip, move |queue, args| {
         let [out, x, positions, cos, sin] = args else {
             unreachable!("counted by check_args")
         };
-        let heads =
-            [out, x].map(|view| view.strides()[1].is_multiple_of(EIGHTS) && is_aligned(view));
         // In place, what is not turned is there already.
-        let works = if out.same(x) {
-            turns
-        } else {
-            turns + rest / EIGHTS
-        };
+        let works = if out.same(x) { turns } else { works };
         let items = x.dim(0) * x.dim(1) * streams * works;
         queue
             .call()
@@ -194,8 +233,29 @@ pub(super) fn rope<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &Rope) -> Planned {
             .long(x.strides()[1])
             .long(positions.strides()[0])
             .long(positions.strides()[1])
-            .int(usize::from(heads == [true; 2]))
+            .int(usize::from(has_aligned_heads(&[out, x])))
             .int(works)
+            .long(items)
+            .run(&kernel, [items.div_ceil(GROUP), 1, 1])
+    })
+}
+
+pub(super) fn rope_kv_write<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &RopeKvWrite) -> Planned {
+    let Some(Turning { defines, works, .. }) = Turning::of(&op.rope()) else {
+        return Ok(None);
+    };
+    if op.kv != op.dtype {
+        return Ok(None);
+    }
+    let kernel = chip.kernel(&ROPE_KV_WRITE, "rope_kv_write_eights", GROUP, &defines)?;
+    let op = op.clone();
+    native(chip, move |queue, args| {
+        let [qkv, k_pages, v_pages, ..] = args else {
+            unreachable!("counted by check_args")
+        };
+        let items = qkv.dim(0) * qkv.dim(1) * op.streams * works;
+        rope_kv_write_arguments(queue.call(), &op, args)
+            .int(usize::from(has_aligned_heads(&[qkv, k_pages, v_pages])))
             .long(items)
             .run(&kernel, [items.div_ceil(GROUP), 1, 1])
     })
@@ -209,9 +269,11 @@ pub(super) fn kv_write<D: SimtDriver>(chip: &Arc<Chip<D>>, op: &KvWrite) -> Plan
     let kernel = chip.kernel(&KV_WRITE, "kv_write_eights", GROUP, &defines)?;
     let op = op.clone();
     native(chip, move |queue, args| {
-        let aligned = (args[..4].iter())
-            .all(|view| view.strides()[1].is_multiple_of(EIGHTS) && is_aligned(view));
-        let groups = args[2].len().div_ceil(EIGHTS * GROUP);
+        let [k_pages, v_pages, k, v, _] = args else {
+            unreachable!("counted by check_args")
+        };
+        let aligned = has_aligned_heads(&[k_pages, v_pages, k, v]);
+        let groups = k.len().div_ceil(EIGHTS * GROUP);
         kv_write_arguments(queue.call(), &op, args)
             .int(usize::from(aligned))
             .run(&kernel, [groups, 1, 1])

@@ -7,6 +7,7 @@ mod math;
 mod matmul;
 mod norm;
 mod rope;
+mod rope_kv_write;
 mod sample;
 mod softmax;
 

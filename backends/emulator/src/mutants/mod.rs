@@ -22,6 +22,7 @@ mod layer_norm;
 mod matmul;
 mod rms_norm;
 mod rope;
+mod rope_kv_write;
 mod sample;
 mod softmax;
 mod top_k;

@@ -17,6 +17,7 @@ pub(crate) mod matmul;
 pub(crate) mod norm;
 mod rms_norm;
 mod rope;
+pub(crate) mod rope_kv_write;
 mod sample;
 mod softmax;
 mod top_k;
@@ -53,6 +54,7 @@ pub(crate) fn table<D: SimtDriver>(chip: &Arc<Chip<D>>) -> Ops {
         softmax: planner(chip, softmax::plan),
         kv_write: planner(chip, kv_write::plan),
         rope: planner(chip, rope::plan),
+        rope_kv_write: planner(chip, rope_kv_write::plan),
         rms_norm: planner(chip, rms_norm::plan),
         layer_norm: planner(chip, layer_norm::plan),
         add_rms_norm: planner(chip, add_rms_norm::plan),

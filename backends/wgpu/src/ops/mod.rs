@@ -51,6 +51,8 @@ pub(crate) fn table(gpu: &Arc<Gpu>) -> Ops {
         attention: planner(gpu, attention::plan),
         kv_write: planner(gpu, kv_write::plan),
         rope: planner(gpu, rope::plan),
+        // Composes from the two above.
+        rope_kv_write: None,
         rms_norm: planner(gpu, rms_norm::plan),
         layer_norm: planner(gpu, layer_norm::plan),
         add_rms_norm: planner(gpu, add_rms_norm::plan),
