@@ -1,6 +1,6 @@
 //! What operators are given: tensors, numbers, lists, and how the library is told of them.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
 use arrayvec::ArrayVec;
@@ -99,7 +99,31 @@ impl Argument<Handle> for Tensor {
     }
 }
 
-/// No tensor, where one may be left out.
+/// A list of one tensor.
+pub(crate) struct Alone(pub(crate) Tensor);
+
+impl Described for Alone {
+    fn describe(&self, call: &mut Call) {
+        call.list();
+        self.0.describe(call);
+    }
+}
+
+impl Argument<Handle> for Alone {
+    fn tell(&self, telling: &mut Telling<'_>) -> Result<Handle> {
+        let tensor = self.0.tell(telling)?;
+        // SAFETY: there is one, and the list knows it by its handle.
+        let list = unsafe { (telling.base.aclCreateTensorList)(&raw const tensor, 1) };
+        if !list.is_null() {
+            // It goes with its list.
+            telling.held.0.pop();
+        }
+        let destroy = telling.base.aclDestroyTensorList;
+        telling.hold(list, destroy)
+    }
+}
+
+/// No tensor or list, where one may be left out.
 pub(crate) struct Absent;
 
 impl Described for Absent {
@@ -166,6 +190,20 @@ impl Argument<Handle> for Integers<'_> {
         let handle = unsafe { (telling.base.aclCreateIntArray)(at, n) };
         let destroy = telling.base.aclDestroyIntArray;
         telling.hold(handle, destroy)
+    }
+}
+
+impl Described for &'static CStr {
+    fn describe(&self, call: &mut Call) {
+        self.to_bytes()
+            .iter()
+            .for_each(|&byte| call.word(byte.into()));
+    }
+}
+
+impl Argument<*const c_char> for &'static CStr {
+    fn tell(&self, _: &mut Telling<'_>) -> Result<*const c_char> {
+        Ok(self.as_ptr())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Executors that are kept: an operator with arguments of the same types, lengths and strides is prepared once for a queue, and
-//! then given other addresses.
+//! then given other addresses. One whose tensors nobody says how to count (lists, tensors after one that is not there) is kept
+//! for the addresses that it was prepared with.
 //!
 //! An executor outlives no tensor that it knows: it is destroyed first.
 
@@ -27,11 +28,14 @@ pub(crate) type Destroy = unsafe extern "C" fn(Handle) -> Status;
 
 /// What an operator is given, but for the addresses of its tensors.
 pub(crate) struct Call {
-    words: ArrayVec<u64, 96>,
+    words: ArrayVec<u64, 128>,
     addresses: ArrayVec<u64, MAX_TENSORS>,
-    /// There is more of it than is counted here, or a tensor after one that is not there: nobody says how those are counted.
+    /// There is more of it than is counted here.
     long: bool,
-    absent: bool,
+    /// From here on nobody says how tensors are counted.
+    uncounted: bool,
+    /// It has one that is not: its addresses are part of what is prepared.
+    fixed: bool,
 }
 
 impl Call {
@@ -40,7 +44,8 @@ impl Call {
             words: ArrayVec::new(),
             addresses: ArrayVec::new(),
             long: false,
-            absent: false,
+            uncounted: false,
+            fixed: false,
         };
         // Names are constants, of which one may begin where another does.
         call.word(name.as_ptr().expose_provenance() as u64);
@@ -55,16 +60,31 @@ impl Call {
     /// A tensor that is not there.
     pub(crate) fn absent(&mut self) {
         self.word(u64::MAX);
-        self.absent = true;
+        self.uncounted = true;
+    }
+
+    /// A list of tensors, which comes next.
+    pub(crate) fn list(&mut self) {
+        self.word(u64::MAX - 1);
+        self.uncounted = true;
     }
 
     pub(crate) fn address(&mut self, address: u64) {
-        self.long |= self.absent;
+        self.fixed |= self.uncounted;
         // Which tensors are the same memory is part of what was prepared.
         for other in self.addresses.clone() {
             self.word(u64::from(other == address));
         }
         self.long |= self.addresses.try_push(address).is_err();
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn end(&mut self) {
+        if self.fixed {
+            for address in self.addresses.clone() {
+                self.word(address);
+            }
+        }
     }
 
     /// Whether an executor can be kept for it. Operators that work in place have a tensor that is both, of which nobody says

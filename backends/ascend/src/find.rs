@@ -42,6 +42,12 @@ impl Generation {
         }
     }
 
+    /// Whether the library's own attention may be there: chips of the first generation have none, and the 950 refuses the version
+    /// that is known here.
+    fn has_attention(self, soc: &str) -> bool {
+        self == Self::Second && !soc.starts_with("Ascend950")
+    }
+
     /// Float types that operators take.
     pub fn floats(self) -> Vec<DType> {
         match self {
@@ -72,6 +78,8 @@ pub(crate) struct Opened {
     pub(crate) generation: Generation,
     /// Whether products with integers are the library's own.
     pub(crate) weight_quant: bool,
+    /// Whether attention over half types is.
+    pub(crate) attention: bool,
 }
 
 /// AscendCL, initialised.
@@ -168,7 +176,11 @@ impl Started {
         let asked = std::env::var(WEIGHT_QUANT).is_ok_and(|value| value == "1");
         let operator = &api.library.operators.WeightQuantBatchMatmulV2;
         let weight_quant = asked && generation == Generation::Second && operator.is_some();
+        let operator = &api.library.operators.FusedInferAttentionScoreV2;
+        let attention = generation.has_attention(&found.name) && operator.is_some();
         let mut facts = found.facts(generation, &path, &missing, has, memory_bytes);
+        // It multiplies values with probabilities of their type.
+        facts.numerics.rounds_probabilities |= attention;
         if weight_quant {
             facts.detail += &format!(", {WEIGHT_QUANT}=1");
             facts.numerics.operand_bits = 11;
@@ -186,6 +198,7 @@ impl Started {
             runtime: Runtime::new(api, facts, limits, has)?,
             generation,
             weight_quant,
+            attention,
         })
     }
 }

@@ -60,6 +60,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
         runtime,
         generation,
         weight_quant,
+        attention,
     } = started.open(spec)?;
     let options = backend_simt::Options::default();
     Ok(backend_simt::open_with_own(
@@ -71,6 +72,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
                 chip: chip.clone(),
                 generation,
                 weight_quant,
+                attention,
             });
         },
     ))

@@ -1,7 +1,7 @@
 //! The operators of the aclnn library, looked up once. Each is two functions: `aclnnXGetWorkspaceSize`, which checks arguments
 //! and gives an executor, and `aclnnX`, which queues its work. Each may be missing.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 
 use backend_runtime::Handle;
 use libloading::Library;
@@ -74,6 +74,8 @@ type T = Handle;
 type S = Handle;
 /// A list of integers.
 type I = Handle;
+/// A list of tensors.
+type L = Handle;
 
 operators! {
     InplaceCopy(T, T);
@@ -123,4 +125,8 @@ operators! {
     ArgMax(T, i64, bool, T);
     Sort(T, bool, i64, bool, T, T);
     Cumsum(T, i64, i32, T);
+    FusedInferAttentionScoreV2(
+        T, L, L, T, T, I, I, T, T, T, T, T, T, T, T, T, T, T, T, T, T, T, T, I,
+        i64, f64, i64, i64, *const c_char, i64, i64, i64, i64, i64, bool, i64, i64, T, T
+    );
 }

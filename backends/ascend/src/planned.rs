@@ -27,6 +27,8 @@ pub(crate) struct Npu {
     pub(crate) generation: Generation,
     /// Whether products with integers are the library's own.
     pub(crate) weight_quant: bool,
+    /// Whether attention is.
+    pub(crate) attention: bool,
 }
 
 /// How a weight is brought to the device.

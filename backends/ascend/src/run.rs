@@ -81,6 +81,11 @@ impl<'a> Run<'a> {
         matches!(self.to, To::Nowhere(_))
     }
 
+    /// Whether it is asked which operators are there.
+    pub(crate) fn checks(&self) -> bool {
+        matches!(self.to, To::Check(_))
+    }
+
     /// Whether there is an operator.
     pub(crate) fn has(&self, operator: impl Fn(&Operators) -> bool) -> bool {
         match &self.to {
@@ -146,6 +151,7 @@ impl<'a> Run<'a> {
                 let operator = pick(&library.operators).ok_or_else(absent)?;
                 let mut call = Call::new(name);
                 describe(&mut call);
+                call.end();
                 let repeats = library.repeats.as_ref().filter(|_| call.can_repeat(name));
                 let kept = repeats.and_then(|repeats| {
                     let executors = queue.kept::<Executors>();
@@ -270,6 +276,16 @@ impl Run<'_> {
             return Ok(x);
         }
         let out = self.piece(kind, &x.lengths());
+        self.cast(out, x)?;
+        Ok(out)
+    }
+
+    /// `x` without gaps: itself, when it has none. How much workspace there must be does not depend on that.
+    pub(crate) fn dense(&mut self, x: Tensor) -> Result<Tensor> {
+        let out = self.piece(x.kind, &x.lengths());
+        if x.is_contiguous() {
+            return Ok(x);
+        }
         self.cast(out, x)?;
         Ok(out)
     }

@@ -95,6 +95,8 @@ table! {
     aclDestroyScalar(Handle) -> i32;
     aclCreateIntArray(*const i64, u64) -> Handle;
     aclDestroyIntArray(Handle) -> i32;
+    aclCreateTensorList(*const Handle, u64) -> Handle;
+    aclDestroyTensorList(Handle) -> i32;
     }
 }
 

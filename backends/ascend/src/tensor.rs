@@ -176,9 +176,14 @@ impl Tensor {
     }
 
     /// With its last two dimensions exchanged.
-    pub(crate) fn transposed(mut self) -> Self {
-        self.shape.swap(self.rank - 2, self.rank - 1);
-        self.strides.swap(self.rank - 2, self.rank - 1);
+    pub(crate) fn transposed(self) -> Self {
+        self.exchanged(self.rank - 2, self.rank - 1)
+    }
+
+    /// With two dimensions exchanged.
+    pub(crate) fn exchanged(mut self, a: usize, b: usize) -> Self {
+        self.shape.swap(a, b);
+        self.strides.swap(a, b);
         self
     }
 

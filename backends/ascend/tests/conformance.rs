@@ -122,6 +122,7 @@ fn what_is_said_to_be_composed_is() {
             assert!(operators.len() <= 1, "{op}: {operators:?}");
         }
         let several = [
+            ("attention", operators::<ops::Attention>(&stand_in)),
             ("embedding", operators::<ops::Embedding>(&stand_in)),
             ("kv_write", operators::<ops::KvWrite>(&stand_in)),
             ("rope", operators::<ops::Rope>(&stand_in)),

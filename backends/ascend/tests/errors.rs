@@ -15,6 +15,7 @@ const FUNCTIONS: Functions<'_> = Functions {
         "aclDestroyIntArray",
         "aclDestroyScalar",
         "aclDestroyTensor",
+        "aclDestroyTensorList",
         "aclSetAclOpExecutorRepeatable",
         "aclSetTensorAddr",
         "aclmdlRICaptureEnd",

@@ -2,6 +2,7 @@
 
 mod activation;
 mod argmax;
+mod attention;
 mod batched_matmul;
 mod cast;
 mod copy;
@@ -10,6 +11,7 @@ mod embedding;
 mod glu;
 mod kv_write;
 mod layer_norm;
+mod mask;
 mod matmul;
 mod rms_norm;
 mod rope;
@@ -24,9 +26,14 @@ use ::ops::{Op, Ops, Planner};
 
 use crate::planned::{Npu, Planned};
 
-/// Operations that always take several of the library's operators, and why. Beside these, `attention`, `add_rms_norm` and
-/// `add_layer_norm` compose as `ops` says; a factor, an epilogue or integers take more than one operator too.
+/// Operations that always take several of the library's operators, and why. Beside these, `add_rms_norm` and `add_layer_norm`
+/// compose as `ops` says, and so does `attention` where the library's own does not take it; a factor, an epilogue or integers
+/// take more than one operator too.
 pub const COMPOSED: &[(&str, &str)] = &[
+    (
+        "attention",
+        "the library's own takes lengths from the host: a mask is made of those in device memory",
+    ),
     ("embedding", "ids that name no row stop the chip"),
     (
         "kv_write",
@@ -50,11 +57,12 @@ pub const COMPOSED: &[(&str, &str)] = &[
     ),
 ];
 
-/// The planners of a device. Attention, and sums with a norm, compose from these.
+/// The planners of a device. Sums with a norm compose from these.
 pub(crate) fn table(npu: &Npu) -> Ops {
     Ops {
         activation: planner(npu, activation::plan),
         argmax: planner(npu, argmax::plan),
+        attention: planner(npu, attention::plan),
         batched_matmul: planner(npu, batched_matmul::plan),
         cast: planner(npu, cast::plan),
         copy: planner(npu, copy::plan),

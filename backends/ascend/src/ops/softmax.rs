@@ -1,12 +1,12 @@
-//! Softmax in f32. A mask is made on the device: of each row the number of columns that it sees, as all masks show the first ones.
+//! Softmax in f32. A mask is made on the device.
 
-use hal::Result;
-use ops::{Mask, Op, Softmax};
+use ops::{Op, Softmax};
 
+use super::mask::Rows;
 use crate::arguments::{Integers, Scalar};
 use crate::planned::{Npu, Planned};
-use crate::run::{Run, call};
-use crate::tensor::{Kind, Tensor};
+use crate::run::call;
+use crate::tensor::Kind;
 
 pub(crate) fn plan(npu: &Npu, op: &Softmax) -> Planned {
     let Softmax { scale, mask, .. } = *op;
@@ -24,7 +24,15 @@ pub(crate) fn plan(npu: &Npu, op: &Softmax) -> Planned {
             call!(run, Muls(wide, Scalar::F32(scale), wide))?;
         }
         let hidden = match mask {
-            Some(mask) => Some(hidden(run, mask, &args[2..], rows, cols)?),
+            Some(mask) => {
+                let of = Rows {
+                    first: args[2].slice(0, 0, 1),
+                    end: args[2].slice(0, 1, 1),
+                    kv_len: args[3],
+                    prefix: args.get(4).copied(),
+                };
+                Some(of.hidden(run, mask, rows, cols)?.unsqueeze(0))
+            }
             None => None,
         };
         let never = Scalar::F32(f32::NEG_INFINITY);
@@ -48,48 +56,4 @@ pub(crate) fn plan(npu: &Npu, op: &Softmax) -> Planned {
         }
         run.cast(out, result)
     })
-}
-
-/// Which columns a row does not see: bool `[1, rows, cols]`.
-///
-/// A row of the sequence sees the columns before `kv_len`, or before its own position + 1, or before the prefix if that is more;
-/// others see none.
-fn hidden(
-    run: &mut Run<'_>,
-    mask: Mask,
-    args: &[Tensor],
-    rows: usize,
-    cols: usize,
-) -> Result<Tensor> {
-    let (first, end, kv_len) = (args[0].slice(0, 0, 1), args[0].slice(0, 1, 1), args[1]);
-    let row = run.count(rows, 1)?;
-    let seen = run.piece(Kind::I32, &[rows]);
-    let one = Scalar::I32(1);
-    match mask {
-        Mask::Full => {
-            run.fill(seen, Scalar::I32(0))?;
-            call!(run, Add(seen, kv_len, one, seen))?;
-        }
-        Mask::Causal | Mask::Prefix => {
-            // row + 1 + kv_len − end
-            call!(run, Adds(row, one, one, seen))?;
-            call!(run, Add(seen, kv_len, one, seen))?;
-            call!(run, Sub(seen, end, one, seen))?;
-        }
-    }
-    if mask == Mask::Prefix {
-        call!(run, Maximum(seen, args[2], seen))?;
-        call!(run, Minimum(seen, kv_len, seen))?;
-    }
-    let [after, before, inside] = [0; 3].map(|_| run.piece(Kind::Bool, &[rows]));
-    call!(run, GeTensor(row, first, after))?;
-    call!(run, LtTensor(row, end, before))?;
-    call!(run, LogicalAnd(after, before, inside))?;
-    let (nothing, limit) = (run.piece(Kind::I32, &[rows]), run.piece(Kind::I32, &[rows]));
-    run.fill(nothing, Scalar::I32(0))?;
-    call!(run, SWhere(inside, seen, nothing, limit))?;
-    let col = run.count(cols, 1)?;
-    let hidden = run.piece(Kind::Bool, &[rows, cols]);
-    call!(run, GeTensor(col.unsqueeze(0), limit.unsqueeze(1), hidden))?;
-    Ok(hidden.unsqueeze(0))
 }

@@ -54,6 +54,9 @@ struct aclScalar {
 struct aclIntArray {
     Dims values;
 };
+struct aclTensorList {
+    std::vector<const aclTensor *> tensors;
+};
 struct aclOpExecutor {
     std::string name;
     uint64_t workspace;
@@ -294,12 +297,29 @@ EXPORT aclTensor *aclCreateTensor(const int64_t *dims, uint64_t rank, int dtype,
     }
     return make(new aclTensor(t), "tensor");
 }
-EXPORT int aclDestroyTensor(const aclTensor *t) {
-    ENTER_TO_FREE;
+static int unmake_tensor(const aclTensor *t) {
     for (aclOpExecutor *executor : repeatables)
         for (const aclTensor *known : executor->tensors)
             if (known == t) stand_in::die(DIED, "a tensor is destroyed before an executor that may use it again");
-    const int failed = unmake(t, "tensor");
+    return unmake(t, "tensor");
+}
+EXPORT int aclDestroyTensor(const aclTensor *t) {
+    ENTER_TO_FREE;
+    const int failed = unmake_tensor(t);
+    return failed ? failed : code;
+}
+// A list takes its tensors with it.
+EXPORT aclTensorList *aclCreateTensorList(const aclTensor *const *tensors, uint64_t n) {
+    stand_in::Locked locked(stand_in::lock);
+    if (stand_in::enter(__func__)) return nullptr;
+    return make(new aclTensorList{{tensors, tensors + n}}, "list");
+}
+EXPORT int aclDestroyTensorList(const aclTensorList *list) {
+    ENTER_TO_FREE;
+    if (!alive.count(list)) return INVALID_PARAMETER;
+    int failed = 0;
+    for (const aclTensor *t : list->tensors) failed |= unmake_tensor(t);
+    unmake(list, "list");
     return failed ? failed : code;
 }
 EXPORT aclScalar *aclCreateScalar(void *value, int dtype) {
@@ -921,4 +941,119 @@ const int64_t n = t[0].dims.back();
 for (size_t i = 0; i < all.size(); i++)
     if (i % n) all[i] = round_to(t[0].dtype, all[i] + all[i - 1]);
 write(t[1], all);
+END
+
+// Attention, over pages or not. Hidden scores are very small numbers, and probabilities have the type of what they are multiplied with.
+static const double HIDDEN = -1e30;
+static bool is_mask(T mask, int64_t batch, int64_t rows, int64_t least) {
+    Dims dims = mask->dims;
+    if (dims.size() < 2 || dims.size() > 4 || dims.back() < least) return false;
+    dims.pop_back();
+    const int64_t first = dims.front(), last = dims.back();
+    for (size_t i = 1; i + 1 < dims.size(); i++)
+        if (dims[i] != 1) return false;
+    // A row for each sequence, or as many for all or each of them.
+    if (rows == 1) return first == batch && (dims.size() == 1 || last == 1);
+    return last == rows && (dims.size() == 1 || first == 1 || first == batch);
+}
+OPERATOR(FusedInferAttentionScoreV2, T query, const aclTensorList *keys, const aclTensorList *values, T pse_shift, T mask,
+         const aclIntArray *lengths, const aclIntArray *kv_lengths, T deq_scale1, T quant_scale1, T deq_scale2, T quant_scale2,
+         T quant_offset2, T antiquant_scale, T antiquant_offset, T block_table, T query_padding, T kv_padding, T key_scale, T key_offset,
+         T value_scale, T value_offset, T key_prefix, T value_prefix, const aclIntArray *prefix_length, int64_t heads, double scale,
+         int64_t before, int64_t after, const char *layout, int64_t kv_heads, int64_t sparse_mode, int64_t precise, int64_t block_size,
+         int64_t antiquant_mode, bool lse_flag, int64_t key_mode, int64_t value_mode, T out, T lse)
+if (!checks.there(keys, "keys") || !checks.there(values, "values")) return finish(__func__, checks, bytes, executor, nullptr);
+checks.require(keys->tensors.size() == 1 && values->tensors.size() == 1, "several keys or values");
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+T key = keys->tensors[0], value = values->tensors[0];
+WITH(query, key, value, mask)
+if (block_table) checks.add(block_table);
+checks.add(out);
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+checks.require(!first_generation() && soc().rfind("Ascend950", 0), "not on this chip");
+checks.require(query->dtype == F16 || query->dtype == BF16, "a type that it does not take");
+same_types(checks, {query, key, value, out});
+apart(checks, out, {query, key, value, mask});
+for (T t : checks.tensors) checks.require(t->contiguous(), "gaps");
+for (const void *more : {(const void *)pse_shift, (const void *)lengths, (const void *)deq_scale1, (const void *)quant_scale1, (const void *)deq_scale2,
+                         (const void *)quant_scale2, (const void *)quant_offset2, (const void *)antiquant_scale, (const void *)antiquant_offset,
+                         (const void *)query_padding, (const void *)kv_padding, (const void *)key_scale, (const void *)key_offset,
+                         (const void *)value_scale, (const void *)value_offset, (const void *)key_prefix, (const void *)value_prefix,
+                         (const void *)prefix_length, (const void *)lse})
+    checks.require(!more, "more than is emulated");
+checks.require(!antiquant_mode && !lse_flag && !key_mode && !value_mode && !sparse_mode, "modes that are not emulated");
+checks.require(before == 2147483647 && after == 2147483647, "another window");
+checks.require(query->dims.size() == 4 && key->dims.size() == 4 && out->dims == query->dims && value->dims == key->dims, "other lengths");
+const bool heads_first = !strcmp(layout, "BNSD");
+checks.require(heads_first || !strcmp(layout, "BSND"), "another layout");
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+// Where heads and slots are.
+const int n_at = heads_first ? 1 : 2, s_at = heads_first ? 2 : 1;
+const int64_t batch = query->dims[0], rows = query->dims[s_at], dim = query->dims[3], page = key->dims[2];
+checks.require(query->dims[n_at] == heads && key->dims[n_at] == kv_heads && key->dims[3] == dim, "other heads");
+checks.require(kv_heads > 0 && heads % kv_heads == 0 && heads / kv_heads <= 64 && heads <= 256, "heads that it does not take");
+checks.require(dim <= 512 && dim % 16 == 0 && (heads_first || heads * dim < 65535), "heads of a size that it does not take");
+checks.require(precise >= 0 && precise <= (rows == 1 ? 1 : 3), "another precision");
+const int64_t room = block_table ? block_table->dims.back() * block_size : key->dims[s_at];
+if (block_table) {
+    checks.require(block_table->dtype == I32 && block_table->dims.size() == 2 && block_table->dims[0] == batch, "another table of pages");
+    checks.require(heads_first && block_size == page, "another page");
+    checks.require(rows == 1 ? page % 16 == 0 && page <= 512 : page % 128 == 0 && page <= 512, "pages of a size that it does not take");
+    checks.require(kv_lengths, "pages without lengths");
+} else checks.require(key->dims[0] == batch && !block_size, "other sequences");
+Dims slots(batch, room);
+if (kv_lengths) {
+    INTEGERS(kv_lengths)
+    const int64_t n = kv_lengths_values.size();
+    checks.require(n == 1 || n >= batch, "another number of lengths");
+    if (!checks.status)
+        for (int64_t b = 0; b < batch; b++) slots[b] = kv_lengths_values[n == 1 ? 0 : b];
+    for (int64_t n : slots) checks.require(n >= 0 && n <= room, "a length that is not there");
+}
+checks.require(mask->dtype == BOOL && is_mask(mask, batch, rows, room), "another mask");
+const bool paged = block_table;
+RUNS
+V q = read(t[0]), hidden = read(t[3]), table = paged ? read(t[4]) : std::vector<double>();
+const aclTensor &k = t[1], &v = t[2], &out = t.back();
+const int64_t wide = t[3].dims.back(), columns = paged ? t[4].dims[1] : 0, all_rows = hidden.size() / wide;
+std::vector<double> result(q.size());
+for (int64_t b = 0; b < batch; b++)
+    for (int64_t g = 0; g < kv_heads; g++) {
+        std::vector<double> ks, vs;
+        for (int64_t j = 0; j < slots[b]; j++) {
+            int64_t at[4] = {b, 0, 0, 0};
+            at[n_at] = g, at[s_at] = j;
+            if (paged) {
+                const double id = table[b * columns + j / page];
+                if (!indexes("aclnnFusedInferAttentionScoreV2", id, k.dims[0])) return;
+                at[0] = (int64_t)id, at[2] = j % page;
+            }
+            const int64_t first = at[0] * k.strides[0] + at[1] * k.strides[1] + at[2] * k.strides[2];
+            for (int64_t d = 0; d < dim; d++) {
+                ks.push_back(load(k.dtype, (const void *)(k.data + (first + d) * 2)));
+                vs.push_back(load(v.dtype, (const void *)(v.data + (first + d) * 2)));
+            }
+        }
+        for (int64_t h = g * (heads / kv_heads); h < (g + 1) * (heads / kv_heads); h++)
+            for (int64_t i = 0; i < rows; i++) {
+                const int64_t place = ((b * t[0].dims[1] + (n_at == 1 ? h : i)) * t[0].dims[2] + (n_at == 1 ? i : h)) * dim;
+                const int64_t mask_row = rows == 1 ? b : all_rows == rows ? i : b * rows + i;
+                std::vector<double> p;
+                double most = HIDDEN, sum = 0;
+                for (int64_t j = 0; j < slots[b]; j++) {
+                    double s = 0;
+                    for (int64_t d = 0; d < dim; d++) s += q[place + d] * ks[j * dim + d];
+                    s = hidden[mask_row * wide + j] != 0 ? HIDDEN : s * scale;
+                    most = std::isnan(s) || s > most ? s : most;
+                    p.push_back(s);
+                }
+                for (int64_t j = 0; j < slots[b]; j++) {
+                    const double e = std::exp(p[j] - most), rounded = round_to(v.dtype, e);
+                    sum += e;
+                    for (int64_t d = 0; d < dim; d++) result[place + d] += rounded * vs[j * dim + d];
+                }
+                for (int64_t d = 0; d < dim; d++) result[place + d] /= sum;
+            }
+    }
+write(out, result);
 END
