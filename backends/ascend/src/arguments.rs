@@ -12,8 +12,11 @@ use crate::executors::{Call, Destroy, Held, MAX_HELD};
 use crate::symbols::Base;
 use crate::tensor::{Kind, Tensor};
 
-/// `ACL_FORMAT_ND`.
+/// `ACL_FORMAT_ND`, `ACL_FORMAT_FRACTAL_NZ`.
 pub(crate) const ND: i32 = 2;
+pub(crate) const NZ: i32 = 29;
+/// Rows and columns of a fractal of a half type.
+pub(crate) const FRACTAL: usize = 16;
 
 /// The library is being told of arguments.
 pub(crate) struct Telling<'a> {
@@ -32,6 +35,30 @@ impl<'a> Telling<'a> {
             held: Held::default(),
             tensors: ArrayVec::new(),
         }
+    }
+
+    /// Describes `x`, whose memory has the lengths `storage` in `format`.
+    fn tensor(&mut self, x: &Tensor, format: i32, storage: &[i64]) -> Result<Handle> {
+        let data: *mut c_void = ptr::with_exposed_provenance_mut(x.address as usize);
+        let (shape, strides) = (x.shape(), x.strides());
+        // SAFETY: lengths and strides are as many as is said, and are copied.
+        let handle = unsafe {
+            (self.base.aclCreateTensor)(
+                shape.as_ptr(),
+                shape.len() as u64,
+                x.kind as i32,
+                strides.as_ptr(),
+                0,
+                format,
+                storage.as_ptr(),
+                storage.len() as u64,
+                data,
+            )
+        };
+        let destroy = self.base.aclDestroyTensor;
+        let handle = self.hold(handle, destroy)?;
+        self.tensors.push(handle);
+        Ok(handle)
     }
 
     fn hold(&mut self, handle: Handle, destroy: Destroy) -> Result<Handle> {
@@ -73,29 +100,31 @@ impl Described for Tensor {
 
 impl Argument<Handle> for Tensor {
     fn tell(&self, telling: &mut Telling<'_>) -> Result<Handle> {
-        let (shape, strides) = (self.shape(), self.strides());
         // Memory in the tensor's own shape, or all from its first element to its last.
         let span = [self.span()];
-        let storage = if self.is_contiguous() { shape } else { &span };
-        let data: *mut c_void = ptr::with_exposed_provenance_mut(self.address as usize);
-        // SAFETY: lengths and strides are as many as is said, and are copied.
-        let handle = unsafe {
-            (telling.base.aclCreateTensor)(
-                shape.as_ptr(),
-                shape.len() as u64,
-                self.kind as i32,
-                strides.as_ptr(),
-                0,
-                ND,
-                storage.as_ptr(),
-                storage.len() as u64,
-                data,
-            )
+        let storage = match self.is_contiguous() {
+            true => self.shape(),
+            false => &span,
         };
-        let destroy = telling.base.aclDestroyTensor;
-        let handle = telling.hold(handle, destroy)?;
-        telling.tensors.push(handle);
-        Ok(handle)
+        telling.tensor(self, ND, storage)
+    }
+}
+
+/// A weight `[rows, cols]` that lies in fractals, as the second operand `[cols, rows]` of a product.
+pub(crate) struct Folded(pub(crate) Tensor);
+
+impl Described for Folded {
+    fn describe(&self, call: &mut Call) {
+        call.word(NZ as u64);
+        self.0.transposed().describe(call);
+    }
+}
+
+impl Argument<Handle> for Folded {
+    fn tell(&self, telling: &mut Telling<'_>) -> Result<Handle> {
+        let [rows, cols] = [0, 1].map(|i| self.0.dim(i).div_ceil(FRACTAL) as i64);
+        let storage = [cols, rows, FRACTAL as i64, FRACTAL as i64];
+        telling.tensor(&self.0.transposed(), NZ, &storage)
     }
 }
 

@@ -300,7 +300,7 @@ impl Api for Acl {
 /// The numbers above, and those of other files, by the vendor's names: for the test that compares them.
 #[cfg(test)]
 pub(crate) fn numbers() -> Vec<(&'static str, i64)> {
-    use crate::arguments::ND;
+    use crate::arguments::{ND, NZ};
     use crate::failure::ALREADY;
     use crate::tensor::Kind;
     let mut all = vec![
@@ -315,6 +315,7 @@ pub(crate) fn numbers() -> Vec<(&'static str, i64)> {
         ("ACL_MODEL_RI_CAPTURE_MODE_RELAXED", RELAXED.into()),
         ("ACL_ERROR_REPEAT_INITIALIZE", ALREADY.into()),
         ("ACL_FORMAT_ND", ND.into()),
+        ("ACL_FORMAT_FRACTAL_NZ", NZ.into()),
     ];
     let kinds = [
         ("ACL_FLOAT", Kind::F32),

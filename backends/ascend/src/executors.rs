@@ -88,10 +88,11 @@ impl Call {
     }
 
     /// Whether an executor can be kept for it. Operators that work in place have a tensor that is both, of which nobody says
-    /// how it is counted.
+    /// how it is counted; the one that folds a weight changes what it was told of.
     pub(crate) fn can_repeat(&self, name: &str) -> bool {
         let aligned = self.addresses.iter().all(|at| at.is_multiple_of(ALIGN));
-        aligned && !self.long && !name.starts_with("aclnnInplace")
+        let inplace = name.starts_with("aclnnInplace") || name == "aclnnTransMatmulWeight";
+        aligned && !self.long && !inplace
     }
 }
 

@@ -16,6 +16,9 @@ const VISIBLE: &str = "ASCEND_RT_VISIBLE_DEVICES";
 /// Set to 1: products with integers by the library's own operator, which rounds what they stand for to the type of `x`.
 const WEIGHT_QUANT: &str = "GLM_ASCEND_WEIGHT_QUANT";
 
+/// Set to 0: weights of half types stay as they are; to 1: they lie in fractals on a 310P too.
+const FOLD: &str = "GLM_ASCEND_NZ";
+
 /// Generations of the chip that differ in what operators take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Generation {
@@ -80,6 +83,8 @@ pub(crate) struct Opened {
     pub(crate) weight_quant: bool,
     /// Whether attention over half types is.
     pub(crate) attention: bool,
+    /// Whether weights of half types lie in fractals.
+    pub(crate) folds: bool,
 }
 
 /// AscendCL, initialised.
@@ -178,7 +183,11 @@ impl Started {
         let weight_quant = asked && generation == Generation::Second && operator.is_some();
         let operator = &api.library.operators.FusedInferAttentionScoreV2;
         let attention = generation.has_attention(&found.name) && operator.is_some();
+        let folds = folds(&found.name, std::env::var(FOLD).ok().as_deref()) && api.library.folds();
         let mut facts = found.facts(generation, &path, &missing, has, memory_bytes);
+        if folds {
+            facts.detail += ", weights in fractals";
+        }
         // It multiplies values with probabilities of their type.
         facts.numerics.rounds_probabilities |= attention;
         if weight_quant {
@@ -199,6 +208,7 @@ impl Started {
             generation,
             weight_quant,
             attention,
+            folds,
         })
     }
 }
@@ -247,6 +257,17 @@ impl Found {
                 ..Numerics::exact()
             },
         }
+    }
+}
+
+/// Whether weights should lie in fractals on this chip, if `FOLD` is set to `asked`. The 910A has no such products, the 950
+/// folds otherwise, and users met a release that refuses them on a 310P.
+fn folds(soc: &str, asked: Option<&str>) -> bool {
+    let second = Generation::of(soc) == Some(Generation::Second);
+    match asked {
+        Some("0") => false,
+        Some("1") if soc.starts_with("Ascend310P") => true,
+        _ => second && !soc.starts_with("Ascend950"),
     }
 }
 

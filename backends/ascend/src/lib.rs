@@ -61,6 +61,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
         generation,
         weight_quant,
         attention,
+        folds,
     } = started.open(spec)?;
     let options = backend_simt::Options::default();
     Ok(backend_simt::open_with_own(
@@ -73,6 +74,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
                 generation,
                 weight_quant,
                 attention,
+                folds,
             });
         },
     ))

@@ -8,7 +8,9 @@ use backend_runtime::search::{Place, Search, load};
 use hal::{Error, ErrorKind, Result};
 
 use crate::operators::Operators;
-use crate::symbols::{Base, Calls, Captures, Flagged, Peers, Release, Repeats, Words, text_at};
+use crate::symbols::{
+    Base, Calls, Captures, Flagged, Fractals, Peers, Release, Repeats, Words, text_at,
+};
 
 /// Folders that are searched first, separated as in `PATH`.
 const FIRST: &str = "GLM_ASCEND_LIBRARIES";
@@ -32,6 +34,7 @@ pub(crate) struct Library {
     pub(crate) base: Base,
     pub(crate) operators: Operators,
     pub(crate) repeats: Option<Repeats>,
+    pub(crate) fractals: Option<Fractals>,
     pub(crate) captures: Option<Captures>,
     pub(crate) flagged: Option<Flagged>,
     pub(crate) peers: Option<Peers>,
@@ -77,6 +80,7 @@ impl Library {
             base: base_calls,
             operators: Operators::new(&all),
             repeats: Repeats::new(&all).ok(),
+            fractals: Fractals::new(&all).ok(),
             captures: Captures::new(&[&runtime]).ok(),
             flagged: Flagged::new(&[&runtime]).ok(),
             peers: Peers::new(&[&runtime]).ok(),
@@ -89,6 +93,16 @@ impl Library {
                 .map(ManuallyDrop::new)
                 .collect(),
         })
+    }
+
+    /// Whether weights can be brought into fractals, and multiplied with.
+    pub(crate) fn folds(&self) -> bool {
+        let Operators {
+            MatmulWeightNz,
+            TransMatmulWeight,
+            ..
+        } = &self.operators;
+        self.fractals.is_some() && MatmulWeightNz.is_some() && TransMatmulWeight.is_some()
     }
 
     /// What the library says of the last failure of this thread, after a colon; nothing when it says nothing.

@@ -116,6 +116,8 @@ operators! {
     LayerNorm(T, I, T, T, f64, T, T, T);
     Softmax(T, i64, T);
     Matmul(T, T, T, i8);
+    MatmulWeightNz(T, T, T, i8);
+    TransMatmulWeight(T);
     WeightQuantBatchMatmulV2(T, T, T, T, T, T, T, c_int, T);
     Embedding(T, T, T);
     IndexSelect(T, i64, T, T);

@@ -29,6 +29,8 @@ pub(crate) struct Npu {
     pub(crate) weight_quant: bool,
     /// Whether attention is.
     pub(crate) attention: bool,
+    /// Whether weights of half types lie in fractals.
+    pub(crate) folds: bool,
 }
 
 /// How a weight is brought to the device.

@@ -220,7 +220,11 @@ fn enqueue(
     accept(runtime, name, status)
 }
 
-fn accept(runtime: &Runtime<Acl>, name: &'static str, status: Status) -> Result<()> {
+/// What `status` of the operator `name` means.
+///
+/// # Errors
+/// `Unsupported` for what it refuses; what the runtime reports.
+pub(crate) fn accept(runtime: &Runtime<Acl>, name: &'static str, status: Status) -> Result<()> {
     match status {
         0 => Ok(()),
         _ if is_refusal(status) => Err(refusal(&runtime.api().library, name, status)),

@@ -100,6 +100,13 @@ table! {
     }
 }
 
+table! {
+    /// What weights take in fractals, in elements.
+    Fractals {
+    aclnnCalculateMatmulWeightSizeV2(Handle, i32, *mut u64) -> i32;
+    }
+}
+
 /// A constant string of a library.
 pub(crate) fn text_at(text: *const c_char) -> Option<String> {
     if text.is_null() {

@@ -7,7 +7,7 @@ use ops::{Matmul, Op};
 
 use super::activation::activate;
 use super::weight::{Layout, has_products, product_kind};
-use crate::arguments::{Absent, KeepType, Scalar, WholeRows};
+use crate::arguments::{Absent, Folded, KeepType, Scalar, WholeRows};
 use crate::find::Generation;
 use crate::planned::{Npu, Planned};
 use crate::run::{Run, call};
@@ -21,7 +21,7 @@ pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {
     let Some(x) = Kind::of(op.x) else {
         return Ok(None);
     };
-    let Some(layout) = Layout::new(generation, x, op.weight, op.n, op.k) else {
+    let Some(layout) = Layout::new(npu, x, op.weight, op.n, op.k) else {
         return Ok(None);
     };
     has_products(npu, Matmul::NAME, x)?;
@@ -35,7 +35,7 @@ pub(crate) fn plan(npu: &Npu, op: &Matmul) -> Planned {
     let n = [op.n];
     example.extend(op.bias.then_some(&n[..]));
     example.extend(op.residual.then_some(rows));
-    let (pack, op_) = (layout.packer(op.weight), op.clone());
+    let (pack, op_) = (layout.packer(npu, op.weight), op.clone());
     npu.plan_with(op, &example, Some(pack), move |run, args| {
         matmul(run, &op_, generation, &layout, args)
     })
@@ -93,7 +93,10 @@ fn matmul(
         _ => run.scope(|run| {
             let x = run.as_kind(x, kind)?;
             let Some(scales) = scales else {
-                return call!(run, Matmul(x, elements.transposed(), to, KeepType));
+                return match layout.is_folded {
+                    true => call!(run, MatmulWeightNz(x, Folded(elements), to, KeepType)),
+                    false => call!(run, Matmul(x, elements.transposed(), to, KeepType)),
+                };
             };
             let block = (BLOCK / op.k).clamp(1, op.n);
             for at in (0..op.n).step_by(block) {

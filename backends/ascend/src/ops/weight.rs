@@ -1,5 +1,8 @@
 //! How weights lie in device memory, for products and embeddings: rows without gaps, then the scales in f32.
 //!
+//! Weights of half types lie in fractals where the library can fold them: squares of 16 rows and 16 columns, down the rows first,
+//! the last ones filled up with zeros. Products need not bring them into this form each time.
+//!
 //! Integers are bytes, those of four bits too: no operator takes them apart on chips before the 950. Behind the scales of rows may
 //! be the same scales in a half type, for the library's own product with integers; the length of the memory tells.
 
@@ -9,8 +12,14 @@ use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
 use half::{bf16, f16};
 use ops::HostWeight;
 
+use backend_runtime::Runtime;
+use backend_simt::kit::{memory_of, queue_of};
+
+use crate::arguments::{Argument, FRACTAL, Integers, Telling};
+use crate::device::Acl;
 use crate::find::Generation;
 use crate::planned::{Npu, Pack};
+use crate::run::{Run, call};
 use crate::tensor::{Kind, Tensor};
 
 /// Scales begin at a multiple of this.
@@ -52,6 +61,8 @@ pub(crate) struct Layout {
     groups: usize,
     scales_at: usize,
     pub(crate) bytes: usize,
+    /// Whether the elements are in fractals.
+    pub(crate) is_folded: bool,
     /// Type of the second scales, when they are wanted.
     half: Option<Kind>,
 }
@@ -59,21 +70,30 @@ pub(crate) struct Layout {
 impl Layout {
     /// Of a weight for `x` of kind `x`; `None` for a format that is not known, or a size that overflows.
     pub(crate) fn new(
-        generation: Generation,
+        npu: &Npu,
         x: Kind,
         format: WeightFormat,
         rows: usize,
         cols: usize,
     ) -> Option<Self> {
         let (kind, groups) = match format {
-            WeightFormat::Dense(dtype) => (product_kind(generation, x, Kind::of(dtype)?), 0),
+            WeightFormat::Dense(dtype) => (product_kind(npu.generation, x, Kind::of(dtype)?), 0),
             WeightFormat::Int8Row | WeightFormat::Int4Row => (Kind::I8, 1),
             WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => {
                 (Kind::I8, cols / group)
             }
             _ => return None,
         };
-        let elements = rows.checked_mul(cols)?.checked_mul(kind.bytes())?;
+        let is_folded =
+            npu.folds && kind == x && matches!(x, Kind::F16 | Kind::Bf16) && rows > 1 && cols > 1;
+        let [high, wide] = match is_folded {
+            true => [
+                rows.checked_next_multiple_of(FRACTAL)?,
+                cols.checked_next_multiple_of(FRACTAL)?,
+            ],
+            false => [rows, cols],
+        };
+        let elements = high.checked_mul(wide)?.checked_mul(kind.bytes())?;
         let scales_at = elements.checked_next_multiple_of(SCALE_ALIGN)?;
         let scales = rows.checked_mul(groups)?.checked_mul(Kind::F32.bytes())?;
         Some(Self {
@@ -83,6 +103,7 @@ impl Layout {
             groups,
             scales_at,
             bytes: scales_at.checked_add(scales)?,
+            is_folded,
             half: None,
         })
     }
@@ -130,7 +151,7 @@ impl Layout {
         Some(bytes)
     }
 
-    /// The elements, in memory that begins at `at`.
+    /// The elements, in memory that begins at `at`; when they are folded, as if they were not.
     pub(crate) fn elements(&self, at: Tensor) -> Tensor {
         Tensor::new(at.address, self.kind, &[self.rows, self.cols])
     }
@@ -143,12 +164,14 @@ impl Layout {
     }
 
     /// Brings a weight of `format` into this layout.
-    pub(crate) fn packer(self, format: WeightFormat) -> Pack {
-        Box::new(move |device, weight| self.pack(device, weight, format))
+    pub(crate) fn packer(self, npu: &Npu, format: WeightFormat) -> Pack {
+        let npu = npu.clone();
+        Box::new(move |device, weight| self.pack(&npu, device, weight, format))
     }
 
     fn pack(
         &self,
+        npu: &Npu,
         device: &Arc<dyn Device>,
         weight: &HostWeight<'_>,
         format: WeightFormat,
@@ -200,9 +223,48 @@ impl Layout {
             to.push(&half)?;
         }
         to.send()?;
+        if self.is_folded {
+            self.fold(npu, &mut *stream, &buffer)?;
+        }
         stream.synchronize()?;
         Ok(buffer)
     }
+
+    /// Brings elements without gaps into fractals, where they are.
+    fn fold(&self, npu: &Npu, stream: &mut dyn Stream, buffer: &Buffer) -> Result<()> {
+        let runtime = npu.chip.driver();
+        let queue = queue_of(&npu.chip, stream)?;
+        let memory = memory_of::<Runtime<Acl>>(&View::of_bytes(buffer))?;
+        queue.uses(memory);
+        let elements = Tensor::new(memory.address(), self.kind, &[self.rows, self.cols]);
+        let mut run = Run::stream(runtime, queue, 0)?;
+        let wanted = folded_len(runtime, elements)?;
+        if wanted.saturating_mul(self.kind.bytes()) > self.scales_at {
+            let why = format!(
+                "this release of CANN wants room for {wanted} elements of {} x {}",
+                self.rows, self.cols
+            );
+            return Err(Error::unsupported("pack a weight", why)
+                .next_step("set GLM_ASCEND_NZ=0, and report this with CANN's version"));
+        }
+        call!(run, TransMatmulWeight(elements))
+    }
+}
+
+/// How many elements the library says that a weight takes in fractals.
+fn folded_len(runtime: &Runtime<Acl>, weight: Tensor) -> Result<usize> {
+    let Some(fractals) = &runtime.api().library.fractals else {
+        return Ok(usize::MAX);
+    };
+    let mut telling = Telling::new(runtime);
+    let shape = Integers(weight.shape()).tell(&mut telling)?;
+    let mut elements = 0;
+    // SAFETY: the list and the number outlive the call.
+    let status = unsafe {
+        (fractals.aclnnCalculateMatmulWeightSizeV2)(shape, weight.kind as i32, &mut elements)
+    };
+    crate::run::accept(runtime, "aclnnCalculateMatmulWeightSizeV2", status)?;
+    Ok(usize::try_from(elements).unwrap_or(usize::MAX))
 }
 
 /// Bytes on their way to a buffer, a few at a time.

@@ -9,6 +9,8 @@
 
 enum { F32 = 0, F16 = 1, I8 = 2, I32 = 3, U8 = 4, I64 = 9, BOOL = 12, BF16 = 27 };
 static const int NULL_PARAMETER = 161001, INVALID_PARAMETER = 161002;
+// Formats: rows, and squares of 16 x 16 elements.
+static const int ND = 2, NZ = 29, SIDE = 16;
 typedef std::vector<int64_t> Dims;
 
 static size_t bytes_of(int dtype) {
@@ -27,6 +29,9 @@ struct aclTensor {
     int dtype;
     Dims dims, strides;
     uint64_t data;
+    int format = ND;
+    // Lengths of its memory, when it is in squares.
+    Dims storage = {};
     int64_t length() const {
         int64_t n = 1;
         for (int64_t dim : dims) n *= dim;
@@ -35,6 +40,10 @@ struct aclTensor {
     int64_t span() const {
         if (!length()) return 0;
         int64_t n = 1;
+        if (format == NZ) {
+            for (int64_t of : storage) n *= of;
+            return n;
+        }
         for (size_t i = 0; i < dims.size(); i++) n += (dims[i] - 1) * strides[i];
         return n;
     }
@@ -209,7 +218,10 @@ struct Checks {
     void add(const aclTensor *t) {
         tensors.push_back(t);
         if (there(t, "a tensor") && first_generation() && t->dtype == BF16) refuse(INVALID_PARAMETER, "no bf16 on this chip");
+        if (!status && t->format != ND && t != folded) refuse(INVALID_PARAMETER, "a format that it does not take");
     }
+    // The one that may be in squares.
+    const aclTensor *folded = nullptr;
 };
 
 static bool broadcasts(const aclTensor *t, const Dims &dims) {
@@ -286,10 +298,11 @@ EXPORT aclTensor *aclCreateTensor(const int64_t *dims, uint64_t rank, int dtype,
                                   const int64_t *storage, uint64_t storage_rank, void *data) {
     stand_in::Locked locked(stand_in::lock);
     if (stand_in::enter(__func__)) return nullptr;
-    aclTensor t{dtype, Dims(dims, dims + rank), Dims(strides, strides + rank), (uintptr_t)data};
+    aclTensor t{dtype, Dims(dims, dims + rank), Dims(strides, strides + rank), (uintptr_t)data, format, {}};
+    if (format == NZ) t.storage.assign(storage, storage + storage_rank);
     int64_t room = 1;
     for (uint64_t i = 0; i < storage_rank; i++) room *= storage[i];
-    bool fine = bytes_of(dtype) && format == 2 && rank <= 8 && offset == 0 && t.span() <= room && (uintptr_t)data % bytes_of(dtype) == 0;
+    bool fine = bytes_of(dtype) && (format == ND || (format == NZ && rank == 2 && storage_rank == 4)) && rank <= 8 && offset == 0 && t.span() <= room && (uintptr_t)data % bytes_of(dtype) == 0;
     for (int64_t stride : t.strides) fine &= stride >= 0;
     if (!fine) {
         fprintf(stderr, "stand-in: a tensor is described that there cannot be\n");
@@ -750,6 +763,61 @@ for (int64_t batch = 0; batch * m * k < (int64_t)a.size(); batch++)
 write(t[2], all);
 END
 
+// Weights in squares: down the rows of the first 16 columns, then of the next ones.
+static bool can_fold(T weight) {
+    return soc().rfind("Ascend950", 0) && (!first_generation() || !soc().rfind("Ascend310P", 0)) && (weight->dtype == F16 || weight->dtype == BF16);
+}
+static int64_t squares(int64_t n) { return (n + SIDE - 1) / SIDE; }
+static Dims folded_dims(int64_t rows, int64_t cols) { return {squares(cols), squares(rows), SIDE, SIDE}; }
+static int64_t folded_at(int64_t rows, int64_t r, int64_t c) { return (c / SIDE * squares(rows) * SIDE + r) * SIDE + c % SIDE; }
+EXPORT int aclnnCalculateMatmulWeightSizeV2(const aclIntArray *dims, int dtype, uint64_t *elements) {
+    ENTER;
+    if (!alive.count(dims)) return NULL_PARAMETER;
+    if (dims->values.size() != 2 || !dims->values[0] || !dims->values[1] || (dtype != F16 && dtype != BF16)) return INVALID_PARAMETER;
+    *elements = squares(dims->values[0]) * squares(dims->values[1]) * SIDE * SIDE;
+    return 0;
+}
+// It changes what it is told of at once, and its memory later.
+OPERATOR(TransMatmulWeight, aclTensor *weight)
+WITH(weight)
+checks.require(can_fold(weight) && weight->dims.size() == 2 && weight->contiguous(), "a weight that it does not fold");
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+weight->format = NZ;
+weight->storage = folded_dims(weight->dims[0], weight->dims[1]);
+RUNS
+aclTensor flat = t[0];
+flat.format = ND;
+V all = read(flat);
+const int64_t rows = flat.dims[0], cols = flat.dims[1];
+memset((void *)flat.data, 0, t[0].span() * bytes_of(flat.dtype));
+for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < cols; c++) store(flat.dtype, (void *)(flat.data + folded_at(rows, r, c) * bytes_of(flat.dtype)), all[r * cols + c]);
+END
+
+OPERATOR(MatmulWeightNz, T self, T mat2, T out, int8_t cube_math_type)
+checks.folded = mat2;
+WITH(self, mat2, out)
+apart(checks, out, {self, mat2});
+checks.require(self->dims.size() == 2 && mat2->dims.size() == 2 && out->dims.size() == 2, "other dimensions");
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+const int64_t m = self->dims[0], k = self->dims[1], n = out->dims[1];
+checks.require(out->dims[0] == m && mat2->dims == Dims({k, n}) && k > 1 && n > 1, "other lengths");
+checks.require(mat2->strides == Dims({1, k}) && mat2->format == NZ && mat2->storage == folded_dims(n, k), "a weight that is not in squares");
+checks.require(can_fold(mat2) && self->dtype == mat2->dtype && (out->dtype == self->dtype || out->dtype == F32), "types that do not go together");
+checks.require(out->contiguous() && cube_math_type == 0, "a result with gaps, or digits that this chip does not keep");
+RUNS
+V x = read(t[0]);
+const int64_t m = t[0].dims[0], k = t[0].dims[1], n = t[2].dims[1];
+std::vector<double> all;
+for (int64_t i = 0; i < m; i++)
+    for (int64_t j = 0; j < n; j++) {
+        double s = 0;
+        for (int64_t l = 0; l < k; l++) s += x[i * k + l] * load(t[1].dtype, (const void *)(t[1].data + folded_at(n, j, l) * 2));
+        all.push_back(s);
+    }
+write(t[2], all);
+END
+
 // Integers times their scales are rounded to the type of x before the product.
 OPERATOR(WeightQuantBatchMatmulV2, T x, T weight, T scale, T offset, T quant_scale, T quant_offset, T bias, int group, T y)
 WITH(x, weight, scale, y)
@@ -802,6 +870,15 @@ static void rows_of(const char *who, const aclTensor &out, const aclTensor &tabl
         places(to, row, [&](unsigned char *at) { memcpy(at, &all[k], bytes), k += bytes; });
     }
 }
+// The i-th part of the first dimension, or all where it is the one that is selected from.
+static aclTensor inner(const aclTensor &t, int64_t dim, int64_t i) {
+    if (!dim) return t;
+    aclTensor part = t;
+    part.data += i * t.strides[0] * bytes_of(t.dtype);
+    part.dims.erase(part.dims.begin());
+    part.strides.erase(part.strides.begin());
+    return part;
+}
 static void selection(Checks &checks, T table, T index, T out) {
     same_types(checks, {table, out});
     apart(checks, out, {table, index});
@@ -819,10 +896,14 @@ rows_of("aclnnEmbedding", t[2], t[0], t[1]);
 END
 OPERATOR(IndexSelect, T self, int64_t dim, T index, T out)
 WITH(self, index, out)
-selection(checks, self, index, out);
-checks.require(dim == 0, "another dimension");
+checks.require(dim == 0 || (dim == 1 && self->dims.size() == 3 && out->dims.size() == 3), "another dimension");
+if (checks.status) return finish(__func__, checks, bytes, executor, nullptr);
+if (dim == 1) checks.require(out->dims[0] == self->dims[0], "other lengths");
+const aclTensor part = inner(*self, dim, 0), to = inner(*out, dim, 0);
+selection(checks, &part, index, &to);
+apart(checks, out, {self, index});
 RUNS
-rows_of("aclnnIndexSelect", t[2], t[0], t[1]);
+for (int64_t i = 0; i < (dim ? t[0].dims[0] : 1); i++) rows_of("aclnnIndexSelect", inner(t[2], dim, i), inner(t[0], dim, i), t[1]);
 END
 
 OPERATOR(InplaceIndexCopy, T self, int64_t dim, T index, T source)
