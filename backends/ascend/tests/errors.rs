@@ -4,8 +4,11 @@ mod common;
 
 use backend_ascend::Generation;
 use backend_emulator::stand_in::{self, Functions, Vendor};
-use hal::{DType, ErrorKind, Result, WeightFormat};
-use ops::{Accelerator, Context, Matmul, RmsNorm, StridedCopy};
+use hal::{DType, ErrorKind, Result, Stream, View, WeightFormat};
+use ops::{
+    Accelerator, Attention, AttentionArgs, Context, HostWeight, Mask, Matmul, MatmulArgs, RmsNorm,
+    StridedCopy,
+};
 
 use common::CANN;
 
@@ -53,6 +56,126 @@ fn a_failure_of_any_call_is_a_typed_error() {
     ];
     CANN.emulated(name, &[], &[], |stand_in| {
         stand_in::fail_each_with(&stand_in, open, FUNCTIONS, &codes, &["aclCreateTensor"]);
+    });
+}
+
+/// A weight that is folded, a product with it, and two steps of attention: operators with lists, of which some are kept.
+fn operators() -> Result<Vec<u8>> {
+    let context = Context::new(open()?);
+    let device = context.device().clone();
+    let mut stream = device.stream()?;
+    let half = WeightFormat::Dense(DType::F16);
+    let product = context.plan(Matmul::new(16, 16, DType::F16, half))?;
+    let one = half::f16::ONE.to_le_bytes();
+    let host = HostWeight::new(half, 16, 16, one.repeat(256), Vec::new())?;
+    let weight = product.pack(&host)?;
+    let attention = context.plan(Attention {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 16,
+        pages: 2,
+        page_size: 16,
+        scale: 0.25,
+        mask: Mask::Causal,
+        dtype: DType::F16,
+        kv: DType::F16,
+    })?;
+    // Ones, as f16.
+    let ones = |stream: &mut dyn Stream, elements: usize| {
+        let buffer = device.alloc(2 * elements)?;
+        stream.upload(&View::of_bytes(&buffer), &one.repeat(elements))?;
+        Ok(buffer)
+    };
+    let integers = |stream: &mut dyn Stream, all: &[i32]| {
+        let buffer = device.alloc(4 * all.len())?;
+        let bytes: Vec<u8> = all.iter().flat_map(|x| x.to_le_bytes()).collect();
+        stream.upload(&View::of_bytes(&buffer), &bytes)?;
+        Ok(buffer)
+    };
+    let stream = &mut *stream;
+    let [q, k, v, between, out] = [64, 512, 512, 64, 64].map(|n| ones(stream, n));
+    let [q, k, v, between, out] = [q?, k?, v?, between?, out?];
+    let [table, starts, lengths] = [&[0, 1][..], &[0, 1, 2], &[3, 16]].map(|x| integers(stream, x));
+    let [table, starts, lengths] = [table?, starts?, lengths?];
+    let cache = [2, 1, 16, 16];
+    let args = AttentionArgs {
+        out: View::new(&between, DType::F16, &[2, 2, 16])?,
+        q: View::new(&q, DType::F16, &[2, 2, 16])?,
+        k_pages: View::new(&k, DType::F16, &cache)?,
+        v_pages: View::new(&v, DType::F16, &cache)?,
+        block_table: View::new(&table, DType::I32, &[2, 1])?,
+        q_start: View::new(&starts, DType::I32, &[3])?,
+        kv_len: View::new(&lengths, DType::I32, &[2])?,
+        prefix: None,
+    };
+    let workspace = device.alloc(1 << 16)?;
+    for _ in 0..2 {
+        attention.run(stream, args, &View::of_bytes(&workspace))?;
+    }
+    let args = MatmulArgs {
+        out: View::new(&out, DType::F16, &[4, 16])?,
+        x: View::new(&between, DType::F16, &[4, 16])?,
+        weight: View::of_bytes(&weight),
+        bias: None,
+        residual: None,
+    };
+    product.run(stream, args, &View::of_bytes(&workspace))?;
+    let mut back = vec![0; out.bytes()];
+    stream.download(&mut back, &View::of_bytes(&out))?;
+    Ok(back)
+}
+
+#[test]
+fn a_failure_of_any_call_of_operators_is_a_typed_error() {
+    let name = "a_failure_of_any_call_of_operators_is_a_typed_error";
+    let codes = [
+        (107_000, ErrorKind::Unexpected),
+        (161_002, ErrorKind::Unexpected),
+        (207_001, ErrorKind::OutOfMemory),
+        (507_015, ErrorKind::DeviceLost),
+    ];
+    CANN.emulated(name, &[], &[], |stand_in| {
+        stand_in.calls();
+        let wanted = half::f16::from_f32(16.0).to_le_bytes().repeat(64);
+        assert_eq!(operators().unwrap(), wanted);
+        assert_eq!(stand_in.live(), [""; 0]);
+        let calls = stand_in.calls();
+        for own in [
+            "aclCreateTensorList",
+            "aclnnCalculateMatmulWeightSizeV2",
+            "aclnnTransMatmulWeight",
+            "aclnnMatmulWeightNz",
+            "aclnnFusedInferAttentionScoreV2",
+        ] {
+            assert!(calls.iter().any(|call| call == own), "{own}");
+        }
+        println!("{} calls", calls.len());
+        for (n, function) in calls.iter().map(String::as_str).enumerate() {
+            for (code, kind) in codes {
+                let kind = match function {
+                    _ if kind == ErrorKind::DeviceLost => kind,
+                    // It gives what it makes, and no code.
+                    _ if function.starts_with("aclCreate") => ErrorKind::OutOfMemory,
+                    _ if function.starts_with("aclnn") && code == 161_002 => ErrorKind::Unsupported,
+                    _ => kind,
+                };
+                stand_in.fail("", i32::try_from(n).unwrap() + 1, code);
+                let result = operators();
+                stand_in.fail("", 0, 0);
+                let at = format!("call {n}, {function}, code {code}");
+                match result {
+                    Err(e) => {
+                        assert_eq!(e.kind(), kind, "{at}: {e}");
+                        assert!(e.next().is_some(), "{at}: {e}");
+                    }
+                    Ok(bytes) => {
+                        assert!(FUNCTIONS.in_drops.contains(&function), "{at}: nobody heard");
+                        assert_eq!(bytes, wanted, "{at}");
+                    }
+                }
+                assert_eq!(stand_in.live(), [""; 0], "{at}");
+            }
+        }
     });
 }
 
@@ -199,6 +322,9 @@ fn an_older_release_works_too() {
     let hidden = [
         "aclDestroyAclOpExecutor",
         "aclGetRecentErrMsg",
+        "aclnnCalculateMatmulWeightSizeV2",
+        "aclnnFusedInferAttentionScoreV2GetWorkspaceSize",
+        "aclnnMatmulWeightNz",
         "aclrtCreateEventExWithFlag",
         "aclrtDeviceCanAccessPeer",
         "aclrtGetVersion",
@@ -207,6 +333,16 @@ fn an_older_release_works_too() {
         stand_in::works(open);
         let detail = open().unwrap().device.info().detail.clone();
         assert!(detail.contains("of unknown version"), "{detail}");
+        // Attention composes, weights stay as they are, and the numbers are the same.
+        stand_in.calls();
+        let wanted = half::f16::from_f32(16.0).to_le_bytes().repeat(64);
+        assert_eq!(operators().unwrap(), wanted);
+        let calls = stand_in.calls();
+        assert!(
+            !calls
+                .iter()
+                .any(|call| call.contains("FusedInfer") || call.contains("Trans"))
+        );
         assert_eq!(stand_in.live(), [""; 0]);
     });
 }

@@ -71,7 +71,7 @@ impl Fused {
         if out.is_empty() {
             return Ok(());
         }
-        if table.is_empty() {
+        if table.is_empty() || self.0.pages == 0 {
             return run.fill(out, Scalar::I32(0));
         }
         let paged = self.0.page_size.is_multiple_of(UNIT) && self.0.page_size <= MAX_PAGE;
