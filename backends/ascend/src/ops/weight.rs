@@ -8,18 +8,17 @@
 
 use std::sync::Arc;
 
+use backend_runtime::Runtime;
+use backend_simt::kit::{memory_of, queue_of};
 use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
 use half::{bf16, f16};
 use ops::HostWeight;
-
-use backend_runtime::Runtime;
-use backend_simt::kit::{memory_of, queue_of};
 
 use crate::arguments::{Argument, FRACTAL, Integers, Telling};
 use crate::device::Acl;
 use crate::find::Generation;
 use crate::planned::{Npu, Pack};
-use crate::run::{Run, call};
+use crate::run::{Run, accept, call};
 use crate::tensor::{Kind, Tensor};
 
 /// Scales begin at a multiple of this.
@@ -263,7 +262,7 @@ fn folded_len(runtime: &Runtime<Acl>, weight: Tensor) -> Result<usize> {
     let status = unsafe {
         (fractals.aclnnCalculateMatmulWeightSizeV2)(shape, weight.kind as i32, &mut elements)
     };
-    crate::run::accept(runtime, "aclnnCalculateMatmulWeightSizeV2", status)?;
+    accept(runtime, "aclnnCalculateMatmulWeightSizeV2", status)?;
     Ok(usize::try_from(elements).unwrap_or(usize::MAX))
 }
 
