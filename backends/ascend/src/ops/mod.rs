@@ -26,9 +26,9 @@ use ::ops::{Op, Ops, Planner};
 
 use crate::planned::{Npu, Planned};
 
-/// Operations that always take several of the library's operators, and why. Beside these, `add_rms_norm` and `add_layer_norm`
-/// compose as `ops` says, and so does `attention` where the library's own does not take it; a factor, an epilogue or integers
-/// take more than one operator too.
+/// Operations that always take several of the library's operators, and why. Beside these, `rope_kv_write`, `add_rms_norm` and
+/// `add_layer_norm` compose as `ops` says, and so does `attention` where the library's own does not take it; a factor, an
+/// epilogue or integers take more than one operator too.
 pub const COMPOSED: &[(&str, &str)] = &[
     (
         "attention",
