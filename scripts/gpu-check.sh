@@ -25,59 +25,10 @@ jobs=${JOBS:-4}
 python=${PYTHON:-python3}
 budget=${SECONDS_IN_ALL:-480}
 scripts=$(dirname "$0")
-tab=$(printf '\t')
-begin=$(date +%s)
 mkdir -p "$folder" || exit 2
 rm -f "$folder"/*.jsonl "$folder"/*.log
-table=$folder/parts.tsv
-: >"$table"
-failed=0
-incomplete=0
-
-# A row of the table of parts.
-row() {
-    printf '%s\t%s\t%s\n' "$1" "$2" "$3" | tee -a "$table"
-}
-
-# Seconds that later parts need.
-keep=0
-
-# part NAME SECONDS FILE COMMAND…: runs a command for so long at most, and no longer than later parts leave; stdout goes to FILE
-# in the folder, stderr to a log. It is interrupted first, so that it writes what it has.
-part() {
-    name=$1
-    most=$2
-    file=$3
-    shift 3
-    start=$(date +%s)
-    left=$((budget - (start - begin) - keep))
-    [ "$most" -gt "$left" ] && most=$left
-    if [ "$most" -lt 5 ]; then
-        row "$name" "not run: no time left" ''
-        incomplete=7
-        return
-    fi
-    printf '%s\n' "$*" >>"$folder/commands.log"
-    timeout -s INT -k 5 "$most" "$@" >"$folder/$file" 2>"$folder/$name.log"
-    code=$?
-    case $code in
-        0) result=passed ;;
-        124 | 137) result="stopped after $most s" incomplete=7 ;;
-        7) result="nothing measured (7)" incomplete=7 ;;
-        *) result="FAILED ($code)" failed=1 ;;
-    esac
-    row "$name" "$result" "$(($(date +%s) - start)) s"
-}
-
-# The embedded model says on the device what it says on the CPU.
-answers() {
-    for question in 'What is 16 mod 12?' 'What is 17 plus 25?' 'What is 12 times 11?' '34减去9是多少？' 'Who are you?'; do
-        want=$("$glm" chat -q -p "$question" --seed 1 --device cpu) || return 1
-        got=$(timeout 30 "$glm" chat -q -p "$question" --seed 1 --device "$device") || return 1
-        printf '%s\n  cpu: %s\n  %s: %s\n' "$question" "$want" "$device" "$got"
-        [ "$want" = "$got" ] || return 1
-    done
-}
+# shellcheck source=scripts/parts.sh
+. "$scripts/parts.sh"
 
 # Where torch has brought NVIDIA's libraries, for a machine that has no toolkit.
 if [ -z "${GLM_CUDA_LIBRARIES:-}" ]; then
@@ -114,13 +65,7 @@ else
     peers=cuda
 fi
 
-start=$(date +%s)
-if answers >"$folder/answers.log" 2>&1; then
-    row answers passed "$(($(date +%s) - start)) s"
-else
-    row answers FAILED "$(($(date +%s) - start)) s"
-    failed=1
-fi
+answers answers 150
 keep=$((budget * 65 / 100))
 for level in $levels; do
     # shellcheck disable=SC2086

@@ -614,6 +614,10 @@ pub(crate) struct Doctor {
     #[arg(long, default_value = "120", value_parser = seconds, value_name = "SECONDS")]
     pub(crate) timeout: f64,
 
+    /// Write the findings as JSON into this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) snapshot: Option<PathBuf>,
+
     /// Try this one in this very process: how a check starts its workers
     #[arg(long, hide = true)]
     pub(crate) worker: Option<String>,

@@ -40,6 +40,9 @@ pub(crate) fn run(global: &Global, args: &Doctor) -> Result<(), Failure> {
         found.extend(worker::check(global, worker::ASKED, area, time));
     }
     let lang = global.lang();
+    if let Some(file) = &args.snapshot {
+        output::json_file(file, &document(&found, lang))?;
+    }
     if global.json {
         output::json(&document(&found, lang))?;
     } else {

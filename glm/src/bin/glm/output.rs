@@ -1,8 +1,10 @@
 //! Sizes and JSON for people and programs.
 
 use std::io::Write;
+use std::path::Path;
 
 use glm::engine::FinishReason;
+use hal::{Error, ErrorKind};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -37,4 +39,14 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
     Ok(writeln!(out)?)
+}
+
+/// Writes `value` as one JSON document into `file`.
+pub(crate) fn json_file(file: &Path, value: &impl Serialize) -> hal::Result<()> {
+    let fail = |e: std::io::Error| {
+        let doing = format!("write '{}'", file.display());
+        Error::new(ErrorKind::Io, doing, e.to_string()).next_step("choose another file")
+    };
+    let text = serde_json::to_string(value).map_err(|e| fail(e.into()))?;
+    std::fs::write(file, text + "\n").map_err(fail)
 }
