@@ -143,9 +143,7 @@ for level in ${LEVELS:-0 1 2 3 4 5 6}; do
                 ;;
         esac
     fi
-    if [ "$level" != 0 ] || [ "$opens" -eq 0 ]; then
-        continue
-    fi
+    [ "$level" = 0 ] || continue
     # What the device has, and whether a model would fit, before the long levels.
     if fails support 60 support.txt "$glm" support --device "$device"; then
         note "$(error_of support.log)" "$(next_of support.log)"
@@ -236,7 +234,8 @@ limits=$(sed -n '/^limits: /,/^$/p' "$folder/bench-ops.txt" 2>/dev/null | tr -s 
     printf '\n| step | result | why | next |\n|---|---|---|---|\n'
     awk -F "$tab" '{ gsub(/\|/, "\\|"); printf "| %s | %s | %s | %s |\n", $1, $2, $3, $4 }' "$steps"
     [ -n "$limits" ] && printf '\nMeasured %s\n' "$limits"
-    printf '\nConformance was %s. ' "$([ "$depth" = --quick ] && echo 'quick: it certifies nothing' || echo "${DEPTH:-standard}")"
+    printf '\n'
+    [ "$opens" -eq 1 ] && printf 'Conformance was %s. ' "$([ "$depth" = --quick ] && echo 'quick: it certifies nothing' || echo "${DEPTH:-standard}")"
     if [ "$failed" -eq 0 ] && [ "$opens" -eq 1 ]; then
         printf 'Next, the whole suite, whose report certifies:\n\n    glm conform --device %s --report out/\n' "$device"
     else

@@ -186,6 +186,6 @@ fn where_there_is_no_device_the_summary_is_short() {
     assert!(run.summary.contains("**cuda:99 does not open**"));
     assert!(run.step("doctor")[1].contains("GLM-D030"));
     assert!(run.step("level-0")[1].contains("cuda:99"));
-    let rest = "level-1 trace answers bench-ops bench-model";
+    let rest = "support plan level-1 trace answers bench-ops bench-model";
     assert_eq!(run.step(rest)[0], "not run: the device does not open");
 }
