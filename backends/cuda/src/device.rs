@@ -58,15 +58,16 @@ impl Cuda {
         // SAFETY: the device was listed by the driver, and `context` outlives the call.
         let code = unsafe { (driver.cuDevicePrimaryCtxRetain)(&mut context, device) };
         if code != SUCCESS {
-            return Err(failure(&driver, "open a CUDA device", code));
+            let doing = format!("open a {} device", driver.vendor.title);
+            return Err(failure(&driver, &doing, code));
         }
         Ok(Self {
+            begins_early: driver.vendor.own_kernels && capability >= BEGINS_EARLY,
             driver,
             device,
             context,
             compiler,
             target,
-            begins_early: capability >= BEGINS_EARLY,
             lt: None,
         })
     }
@@ -264,7 +265,10 @@ impl Api for Cuda {
         stream: Handle,
         parameters: *mut *mut c_void,
     ) -> Code {
-        if early && self.begins_early {
+        if early
+            && self.begins_early
+            && let Some(launch_early) = self.driver.cuLaunchKernelEx
+        {
             let mut attribute = CUlaunchAttribute {
                 id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
                 pad: [0; 4],
@@ -285,10 +289,8 @@ impl Api for Cuda {
                 numAttrs: 1,
             };
             let none = ptr::null_mut();
-            return call!(
-                self,
-                cuLaunchKernelEx(&launch, function.cast(), parameters, none)
-            );
+            // SAFETY: the caller's own call, under the vendor's name.
+            return unsafe { launch_early(&launch, function.cast(), parameters, none) };
         }
         let (function, stream, none) = (function.cast(), stream.cast(), ptr::null_mut());
         call!(

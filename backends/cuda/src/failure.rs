@@ -56,10 +56,7 @@ pub(crate) fn failure(driver: &Driver, doing: &str, code: Code) -> Error {
             ErrorKind::OutOfMemory,
             "choose a smaller model, --dtype or context; close other programs that use the device",
         ),
-        NO_DEVICE => (
-            ErrorKind::NotFound,
-            "`nvidia-smi` lists the devices; CUDA_VISIBLE_DEVICES may hide some",
-        ),
+        NO_DEVICE => (ErrorKind::NotFound, driver.vendor.lists_devices),
         STUB_LIBRARY => (
             ErrorKind::NotFound,
             "take the toolkit's folder of stubs out of the search path",
@@ -90,6 +87,7 @@ pub(crate) fn failure(driver: &Driver, doing: &str, code: Code) -> Error {
             "report this with the device's name and the driver's version",
         ),
     };
-    let detail = format!("CUDA error {code} ({})", driver.describe(code));
+    let title = driver.vendor.title;
+    let detail = format!("{title} error {code} ({})", driver.describe(code));
     Error::new(kind, doing, detail).next_step(next)
 }

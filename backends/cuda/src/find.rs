@@ -13,12 +13,7 @@ use crate::libraries;
 use crate::nvrtc::Nvrtc;
 use crate::own;
 use crate::symbols::Driver;
-
-/// CUDA 12.0, which has every function that is called and takes what NVRTC 12 makes.
-const OLDEST_DRIVER: c_int = 12000;
-
-/// The oldest chip that a compiler of CUDA 12 makes code for.
-const OLDEST_CHIP: c_int = 50;
+use crate::vendor::Vendor;
 
 /// A device that can be opened.
 #[derive(Clone, Debug)]
@@ -35,24 +30,25 @@ pub struct Found {
     pub limits: Limits,
     /// Devices whose memory it can reach without the host.
     pub peers: Vec<String>,
+    vendor: &'static Vendor,
     pub(crate) device: CUdevice,
     /// Whether memory can be taken in the order of a stream.
     pub(crate) pools: bool,
 }
 
 /// The driver, initialised, and its version.
-pub(crate) fn start() -> Result<(Driver, c_int)> {
-    let driver = libraries::driver()?;
-    let ask = |code| check(&driver, "start the NVIDIA driver", code);
+pub(crate) fn start(vendor: &'static Vendor) -> Result<(Driver, c_int)> {
+    let driver = libraries::driver(vendor)?;
+    let doing = format!("start the {}", vendor.driver.what);
+    let ask = |code| check(&driver, &doing, code);
     let mut version = 0;
     // SAFETY: `version` outlives the call, which is allowed before the next one.
     ask(unsafe { (driver.cuDriverGetVersion)(&mut version) })?;
-    if version < OLDEST_DRIVER {
-        let why = format!("it is of CUDA {}, 12.0 is needed", dotted(version));
-        return Err(
-            Error::new(ErrorKind::Unsupported, "start the NVIDIA driver", why)
-                .next_step("install driver 525 or newer"),
-        );
+    let (oldest, newer) = vendor.oldest_driver;
+    if version < oldest {
+        let [is, needed] = [version, oldest].map(|version| dotted(vendor, version));
+        let why = format!("it is of {} {is}, {needed} is needed", vendor.title);
+        return Err(Error::new(ErrorKind::Unsupported, doing, why).next_step(newer));
     }
     // SAFETY: the only flags are 0.
     ask(unsafe { (driver.cuInit)(0) })?;
@@ -66,22 +62,24 @@ fn check(driver: &Driver, doing: &str, code: u32) -> Result<()> {
     }
 }
 
-/// 13.0 for 13000.
-pub(crate) fn dotted(version: c_int) -> String {
-    format!("{}.{}", version / 1000, version % 1000 / 10)
+/// 13.0 for CUDA's 13000.
+fn dotted(vendor: &Vendor, version: c_int) -> String {
+    let (major, minor) = (vendor.version)(version);
+    format!("{major}.{minor}")
 }
 
 pub(crate) fn devices(driver: &Driver, driver_version: c_int) -> Result<Vec<Found>> {
+    let doing = format!("list the {} devices", driver.vendor.title);
     let mut count = 0;
     // SAFETY: `count` outlives the call.
     let code = unsafe { (driver.cuDeviceGetCount)(&mut count) };
-    check(driver, "list the CUDA devices", code)?;
+    check(driver, &doing, code)?;
     let all: Vec<CUdevice> = (0..count)
         .map(|n| {
             let mut device = 0;
             // SAFETY: `device` outlives the call.
             let code = unsafe { (driver.cuDeviceGet)(&mut device, n) };
-            check(driver, "list the CUDA devices", code).map(|()| device)
+            check(driver, &doing, code).map(|()| device)
         })
         .collect::<Result<_>>()?;
     let describe = |n| describe(driver, driver_version, &all, n);
@@ -90,7 +88,7 @@ pub(crate) fn devices(driver: &Driver, driver_version: c_int) -> Result<Vec<Foun
 
 /// The device that `spec` names.
 pub(crate) fn find(driver: &Driver, driver_version: c_int, spec: &str) -> Result<Found> {
-    let n = number(spec)?;
+    let n = number(driver.vendor, spec)?;
     let all = devices(driver, driver_version)?;
     all.get(n).cloned().ok_or_else(|| {
         let specs = all.iter().map(|found| found.spec.as_str());
@@ -99,14 +97,17 @@ pub(crate) fn find(driver: &Driver, driver_version: c_int, spec: &str) -> Result
 }
 
 /// The number in `cuda:3`; `cuda` is the first device.
-pub(crate) fn number(spec: &str) -> Result<usize> {
-    spec::number(spec, "cuda", "it is no device of CUDA")
+pub(crate) fn number(vendor: &Vendor, spec: &str) -> Result<usize> {
+    let why = format!("it is no device of {}", vendor.title);
+    spec::number(spec, vendor.name, &why)
 }
 
 fn describe(driver: &Driver, driver_version: c_int, all: &[CUdevice], n: usize) -> Result<Found> {
     use CUdevice_attribute as A;
     let device = all[n];
-    let ask = |code| check(driver, "describe a CUDA device", code);
+    let vendor = driver.vendor;
+    let doing = format!("describe a {} device", vendor.title);
+    let ask = |code| check(driver, &doing, code);
     let attribute = |which: A| -> Result<usize> {
         let mut value = 0;
         // SAFETY: `value` outlives the call.
@@ -126,13 +127,14 @@ fn describe(driver: &Driver, driver_version: c_int, all: &[CUdevice], n: usize) 
         // SAFETY: the number outlives the call.
         ask(unsafe { (driver.cuDeviceCanAccessPeer)(&mut can, device, peer) })?;
         if can != 0 {
-            peers.push(format!("cuda:{other}"));
+            peers.push(format!("{}:{other}", vendor.name));
         }
     }
     let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
     Ok(Found {
-        spec: format!("cuda:{n}"),
+        vendor,
+        spec: format!("{}:{n}", vendor.name),
         name: String::from_utf8_lossy(name).trim().into(),
         chip: i32::try_from(major * 10 + minor).unwrap_or(0),
         driver_version,
@@ -141,13 +143,14 @@ fn describe(driver: &Driver, driver_version: c_int, all: &[CUdevice], n: usize) 
             local_bytes: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK)?,
             max_alloc_bytes: memory_bytes,
             memory_bytes,
-            wave: attribute(A::CU_DEVICE_ATTRIBUTE_WARP_SIZE)?,
+            wave: (vendor.wave)(attribute(A::CU_DEVICE_ATTRIBUTE_WARP_SIZE)?),
             parallelism: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
             wide_items: false,
         },
         peers,
         device,
-        pools: attribute(A::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
+        pools: vendor.asks_for_pools
+            && attribute(A::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
     })
 }
 
@@ -162,7 +165,7 @@ impl Found {
         let target = compiler.target(self.chip);
         let mut facts = self.facts(&compiler, &target);
         let mut device = Cuda::new(driver, self.device, compiler, target, self.chip)?;
-        if own::are_for(self.chip) {
+        if self.has_own() {
             let found = device.find_lt(self.chip, self.driver_version)?;
             facts.numerics.rounds_weights = found.is_ok();
             let products = found.unwrap_or_else(|e| {
@@ -181,26 +184,36 @@ impl Found {
         Runtime::new(device, facts, self.limits.clone(), has)
     }
 
+    /// Whether there are kernels for it besides the portable ones.
+    fn has_own(&self) -> bool {
+        self.vendor.own_kernels && own::are_for(self.chip)
+    }
+
     /// The compiler for it.
     fn compiler(&self) -> Result<Nvrtc> {
-        if self.chip < OLDEST_CHIP {
+        let Vendor {
+            chip: chips,
+            oldest_chip: oldest,
+            ..
+        } = self.vendor;
+        if self.chip < *oldest {
             let why = format!(
-                "{} is sm_{}, sm_{OLDEST_CHIP} is needed",
+                "{} is {chips}{}, {chips}{oldest} is needed",
                 self.name, self.chip
             );
             return Err(Error::unsupported(format!("open {}", self.spec), why)
                 .next_step("choose another device"));
         }
-        Nvrtc::find(self.chip, self.driver_version)
+        Nvrtc::find_of(self.vendor, self.chip, self.driver_version)
     }
 
     /// What it is, compiled by `compiler` for `target`.
     fn facts(&self, compiler: &Nvrtc, target: &str) -> Facts {
-        let driver = dotted(self.driver_version);
+        let driver = dotted(self.vendor, self.driver_version);
         let (major, minor) = compiler.version();
-        let compiler = format!("NVRTC {major}.{minor}");
+        let compiler = format!("{} {major}.{minor}", self.vendor.compiler.what);
         let mut native_floats = vec![DType::F32, DType::F16];
-        if self.chip >= 80 {
+        if self.chip >= self.vendor.bf16_from {
             native_floats.push(DType::BF16);
         }
         let Limits {
@@ -221,8 +234,9 @@ impl Found {
             spec: self.spec.clone(),
             name: self.name.clone(),
             detail: format!(
-                "CUDA {driver} driver, {compiler} for {target}, {parallelism} multiprocessors, {} MiB memory, {} KiB shared \
+                "{} {driver} driver, {compiler} for {target}, {parallelism} multiprocessors, {} MiB memory, {} KiB shared \
                  memory{memory}{peers}",
+                self.vendor.title,
                 memory_bytes >> 20,
                 local_bytes >> 10,
             ),
@@ -232,7 +246,7 @@ impl Found {
             )),
             native_floats,
             numerics: Numerics {
-                rounds_probabilities: own::are_for(self.chip),
+                rounds_probabilities: self.has_own(),
                 ..Numerics::exact()
             },
         }
@@ -242,17 +256,18 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vendor::NVIDIA;
 
     #[test]
     fn specs_are_read_as_numbers_only() {
         for (spec, n) in [("cuda", 0), ("cuda:0", 0), ("cuda:17", 17)] {
-            assert_eq!(number(spec).unwrap(), n, "{spec}");
+            assert_eq!(number(&NVIDIA, spec).unwrap(), n, "{spec}");
         }
         let huge = format!("cuda:{}0", usize::MAX);
         for spec in [
             "", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda:0.1", "cpu", &huge,
         ] {
-            let e = number(spec).unwrap_err();
+            let e = number(&NVIDIA, spec).unwrap_err();
             assert_eq!(e.kind(), ErrorKind::InvalidArgument, "{spec}");
         }
     }

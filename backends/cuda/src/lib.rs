@@ -9,6 +9,8 @@
 //!   was found.
 //! - Functions are looked up once into a table whose prototypes the compiler compares with `cudarc`'s bindings. Codes stay
 //!   numbers, because newer drivers have codes that no enum of today knows.
+//! - A vendor of the same calls under other names is a [`Vendor`]: names, places and a few constants (`backends/musa`). It has the
+//!   portable kernels; those of this crate, and cuBLASLt, are NVIDIA's alone.
 //! - Programs are compiled for the chip (a cubin); a compiler that is older than the chip gives PTX.
 //! - Memory, transfers, captures and lost devices are as in `backend-runtime`, which does what CUDA has in common with its like.
 //!
@@ -32,6 +34,7 @@ mod lt;
 mod nvrtc;
 mod own;
 mod symbols;
+mod vendor;
 
 use backend_runtime::{Runtime, spec};
 use hal::Result;
@@ -44,6 +47,9 @@ pub use libraries::libraries;
 pub use nvrtc::Nvrtc;
 pub use own::library::{Library, Product, Shape, Types};
 pub use own::put_own;
+pub use vendor::{Part, Vendor};
+
+use vendor::NVIDIA;
 
 /// Opens the device that `spec` names: `cuda` or `cuda:0` (the driver's first), `cuda:1`, …
 ///
@@ -59,7 +65,7 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
-    let (driver, capability) = driver(spec)?;
+    let (driver, capability) = NVIDIA.open_driver(spec)?;
     Ok(backend_simt::open_with_own(driver, options, |chip, ops| {
         let wgmma = std::env::var(WGMMA).is_ok_and(|value| value == "1");
         put_own(chip, ops, capability, lt::OnDevice::library(chip), wgmma);
@@ -80,16 +86,7 @@ pub fn tune(
     products: &[Matmul],
     tuning: &Tuning,
 ) -> Result<Vec<Tuned>> {
-    backend_simt::tune(driver(spec)?.0, options, products, tuning)
-}
-
-/// The driver of a device, and the device's compute capability.
-fn driver(spec: &str) -> Result<(Runtime<device::Cuda>, i32)> {
-    find::number(spec)?;
-    let (driver, version) = find::start().map_err(|e| spec::not_started(spec, e))?;
-    let found = find::find(&driver, version, spec)?;
-    let capability = found.chip;
-    Ok((found.open(driver)?, capability))
+    NVIDIA.tune(spec, options, products, tuning)
 }
 
 /// Every CUDA device of this machine, in the driver's order.
@@ -97,6 +94,53 @@ fn driver(spec: &str) -> Result<(Runtime<device::Cuda>, i32)> {
 /// # Errors
 /// `NotFound` when there is no driver; `Unsupported` for a driver before CUDA 12.0; what the driver reports.
 pub fn devices() -> Result<Vec<Found>> {
-    let (driver, version) = find::start()?;
-    find::devices(&driver, version)
+    NVIDIA.devices()
+}
+
+impl Vendor {
+    /// Opens a device of this vendor, with the portable kernels.
+    ///
+    /// # Errors
+    /// Those of [`open`].
+    pub fn open(&'static self, spec: &str, options: Options) -> Result<Accelerator> {
+        let (driver, _) = self.open_driver(spec)?;
+        Ok(backend_simt::open_with(driver, options))
+    }
+
+    /// As [`tune`], of this vendor's device.
+    ///
+    /// # Errors
+    /// Those of [`tune`].
+    pub fn tune(
+        &'static self,
+        spec: &str,
+        options: Options,
+        products: &[Matmul],
+        tuning: &Tuning,
+    ) -> Result<Vec<Tuned>> {
+        backend_simt::tune(self.open_driver(spec)?.0, options, products, tuning)
+    }
+
+    /// As [`devices`], of this vendor.
+    ///
+    /// # Errors
+    /// Those of [`devices`].
+    pub fn devices(&'static self) -> Result<Vec<Found>> {
+        let (driver, version) = find::start(self)?;
+        find::devices(&driver, version)
+    }
+
+    /// As [`libraries`], of this vendor, without a library of products.
+    pub fn libraries(&'static self) -> Libraries {
+        libraries::libraries_of(self)
+    }
+
+    /// The driver of a device, and the device's compute capability.
+    fn open_driver(&'static self, spec: &str) -> Result<(Runtime<device::Cuda>, i32)> {
+        find::number(self, spec)?;
+        let (driver, version) = find::start(self).map_err(|e| spec::not_started(spec, e))?;
+        let found = find::find(&driver, version, spec)?;
+        let capability = found.chip;
+        Ok((found.open(driver)?, capability))
+    }
 }

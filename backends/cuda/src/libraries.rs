@@ -7,21 +7,7 @@ use backend_runtime::search::{Search, entries, load, load_beside, matching};
 use hal::{Error, ErrorKind, Result};
 
 use crate::symbols::{Blas, Compiler, Driver};
-
-/// Folders that are searched first, separated as in `PATH`.
-const FIRST: &str = "GLM_CUDA_LIBRARIES";
-
-/// File names of the driver's library.
-const DRIVER: &[&str] = match cfg!(windows) {
-    true => &["nvcuda.dll"],
-    false => &["libcuda.so.1", "libcuda.so"],
-};
-
-/// File names of the compiler's library, newest first.
-const COMPILER: &[&str] = match cfg!(windows) {
-    true => &["nvrtc64_130_0.dll", "nvrtc64_120_0.dll"],
-    false => &["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"],
-};
+use crate::vendor::{NVIDIA, Part, Vendor};
 
 /// File names of the library of products, newest first.
 const BLAS: &[&str] = match cfg!(windows) {
@@ -29,67 +15,85 @@ const BLAS: &[&str] = match cfg!(windows) {
     false => &["libcublasLt.so.13", "libcublasLt.so.12"],
 };
 
-fn search() -> Search {
-    Search::new(FIRST, folders())
+fn search(vendor: &Vendor) -> Search {
+    Search::new(vendor.variable, (vendor.folders)())
 }
 
 /// Looks for the libraries and tries to load each, whatever the search for a device would have stopped at.
 pub fn libraries() -> Libraries {
-    let search = search();
-    let lacks = |name| format!("it has no {name}");
+    let products = search(&NVIDIA).places(BLAS, |path| load_blas(path).map(drop));
     Libraries {
-        driver: search.places(DRIVER, |path| {
-            load(path).and_then(|library| Driver::new(library).map(drop).map_err(lacks))
+        products,
+        ..libraries_of(&NVIDIA)
+    }
+}
+
+/// As [`libraries`], of another vendor, for which no library of products is known.
+pub(crate) fn libraries_of(vendor: &'static Vendor) -> Libraries {
+    let search = search(vendor);
+    Libraries {
+        driver: search.places(vendor.driver.files, |path| {
+            let driver = Driver::new(vendor, load(path)?);
+            driver.map(drop).map_err(lacks)
         }),
-        compiler: search.places(COMPILER, |path| load_compiler(path).map(drop)),
-        products: search.places(BLAS, |path| load_blas(path).map(drop)),
+        compiler: search.places(vendor.compiler.files, |path| {
+            load_compiler(vendor, path).map(drop)
+        }),
+        products: Vec::new(),
         folders: search.folders(),
     }
+}
+
+fn lacks(name: String) -> String {
+    format!("it has no {name}")
 }
 
 /// The driver.
 ///
 /// # Errors
 /// `NotFound` when there is none, or when it is too old to have what is needed.
-pub(crate) fn driver() -> Result<Driver> {
-    let missing = |why| Error::new(ErrorKind::NotFound, "look for the NVIDIA driver", why);
-    let (path, library) = search().first(DRIVER).map_err(|why| {
-        missing(why).next_step(format!(
-            "install the NVIDIA driver, or name its folder in {FIRST}"
-        ))
+pub(crate) fn driver(vendor: &'static Vendor) -> Result<Driver> {
+    let Part {
+        what,
+        files,
+        install,
+    } = vendor.driver;
+    let missing = |why| Error::new(ErrorKind::NotFound, format!("look for the {what}"), why);
+    let (path, library) = search(vendor).first(files).map_err(|why| {
+        let variable = vendor.variable;
+        missing(why).next_step(format!("{install}, or name its folder in {variable}"))
     })?;
-    Driver::new(library).map_err(|name| {
-        missing(format!("{} has no {name}", path.display()))
-            .next_step("install driver 525 or newer")
+    Driver::new(vendor, library).map_err(|name| {
+        missing(format!("{} has no {name}", path.display())).next_step(vendor.oldest_driver.1)
     })
 }
 
 /// The compilers that load, in the order of the search.
-pub(crate) fn compilers() -> impl Iterator<Item = (PathBuf, Compiler)> {
-    search()
-        .candidates(COMPILER)
-        .into_iter()
-        .filter_map(|path| Some((path.clone(), load_compiler(&path).ok()?)))
+pub(crate) fn compilers(vendor: &'static Vendor) -> impl Iterator<Item = (PathBuf, Compiler)> {
+    let candidates = search(vendor).candidates(vendor.compiler.files);
+    let loaded = move |path: PathBuf| Some((path.clone(), load_compiler(vendor, &path).ok()?));
+    candidates.into_iter().filter_map(loaded)
 }
 
 /// That there is no compiler.
-pub(crate) fn no_compiler() -> Error {
-    let names = COMPILER[..2].join(" or ");
-    let why = format!("there is no {names}: {}", search());
-    Error::new(
-        ErrorKind::NotFound,
-        "look for NVIDIA's compiler, NVRTC",
-        why,
-    )
-    .next_step(format!(
-        "install the CUDA toolkit or `pip install nvidia-cuda-nvrtc`, or name its folder in {FIRST}"
-    ))
+pub(crate) fn no_compiler(vendor: &Vendor) -> Error {
+    let Part {
+        what,
+        files,
+        install,
+    } = vendor.compiler;
+    let names = files[..2].join(" or ");
+    let why = format!("there is no {names}: {}", search(vendor));
+    let doing = format!("look for the compiler {what}");
+    let variable = vendor.variable;
+    Error::new(ErrorKind::NotFound, doing, why)
+        .next_step(format!("{install}, or name its folder in {variable}"))
 }
 
 /// The libraries of products that are there, in the order of the search: their functions, or what is wrong with them.
 pub(crate) fn blas_libraries() -> impl Iterator<Item = (PathBuf, Result<Blas, String>)> {
     let there = |(path, loaded): &(PathBuf, Result<Blas, String>)| loaded.is_ok() || path.is_file();
-    let candidates = search().candidates(BLAS).into_iter();
+    let candidates = search(&NVIDIA).candidates(BLAS).into_iter();
     candidates
         .map(|path| (path.clone(), load_blas(&path)))
         .filter(there)
@@ -97,28 +101,29 @@ pub(crate) fn blas_libraries() -> impl Iterator<Item = (PathBuf, Result<Blas, St
 
 /// That there is no library of products.
 pub(crate) fn no_blas() -> Error {
-    let why = format!("there is no {}: {}", BLAS.join(" or "), search());
+    let why = format!("there is no {}: {}", BLAS.join(" or "), search(&NVIDIA));
     Error::new(
         ErrorKind::NotFound,
         "look for NVIDIA's library of products, cuBLASLt",
         why,
     )
     .next_step(format!(
-        "install the CUDA toolkit or `pip install nvidia-cublas`, or name its folder in {FIRST}"
+        "install the CUDA toolkit or `pip install nvidia-cublas`, or name its folder in {}",
+        NVIDIA.variable
     ))
 }
 
 fn load_blas(path: &Path) -> Result<Blas, String> {
-    Blas::new(load(path)?).map_err(|name| format!("it has no {name}"))
+    Blas::new(&NVIDIA, load(path)?).map_err(lacks)
 }
 
-fn load_compiler(path: &Path) -> Result<Compiler, String> {
+fn load_compiler(vendor: &'static Vendor, path: &Path) -> Result<Compiler, String> {
     load_beside(path, &["libnvrtc-builtins.so"]);
-    Compiler::new(load(path)?).map_err(|name| format!("it has no {name}"))
+    Compiler::new(vendor, load(path)?).map_err(lacks)
 }
 
 /// Where toolkits, conda and Python's wheels put libraries.
-fn folders() -> Vec<PathBuf> {
+pub(crate) fn folders() -> Vec<PathBuf> {
     folders_of(&|name| {
         let value = std::env::var_os(name).filter(|value| !value.is_empty());
         value.map(PathBuf::from)

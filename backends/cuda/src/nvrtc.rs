@@ -10,6 +10,7 @@ use hal::{Error, ErrorKind, Result};
 
 use crate::libraries::{compilers, no_compiler};
 use crate::symbols::Compiler;
+use crate::vendor::{NVIDIA, Vendor};
 
 /// NVIDIA's compiler, which needs neither a device nor its driver.
 #[derive(Debug)]
@@ -28,9 +29,15 @@ impl Nvrtc {
     /// # Errors
     /// `NotFound` when there is no compiler, or none that fits; the message says why each does not.
     pub fn find(chip: i32, driver_version: i32) -> Result<Self> {
+        Self::find_of(&NVIDIA, chip, driver_version)
+    }
+
+    /// As [`Self::find`], of another vendor.
+    pub(crate) fn find_of(vendor: &'static Vendor, chip: i32, driver_version: i32) -> Result<Self> {
+        let newest = (vendor.version)(driver_version);
         let mut refused = Vec::new();
         let mut older: Option<Self> = None;
-        for (path, api) in compilers() {
+        for (path, api) in compilers(vendor) {
             let name = path.display().to_string();
             let found = match Self::describe(path, api) {
                 Ok(found) => found,
@@ -41,15 +48,17 @@ impl Nvrtc {
             };
             let (major, minor) = found.version;
             let oldest = found.chips.iter().min().copied().unwrap_or(0);
-            if major > driver_version / 1000 {
+            if major > newest.0 && !vendor.takes_newer_compilers {
                 refused.push(format!(
-                    "{name} {major}.{minor} makes code that the driver, of CUDA {}.{}, is too old for",
-                    driver_version / 1000,
-                    driver_version % 1000 / 10
+                    "{name} {major}.{minor} makes code that the driver, of {} {}.{}, is too old for",
+                    vendor.title,
+                    newest.0,
+                    newest.1
                 ));
             } else if chip < oldest {
                 refused.push(format!(
-                    "{name} {major}.{minor} knows sm_{oldest} and newer only"
+                    "{name} {major}.{minor} knows {}{oldest} and newer only",
+                    vendor.chip
                 ));
             } else if found.chips.contains(&chip) {
                 return Ok(found);
@@ -64,10 +73,11 @@ impl Nvrtc {
             return Ok(older);
         }
         if refused.is_empty() {
-            return Err(no_compiler());
+            return Err(no_compiler(vendor));
         }
-        let doing = format!("look for a compiler for sm_{chip}");
+        let doing = format!("look for a compiler for {}{chip}", vendor.chip);
         let next = match chip {
+            _ if !vendor.own_kernels => vendor.compiler.install,
             ..75 => "chips before sm_75 need NVRTC 12: `pip install nvidia-cuda-nvrtc-cu12`",
             _ => "update the driver, or `pip install nvidia-cuda-nvrtc-cu12`",
         };
@@ -77,7 +87,7 @@ impl Nvrtc {
     /// The compilers of this machine that answer, in the order of the search: one of each version.
     pub fn all() -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
-        for (path, api) in compilers() {
+        for (path, api) in compilers(&NVIDIA) {
             let found = Self::describe(path, api).ok();
             let new = |found: &Self| all.iter().all(|known| known.version != found.version);
             all.extend(found.filter(new));
@@ -98,11 +108,16 @@ impl Nvrtc {
         let (mut major, mut minor, mut count) = (0, 0, 0);
         // SAFETY: both numbers outlive the call.
         check(unsafe { (api.nvrtcVersion)(&mut major, &mut minor) })?;
-        // SAFETY: the number outlives the call.
-        check(unsafe { (api.nvrtcGetNumSupportedArchs)(&mut count) })?;
-        let mut chips = vec![0; usize::try_from(count).unwrap_or(0)];
-        // SAFETY: there is room for as many as it says.
-        check(unsafe { (api.nvrtcGetSupportedArchs)(chips.as_mut_ptr()) })?;
+        let mut chips = Vec::new();
+        if let (Some(how_many), Some(which)) =
+            (api.nvrtcGetNumSupportedArchs, api.nvrtcGetSupportedArchs)
+        {
+            // SAFETY: the number outlives the call.
+            check(unsafe { how_many(&mut count) })?;
+            chips.resize(usize::try_from(count).unwrap_or(0), 0);
+            // SAFETY: there is room for as many as it says.
+            check(unsafe { which(chips.as_mut_ptr()) })?;
+        }
         Ok(Self {
             api,
             path,
@@ -129,14 +144,7 @@ impl Nvrtc {
     /// What to compile for, so that `chip` can run it: `sm_86`; `sm_90a` where chips have what no later one has;
     /// `compute_90` when this compiler is older than the chip.
     pub fn target(&self, chip: i32) -> String {
-        match chip {
-            _ if !self.chips.contains(&chip) => {
-                let newest = self.chips.iter().filter(|&&known| known <= chip).max();
-                format!("compute_{}", newest.unwrap_or(&chip))
-            }
-            90 | 100 | 103 => format!("sm_{chip}a"),
-            _ => format!("sm_{chip}"),
-        }
+        (self.api.vendor.target)(&self.chips, chip)
     }
 
     /// Compiles `source` with these macros defined for `target`, with further `options`.
@@ -150,9 +158,9 @@ impl Nvrtc {
         target: &str,
         options: &[&str],
     ) -> Result<Compilation> {
-        let mut all = vec![format!("--gpu-architecture={target}"), "--std=c++17".into()];
+        let mut all = (self.api.vendor.options)(target);
         all.extend(options.iter().map(|option| option.to_string()));
-        let cubin = target.starts_with("sm_");
+        let cubin = target.starts_with(self.api.vendor.chip);
         compile(&Target { nvrtc: self, cubin }, source, target, all, defines)
     }
 }
@@ -175,7 +183,7 @@ impl Rtc for Target<'_> {
 
     fn name(&self) -> String {
         let (major, minor) = self.nvrtc.version;
-        format!("NVRTC {major}.{minor}")
+        format!("{} {major}.{minor}", self.nvrtc.api.vendor.compiler.what)
     }
     fn describe(&self, code: Code) -> String {
         self.nvrtc.api.describe(code)

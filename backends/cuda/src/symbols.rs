@@ -6,7 +6,7 @@
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_uint, c_ulonglong, c_void};
 use std::mem::ManuallyDrop;
 
-use backend_runtime::Code;
+use backend_runtime::{Code, symbols};
 use cudarc::cublaslt::sys as blas;
 use cudarc::cublaslt::sys::{
     cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
@@ -24,39 +24,64 @@ use cudarc::nvrtc::sys as compiler;
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use libloading::Library;
 
+use crate::vendor::Vendor;
+
+/// CUDA's function `name` in the vendor's library.
+///
+/// # Errors
+/// The vendor's name of it, when the library has none.
+///
+/// # Safety
+/// `F` is a pointer to functions of its type, and the library is not unloaded.
+unsafe fn find<F: Copy>(vendor: &Vendor, library: &Library, name: &str) -> Result<F, String> {
+    let names = (vendor.symbols)(name);
+    let found = names.iter().find_map(|name| {
+        // SAFETY: the caller's promise.
+        unsafe { symbols::symbol(&[library], name) }
+    });
+    found.ok_or_else(|| names.into_iter().next().unwrap_or_default())
+}
+
 /// A table of functions: the struct, its constructor, and the comparison with the bindings.
 macro_rules! table {
     (
         $(#[$doc:meta])* $table:ident, $bindings:ident, $result:ty,
         { $($name:ident($($argument:ty),*);)* }
+        optional { $($maybe:ident($($maybe_argument:ty),*);)* }
         others { $($other:ident($($other_argument:ty),*) -> $returns:ty;)* }
     ) => {
         $(#[$doc])*
         #[expect(non_snake_case, reason = "the vendor's names")]
         pub(crate) struct $table {
             $(pub(crate) $name: unsafe extern "C" fn($($argument),*) -> Code,)*
+            $(pub(crate) $maybe: Option<unsafe extern "C" fn($($maybe_argument),*) -> Code>,)*
             $(pub(crate) $other: unsafe extern "C" fn($($other_argument),*) -> $returns,)*
+            pub(crate) vendor: &'static Vendor,
             /// Never unloaded: drivers keep threads of their own.
             _library: ManuallyDrop<Library>,
         }
 
         impl $table {
-            /// The functions of `library`.
+            /// The functions of `library`, under the vendor's names.
             ///
             /// # Errors
             /// The name of one that it does not have.
-            pub(crate) fn new(library: Library) -> Result<Self, &'static str> {
+            pub(crate) fn new(vendor: &'static Vendor, library: Library) -> Result<Self, String> {
                 Ok(Self {
                     // SAFETY: the prototypes are those of the vendor's headers.
-                    $($name: *unsafe { library.get(stringify!($name)) }.map_err(|_| stringify!($name))?,)*
+                    $($name: unsafe { find(vendor, &library, stringify!($name)) }?,)*
                     // SAFETY: as above.
-                    $($other: *unsafe { library.get(stringify!($other)) }.map_err(|_| stringify!($other))?,)*
+                    $($maybe: unsafe { find(vendor, &library, stringify!($maybe)) }.ok(),)*
+                    // SAFETY: as above.
+                    $($other: unsafe { find(vendor, &library, stringify!($other)) }?,)*
+                    vendor,
                     _library: ManuallyDrop::new(library),
                 })
             }
         }
 
         $(const _: unsafe fn($($argument),*) -> $result = $bindings::$name;)*
+        $(const _: unsafe fn($($maybe_argument),*) -> $result = $bindings::$maybe;)*
     };
 }
 
@@ -110,6 +135,7 @@ table! {
         CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream,
         *mut *mut c_void, *mut *mut c_void
     );
+    } optional {
     cuLaunchKernelEx(*const CUlaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void);
     } others {
     cuGetErrorName(Code, *mut *const c_char) -> Code;
@@ -123,8 +149,6 @@ table! {
     /// The compiler's library, NVRTC. 12.0 has all of these.
     Compiler, compiler, nvrtcResult, {
     nvrtcVersion(*mut c_int, *mut c_int);
-    nvrtcGetNumSupportedArchs(*mut c_int);
-    nvrtcGetSupportedArchs(*mut c_int);
     nvrtcCreateProgram(
         *mut nvrtcProgram, *const c_char, *const c_char, c_int,
         *const *const c_char, *const *const c_char
@@ -137,6 +161,9 @@ table! {
     nvrtcGetCUBIN(nvrtcProgram, *mut c_char);
     nvrtcGetPTXSize(nvrtcProgram, *mut usize);
     nvrtcGetPTX(nvrtcProgram, *mut c_char);
+    } optional {
+    nvrtcGetNumSupportedArchs(*mut c_int);
+    nvrtcGetSupportedArchs(*mut c_int);
     } others {
     nvrtcGetErrorString(Code) -> *const c_char;
     }
@@ -172,6 +199,7 @@ table! {
         *mut c_void, cublasLtMatrixLayout_t, *const cublasLtMatmulAlgo_t, *mut c_void, usize,
         cudaStream_t
     );
+    } optional {
     } others {
     cublasLtGetVersion() -> usize;
     cublasLtGetCudartVersion() -> usize;
@@ -227,7 +255,7 @@ macro_rules! hide {
     ($($type:ty),*) => {$(
         impl std::fmt::Debug for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(stringify!($type))
+                write!(f, "{} of {}", stringify!($type), self.vendor.title)
             }
         }
     )*};

@@ -1,7 +1,16 @@
 // The functions of libcuda and libnvrtc that the back end calls, over the stand-in of `backend_emulator`.
 //
 // STAND_IN_DRIVER: the driver's version (13000); STAND_IN_NVRTC: the compiler's (13000); STAND_IN_CHIP: the compute capability
-// (90); STAND_IN_DEVICES: how many there are (1); STAND_IN_POOLS: 0 without stream-ordered memory.
+// (90); STAND_IN_DEVICES: how many there are (1); STAND_IN_POOLS: 0 without stream-ordered memory; STAND_IN_WAVE: what the device
+// says of its waves (32).
+//
+// A vendor of the same calls puts its names, and how its compiler's options look, before this text.
+
+#ifndef STAND_IN_NAME
+#define STAND_IN_NAME "emulated NVIDIA device"
+#define STAND_IN_TARGETS {"--gpu-architecture=sm_", "--gpu-architecture=compute_"}
+#define STAND_IN_LANGUAGE "--std=c++17"
+#endif
 
 #define CALL_MEMORY_INFO cuMemGetInfo_v2
 #define CALL_POOL cuDeviceGetDefaultMemPool
@@ -75,7 +84,7 @@ EXPORT int cuDeviceGet(int *device, int n) {
 }
 EXPORT int cuDeviceGetName(char *name, int bytes, int) {
     ENTER;
-    snprintf(name, bytes, "emulated NVIDIA device (stand-in %s)", STAND_IN_DIGEST);
+    snprintf(name, bytes, STAND_IN_NAME " (stand-in %s)", STAND_IN_DIGEST);
     return 0;
 }
 EXPORT int cuDeviceTotalMem_v2(size_t *bytes, int) {
@@ -89,7 +98,7 @@ EXPORT int cuDeviceGetAttribute(int *value, int which, int) {
     switch (which) {
     case 1: *value = 1024; return 0;
     case 8: *value = 48 << 10; return 0;
-    case 10: *value = 32; return 0;
+    case 10: *value = setting("STAND_IN_WAVE", 32); return 0;
     case 16: *value = 4; return 0;
     case 75: *value = chip / 10; return 0;
     case 76: *value = chip % 10; return 0;
@@ -160,10 +169,12 @@ EXPORT int nvrtcGetCUBINSize(void *program, size_t *bytes);
 EXPORT int nvrtcGetCUBIN(void *program, char *image);
 EXPORT int nvrtcGetPTXSize(void *program, size_t *bytes) { return nvrtcGetCUBINSize(program, bytes); }
 EXPORT int nvrtcGetPTX(void *program, char *text) { return nvrtcGetCUBIN(program, text); }
-static const char LANGUAGE[] = "--std=c++17";
+static const char LANGUAGE[] = STAND_IN_LANGUAGE;
 static bool is_target(const std::string &option) {
-    const std::string arch = "--gpu-architecture=";
-    return option.rfind(arch + "sm_", 0) == 0 || option.rfind(arch + "compute_", 0) == 0;
+    for (const char *begin : STAND_IN_TARGETS) {
+        if (option.rfind(begin, 0) == 0) return true;
+    }
+    return false;
 }
 
 // CUlaunchConfig and CUlaunchAttribute, of which 6 is programmatic stream serialization: here, work is done in order anyway.

@@ -20,7 +20,7 @@ const SMALL: Cut = Cut {
 fn products_in_many_pieces_are_right() {
     let name = "own::slabs::tests::products_in_many_pieces_are_right";
     common::emulated(name, &[], |stand_in| {
-        let (driver, capability) = crate::driver("cuda:0").unwrap();
+        let (driver, capability) = crate::NVIDIA.open_driver("cuda:0").unwrap();
         let accelerator = backend_simt::open_with_own(driver, Options::default(), |chip, ops| {
             put_cut(chip, ops, capability, OnDevice::library(chip), false, SMALL);
         });
