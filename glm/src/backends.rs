@@ -13,6 +13,8 @@ use crate::speed::OwnLimits;
 use backend_cuda::Libraries as VendorLibraries;
 #[cfg(all(feature = "hip", not(feature = "cuda")))]
 use backend_hip::Libraries as VendorLibraries;
+#[cfg(all(feature = "musa", not(any(feature = "cuda", feature = "hip"))))]
+use backend_musa::Libraries as VendorLibraries;
 
 /// Told of each kernel program that a device had to compile: its spec, how long that took, and the folder where the
 /// program is kept for the next start, if it is.
@@ -37,6 +39,8 @@ pub const NAMES: &[&str] = &[
     "cuda",
     #[cfg(feature = "hip")]
     "hip",
+    #[cfg(feature = "musa")]
+    "musa",
     #[cfg(feature = "opencl")]
     "opencl",
     #[cfg(feature = "emulator")]
@@ -51,8 +55,8 @@ pub const NAMES: &[&str] = &[
 #[cfg(feature = "cpu")]
 const LIMIT_SECONDS: f64 = 0.4;
 
-/// Opens the device that `spec` names: `cpu`; `ascend:0`; `cuda:0`; `hip:0`; `opencl:0`, or `opencl:` and the numbers of platform
-/// and device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
+/// Opens the device that `spec` names: `cpu`; `ascend:0`; `cuda:0`; `hip:0`; `musa:0`; `opencl:0`, or `opencl:` and the numbers of
+/// platform and device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
 /// `wgpu:` and which adapter.
 ///
 /// # Errors
@@ -74,6 +78,10 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
         #[cfg(feature = "hip")]
         _ if spec == "hip" || spec.starts_with("hip:") => {
             backend_hip::open_with(spec, portable(options))
+        }
+        #[cfg(feature = "musa")]
+        _ if spec == "musa" || spec.starts_with("musa:") => {
+            backend_musa::open_with(spec, portable(options))
         }
         #[cfg(feature = "opencl")]
         _ if spec == "opencl" || spec.starts_with("opencl:") => {
@@ -159,7 +167,12 @@ pub fn tune(
     products: &[Matmul],
     time: Duration,
 ) -> Result<Vec<Tuned>> {
-    #[cfg(any(feature = "cuda", feature = "hip", feature = "opencl"))]
+    #[cfg(any(
+        feature = "cuda",
+        feature = "hip",
+        feature = "musa",
+        feature = "opencl"
+    ))]
     {
         let (back_end, tuning) = (
             spec.split(':').next(),
@@ -173,13 +186,20 @@ pub fn tune(
             Some("cuda") => backend_cuda::tune(spec, portable(options), products, &tuning)?,
             #[cfg(feature = "hip")]
             Some("hip") => backend_hip::tune(spec, portable(options), products, &tuning)?,
+            #[cfg(feature = "musa")]
+            Some("musa") => backend_musa::tune(spec, portable(options), products, &tuning)?,
             #[cfg(feature = "opencl")]
             Some("opencl") => backend_opencl::tune(spec, portable(options), products, &tuning)?,
             _ => return nothing_to_choose(spec),
         };
         Ok(tuned.into_iter().map(Tuned::from).collect())
     }
-    #[cfg(not(any(feature = "cuda", feature = "hip", feature = "opencl")))]
+    #[cfg(not(any(
+        feature = "cuda",
+        feature = "hip",
+        feature = "musa",
+        feature = "opencl"
+    )))]
     {
         let _ = (options, products, time);
         nothing_to_choose(spec)
@@ -189,13 +209,19 @@ pub fn tune(
 fn nothing_to_choose(spec: &str) -> Result<Vec<Tuned>> {
     let doing = format!("tune device '{spec}'");
     Err(
-        Error::unsupported(doing, "its kernels have nothing to choose")
-            .next_step("name a device that `glm devices` lists as cuda:N, hip:N or opencl:N"),
+        Error::unsupported(doing, "its kernels have nothing to choose").next_step(
+            "name a device that `glm devices` lists as cuda:N, hip:N, musa:N or opencl:N",
+        ),
     )
 }
 
 /// Options of the back ends that compile the portable kernels.
-#[cfg(any(feature = "cuda", feature = "hip", feature = "opencl"))]
+#[cfg(any(
+    feature = "cuda",
+    feature = "hip",
+    feature = "musa",
+    feature = "opencl"
+))]
 fn portable(options: &Options) -> backend_simt::Options {
     backend_simt::Options {
         on_compile: options.on_compile,
@@ -203,7 +229,12 @@ fn portable(options: &Options) -> backend_simt::Options {
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "hip", feature = "opencl"))]
+#[cfg(any(
+    feature = "cuda",
+    feature = "hip",
+    feature = "musa",
+    feature = "opencl"
+))]
 impl From<backend_simt::Tuned> for Tuned {
     fn from(tuned: backend_simt::Tuned) -> Self {
         let times = tuned.times.into_iter().map(|time| Times {
@@ -276,7 +307,12 @@ fn planner(name: &str) -> Option<(String, Accelerator)> {
 
 #[cfg(all(
     feature = "emulator",
-    any(feature = "cuda", feature = "hip", feature = "opencl")
+    any(
+        feature = "cuda",
+        feature = "hip",
+        feature = "musa",
+        feature = "opencl"
+    )
 ))]
 fn limits_for_planning(wave: usize) -> backend_simt::Limits {
     backend_simt::Limits {
@@ -306,15 +342,33 @@ pub struct Library {
 /// The libraries of the back end `name`, in the order of the search; none for back ends that do not tell.
 pub fn libraries(name: &str) -> Vec<Library> {
     match name {
+        #[cfg(feature = "ascend")]
+        "ascend" => {
+            let part = |path: &Path| match path.file_name().and_then(|name| name.to_str()) {
+                Some("libascendcl.so") => "runtime",
+                Some("libnnopbase.so") => "base of operators",
+                _ => "operators",
+            };
+            let places = backend_ascend::libraries().places.into_iter();
+            let of = |place: backend_ascend::Place| Library {
+                part: part(&place.path),
+                path: place.path,
+                problem: place.problem,
+                variable: "GLM_ASCEND_LIBRARIES",
+            };
+            places.map(of).collect()
+        }
         #[cfg(feature = "cuda")]
         "cuda" => listed(backend_cuda::libraries(), "GLM_CUDA_LIBRARIES"),
         #[cfg(feature = "hip")]
         "hip" => listed(backend_hip::libraries(), "GLM_HIP_LIBRARIES"),
+        #[cfg(feature = "musa")]
+        "musa" => listed(backend_musa::libraries(), "GLM_MUSA_LIBRARIES"),
         _ => Vec::new(),
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "hip"))]
+#[cfg(any(feature = "cuda", feature = "hip", feature = "musa"))]
 fn listed(found: VendorLibraries, variable: &'static str) -> Vec<Library> {
     let parts = [
         ("driver", found.driver),
@@ -385,6 +439,8 @@ fn specs(name: &str) -> Vec<(String, Result<()>)> {
         "cuda" => backend_cuda::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "hip")]
         "hip" => backend_hip::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
+        #[cfg(feature = "musa")]
+        "musa" => backend_musa::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "opencl")]
         "opencl" => backend_opencl::devices().map(|all| all.into_iter().map(|d| d.spec).collect()),
         #[cfg(feature = "wgpu")]

@@ -146,6 +146,31 @@ fn answers_through_hips_calls_as_on_the_cpu() {
     });
 }
 
+/// Through CUDA's calls under other names, over the stand-in for these: emulated.
+#[cfg(feature = "musa")]
+#[test]
+fn answers_through_musas_calls_as_on_the_cpu() {
+    let moore_threads = backend_emulator::stand_in::Vendor {
+        exports: concat!(
+            include_str!("../../backends/musa/tests/stand_in/musa.h"),
+            include_str!("../../backends/cuda/tests/stand_in/cuda.h")
+        ),
+        files: &["libmusa.so.1", "libmtrtc.so.5"],
+        variable: "GLM_MUSA_LIBRARIES",
+    };
+    let name = "answers_through_musas_calls_as_on_the_cpu";
+    let s4000 = [("STAND_IN_CHIP", "22"), ("STAND_IN_WAVE", "128")];
+    moore_threads.emulated(name, &s4000, &[], |stand_in| {
+        let context = open("musa:0").unwrap();
+        assert!(context.device().info().name.contains("emulated"));
+        answers_so("musa:0", &context, &[], &wanted());
+        let calls = stand_in.calls();
+        assert!(calls.iter().any(|call| call == "muGraphLaunch"));
+        drop(context);
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
 /// Through an operator library's calls, over the stand-in for it: emulated.
 #[cfg(feature = "ascend")]
 #[test]

@@ -1,4 +1,4 @@
-// One dialect for OpenCL C 1.2, CUDA C (NVRTC), HIP (hiprtc) and C++ on the host.
+// One dialect for OpenCL C 1.2, CUDA C (NVRTC, and MUSA's MTRTC), HIP (hiprtc) and C++ on the host.
 //
 // Rules that keep one text compilable by all of them: no includes, no templates, no generic address space (pointers to
 // local memory are marked LOCAL_PTR), local arrays only at the top of a kernel, 64-bit numbers are i64, memory comes as
@@ -9,7 +9,7 @@
 #define DIALECT_OPENCL
 #elif defined(__HIPCC__) || defined(__HIPCC_RTC__) || defined(__HIP__)
 #define DIALECT_HIP
-#elif defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#elif defined(__CUDACC__) || defined(__CUDACC_RTC__) || defined(__MUSACC__) || defined(__MUSACC_RTC__) || defined(__MUSA__)
 #define DIALECT_CUDA
 #else
 #define DIALECT_HOST

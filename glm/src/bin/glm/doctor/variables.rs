@@ -19,6 +19,7 @@ const VISIBLE: &[&str] = &[
     "HIP_VISIBLE_DEVICES",
     "GPU_DEVICE_ORDINAL",
     ASCEND,
+    "MUSA_VISIBLE_DEVICES",
     "MTHREADS_VISIBLE_DEVICES",
 ];
 
@@ -49,7 +50,13 @@ const CHOOSING: &[&str] = &[
 ];
 
 /// Lists of paths of ours, which must exist.
-const PATHS: &[&str] = &["GLM_CUDA_LIBRARIES", "GLM_HIP_LIBRARIES", "GLM_PLUGINS"];
+const PATHS: &[&str] = &[
+    "GLM_ASCEND_LIBRARIES",
+    "GLM_CUDA_LIBRARIES",
+    "GLM_HIP_LIBRARIES",
+    "GLM_MUSA_LIBRARIES",
+    "GLM_PLUGINS",
+];
 
 pub(super) fn check() -> Vec<Finding> {
     // Without what nobody set; values that are no text are shown as well as may be.

@@ -1,0 +1,64 @@
+// MUSA's names over the stand-in for CUDA's libraries, which follows this text: the functions of libmusa and libmtrtc that the back
+// end calls. STAND_IN_CHIP 22 is mp_22. What MTRTC has no name for keeps CUDA's, where nobody looks for it.
+
+#define STAND_IN_NAME "emulated Moore Threads device"
+#define STAND_IN_TARGETS {"--offload-arch=mp_"}
+#define STAND_IN_LANGUAGE "-std=c++17"
+
+#define cuCtxSetCurrent muCtxSetCurrent
+#define cuCtxSynchronize muCtxSynchronize
+#define cuDeviceCanAccessPeer muDeviceCanAccessPeer
+#define cuDeviceGet muDeviceGet
+#define cuDeviceGetAttribute muDeviceGetAttribute
+#define cuDeviceGetCount muDeviceGetCount
+#define cuDeviceGetDefaultMemPool muDeviceGetDefaultMemPool
+#define cuDeviceGetName muDeviceGetName
+#define cuDevicePrimaryCtxRelease_v2 muDevicePrimaryCtxRelease_v2
+#define cuDevicePrimaryCtxRetain muDevicePrimaryCtxRetain
+#define cuDeviceTotalMem_v2 muDeviceTotalMem_v2
+#define cuDriverGetVersion muDriverGetVersion
+#define cuEventCreate muEventCreate
+#define cuEventDestroy_v2 muEventDestroy_v2
+#define cuEventElapsedTime muEventElapsedTime
+#define cuEventRecord muEventRecord
+#define cuEventSynchronize muEventSynchronize
+#define cuFuncGetAttribute muFuncGetAttribute
+#define cuFuncSetAttribute muFuncSetAttribute
+#define cuGetErrorName muGetErrorName
+#define cuGetErrorString muGetErrorString
+#define cuGraphDestroy muGraphDestroy
+#define cuGraphExecDestroy muGraphExecDestroy
+#define cuGraphInstantiateWithFlags muGraphInstantiateWithFlags
+#define cuGraphLaunch muGraphLaunch
+#define cuInit muInit
+#define cuLaunchKernel muLaunchKernel
+#define cuLaunchKernelEx muLaunchKernelEx
+#define cuMemAllocAsync muMemAllocAsync
+#define cuMemAlloc_v2 muMemAlloc_v2
+#define cuMemFreeAsync muMemFreeAsync
+#define cuMemFreeHost muMemFreeHost
+#define cuMemFree_v2 muMemFree_v2
+#define cuMemGetInfo_v2 muMemGetInfo_v2
+#define cuMemHostAlloc muMemHostAlloc
+#define cuMemPoolSetAttribute muMemPoolSetAttribute
+#define cuMemPoolTrimTo muMemPoolTrimTo
+#define cuMemcpyDtoHAsync_v2 muMemcpyDtoHAsync_v2
+#define cuMemcpyHtoDAsync_v2 muMemcpyHtoDAsync_v2
+#define cuModuleGetFunction muModuleGetFunction
+#define cuModuleLoadData muModuleLoadData
+#define cuModuleUnload muModuleUnload
+#define cuStreamBeginCapture_v2 muStreamBeginCapture_v2
+#define cuStreamCreate muStreamCreate
+#define cuStreamDestroy_v2 muStreamDestroy_v2
+#define cuStreamEndCapture muStreamEndCapture
+#define cuStreamSynchronize muStreamSynchronize
+#define cuStreamWaitEvent muStreamWaitEvent
+#define nvrtcCompileProgram mtrtcCompileProgram
+#define nvrtcCreateProgram mtrtcCreateProgram
+#define nvrtcDestroyProgram mtrtcDestroyProgram
+#define nvrtcGetCUBIN mtrtcGetFatBin
+#define nvrtcGetCUBINSize mtrtcGetFatBinSize
+#define nvrtcGetErrorString mtrtcGetErrorString
+#define nvrtcGetProgramLog mtrtcGetProgramLog
+#define nvrtcGetProgramLogSize mtrtcGetProgramLogSize
+#define nvrtcVersion mtrtcVersion
