@@ -179,6 +179,30 @@ fn the_language_is_that_of_the_flag_or_the_locale() {
     assert!(last(&["errors"], &all).contains("a bug"));
 }
 
+/// What a back end says of itself is in Chinese too, but for details, which are its own and the vendor's.
+#[test]
+fn errors_of_back_ends_have_their_class_and_advice_in_chinese() {
+    let zh = |device: &str| doctor(&["--device", device, "--lang", "zh"], &[]).0;
+    let is_chinese = |c: char| ('\u{4e00}'..='\u{9fff}').contains(&c);
+    let mut seen = 0;
+    for device in ["cuda:99", "toaster"] {
+        for finding in zh(device) {
+            let code = finding["code"].as_str().unwrap();
+            if !["GLM-D020", "GLM-D023", "GLM-D026", "GLM-D030"].contains(&code) {
+                continue;
+            }
+            seen += 1;
+            let [what, next] = ["what", "next"].map(|key| finding[key].as_str().unwrap());
+            assert!(next.contains(is_chinese), "{finding}");
+            // The class of the error, with the details in brackets after it.
+            let class = what.split('（').next().unwrap();
+            let class = class.rsplit('：').next().unwrap();
+            assert!(class.contains(is_chinese), "{finding}");
+        }
+    }
+    assert!(seen > 1);
+}
+
 #[test]
 fn codes_are_listed_and_explained_in_both_languages() {
     let list = glm(&["errors", "--json", "--lang", "en"], &[]);

@@ -19,6 +19,8 @@ fn glm(args: &[&str]) -> Output {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GLM_")) {
         command.env_remove(name);
     }
+    // The tester's own language may be another.
+    command.env("GLM_LANG", "en");
     command.args(args).output().unwrap()
 }
 
@@ -90,6 +92,27 @@ fn the_model_inside_fits_and_text_says_so() {
     }
 }
 
+/// The same figures in both languages, and no English word but those that name something.
+#[test]
+fn text_is_chinese_where_that_is_asked_for() {
+    let output = glm(&["plan", "--shape", "tiny", "--lang", "zh"]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}");
+    for words in ["模型     tiny", "类型     激活", "放得下", "组合 0，缺少 0"] {
+        assert!(text.contains(words), "{text}");
+    }
+    for words in ["weights", "memory", "types", "ops ", "native", "FITS"] {
+        assert!(!text.contains(words), "{words}: {text}");
+    }
+    let en = glm(&["plan", "--shape", "tiny", "--lang", "en"]);
+    let bytes = |text: &str| {
+        let line = text.lines().nth(2).unwrap_or_default();
+        let figures = line.chars().filter(|c| c.is_ascii_digit() || *c == '.');
+        figures.collect::<String>()
+    };
+    assert_eq!(bytes(text), bytes(stdout(&en)));
+}
+
 #[cfg(feature = "emulator")]
 #[test]
 fn what_does_not_fit_exits_with_5_and_says_what_would() {
@@ -107,6 +130,8 @@ fn what_does_not_fit_exits_with_5_and_says_what_would() {
         assert_eq!(proposed["needed_bytes"], proposal["needed_bytes"]);
     }
     let none = ["--shape", "glm-130b", "--device", "emulator:mem1m"];
+    let zh = glm(&[&["plan", "--lang", "zh"], &none[..]].concat());
+    assert!(stdout(&zh).contains("放不下") && stdout(&zh).contains("换一个设备"));
     let output = glm(&[&["plan"], &none[..]].concat());
     assert_eq!(output.status.code(), Some(5));
     let text = stdout(&output);

@@ -2,6 +2,7 @@
 //!
 //! Codes are part of the interface: a code keeps its meaning, and the code of a meaning that is gone is not used again.
 
+mod advice;
 mod errors;
 mod findings;
 
@@ -130,6 +131,12 @@ impl Code {
     }
 }
 
+/// How to get a device of a back end, in Chinese.
+pub(crate) fn chinese_advice(back_end: &str) -> Option<&'static str> {
+    let mut all = advice::CHINESE.iter();
+    all.find_map(|(name, advice)| (*name == back_end).then_some(*advice))
+}
+
 const fn text(what: &'static str, cause: &'static str, next: &'static str) -> Text {
     Text { what, cause, next }
 }
@@ -185,11 +192,25 @@ mod tests {
                 assert_eq!(text.next.is_empty(), done, "{}", code.id);
             }
             assert!(zh.cause.contains('。'), "{}", code.id);
+            // Not the English text once more. Some are values alone.
+            for text in [zh.what, zh.cause, zh.next] {
+                let values_alone = fill(text, |_| Some(String::new()));
+                let is_chinese = |c| ('\u{4e00}'..='\u{9fff}').contains(&c);
+                let chinese = values_alone.is_empty() || text.contains(is_chinese);
+                assert!(chinese || values_alone == "=", "{}: {text}", code.id);
+            }
             assert!(
                 code.id.len() == 8 && code.id.starts_with("GLM-"),
                 "{}",
                 code.id
             );
+        }
+    }
+
+    #[test]
+    fn every_back_end_has_advice_in_chinese() {
+        for name in glm::backends::NAMES {
+            assert!(chinese_advice(name).is_some(), "{name}");
         }
     }
 

@@ -13,7 +13,7 @@ use ops::{Accelerator, Context, How};
 use serde_json::{Value, json};
 
 use crate::args::{Global, Plan, Precision};
-use crate::codes::Code;
+use crate::codes::{Code, Lang};
 use crate::failure::Failure;
 use crate::{compiling, load, output};
 
@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global, args: &Plan) -> Result<(), Failure> {
     if global.json {
         output::json(&document(&subject, &device, &types, &verdict))?;
     } else {
-        print(&subject, &device, &types, &verdict)?;
+        print(&subject, &device, &types, &verdict, global.lang())?;
     }
     match verdict.exit_code() {
         0 => Ok(()),
@@ -305,16 +305,18 @@ fn print(
     device: &Device,
     types: &[(DType, Option<Error>)],
     verdict: &Verdict,
+    lang: Lang,
 ) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let bytes = |n: usize| output::bytes(n as u64);
-    writeln!(
-        out,
-        "model    {} ({}) on {}",
-        subject.name,
-        subject.architecture.model_type,
-        device.spec()
-    )?;
+    let (model, kind) = (&subject.name, &subject.architecture.model_type);
+    let spec = device.spec();
+    // Heads are nine columns wide; a Chinese character takes two.
+    let next = lang.choose("next     ", "建议     ");
+    match lang {
+        Lang::En => writeln!(out, "model    {model} ({kind}) on {spec}")?,
+        Lang::Zh => writeln!(out, "模型     {model}（{kind}），设备 {spec}")?,
+    }
     if let Verdict::Planned {
         preview,
         fits,
@@ -322,31 +324,49 @@ fn print(
     } = verdict
     {
         let formats: Vec<String> = preview.weights.iter().map(|w| w.to_string()).collect();
-        writeln!(
-            out,
-            "types    activations {}, weights {}, KV cache {}",
-            preview.dtype,
-            formats.join(" and "),
-            preview.kv
-        )?;
+        let formats = formats.join(lang.choose(" and ", " 与 "));
+        let (dtype, kv) = (preview.dtype, preview.kv);
+        match lang {
+            Lang::En => writeln!(
+                out,
+                "types    activations {dtype}, weights {formats}, KV cache {kv}"
+            )?,
+            Lang::Zh => writeln!(out, "类型     激活 {dtype}，权重 {formats}，KV 缓存 {kv}")?,
+        }
         let footprint = &preview.footprint;
-        let parts = [footprint.weights, footprint.cache, footprint.buffers].map(bytes);
-        writeln!(
-            out,
-            "memory   weights {} + KV cache {} ({} tokens) + buffers {}",
-            parts[0], parts[1], preview.cache_tokens, parts[2],
-        )?;
+        let [weights, cache, buffers] =
+            [footprint.weights, footprint.cache, footprint.buffers].map(bytes);
+        let tokens = preview.cache_tokens;
+        match lang {
+            Lang::En => writeln!(
+                out,
+                "memory   weights {weights} + KV cache {cache} ({tokens} tokens) + buffers {buffers}"
+            )?,
+            Lang::Zh => writeln!(
+                out,
+                "内存     权重 {weights} + KV 缓存 {cache}（{tokens} 个词元）+ 缓冲区 {buffers}"
+            )?,
+        }
         let needed = bytes(preview.needed_bytes);
         match (device.memory, fits) {
             (Some(memory), Some(fits)) => {
-                let word = if *fits { "FITS" } else { "DOES NOT FIT" };
                 let free = bytes(memory.free_bytes);
-                writeln!(out, "         {needed} of {free} free: {word}")?;
+                let word = match fits {
+                    true => lang.choose("FITS", "放得下"),
+                    false => lang.choose("DOES NOT FIT", "放不下"),
+                };
+                match lang {
+                    Lang::En => writeln!(out, "         {needed} of {free} free: {word}")?,
+                    Lang::Zh => writeln!(out, "         需要 {needed}，空闲 {free}：{word}")?,
+                }
             }
-            _ => writeln!(
-                out,
-                "         {needed}; the device does not tell what is free"
-            )?,
+            _ => match lang {
+                Lang::En => writeln!(
+                    out,
+                    "         {needed}; the device does not tell what is free"
+                )?,
+                Lang::Zh => writeln!(out, "         需要 {needed}；设备没有报告空闲内存")?,
+            },
         }
         let of = |word: &str| {
             preview
@@ -355,40 +375,62 @@ fn print(
                 .filter(|op| how(op) == word)
                 .count()
         };
-        writeln!(
-            out,
-            "ops      {} of {} native, {} composed, {} missing",
-            of("native"),
-            preview.operations.len(),
-            of("composed"),
-            of("missing")
-        )?;
+        let all = preview.operations.len();
+        let [native, composed, missing] = ["native", "composed", "missing"].map(of);
+        match lang {
+            Lang::En => writeln!(
+                out,
+                "ops      {native} of {all} native, {composed} composed, {missing} missing"
+            )?,
+            Lang::Zh => writeln!(
+                out,
+                "算子     共 {all} 个：原生 {native}，组合 {composed}，缺少 {missing}"
+            )?,
+        }
         for op in preview.operations.iter().filter(|op| op.how != How::Native) {
-            writeln!(out, "         {}: {}", how(op), op.spec)?;
+            let word = match op.how {
+                How::Composed => lang.choose("composed", "组合"),
+                _ => lang.choose("missing", "缺少"),
+            };
+            writeln!(out, "         {word}: {}", op.spec)?;
         }
         if lacking(preview).next().is_some() {
-            writeln!(out, "next     choose another --dtype or --device")?;
+            let text = lang.choose(
+                "choose another --dtype or --device",
+                "换一个 --dtype 或 --device",
+            );
+            writeln!(out, "{next}{text}")?;
         }
         for (flags, needed) in instead {
-            writeln!(out, "next     {flags}: {}", bytes(*needed))?;
+            writeln!(out, "{next}{flags}: {}", bytes(*needed))?;
         }
         if *fits == Some(false) && instead.is_empty() {
-            writeln!(
-                out,
-                "next     choose another device: no smaller --context or --dtype fits"
-            )?;
+            let text = lang.choose(
+                "choose another device: no smaller --context or --dtype fits",
+                "换一个设备：更小的 --context 或 --dtype 也放不下",
+            );
+            writeln!(out, "{next}{text}")?;
         }
     }
     for (dtype, refused) in types {
-        if let Some(e) = refused {
-            let next = e.next().unwrap_or_default();
-            writeln!(out, "refused  --dtype {dtype}: {} ({next})", e.detail())?;
+        let Some(e) = refused else { continue };
+        match lang {
+            Lang::En => {
+                let next = e.next().unwrap_or_default();
+                writeln!(out, "refused  --dtype {dtype}: {} ({next})", e.detail())?;
+            }
+            // The one reason for which a type is refused.
+            Lang::Zh => writeln!(
+                out,
+                "拒绝     --dtype {dtype}：该模型的激活值在 {dtype} 下会溢出成为 NaN（请选 bf16 或 f32）"
+            )?,
         }
     }
     if let Verdict::Refused(e) = verdict
         && let Some(code) = Code::of_kind(e.kind())
     {
-        writeln!(out, "more     glm errors {}", code.id)?;
+        let more = lang.choose("more     ", "详情     ");
+        writeln!(out, "{more}glm errors {}", code.id)?;
     }
     Ok(())
 }

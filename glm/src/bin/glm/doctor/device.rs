@@ -8,7 +8,9 @@ use ops::reference::Tensor;
 use ops::{Accelerator, ArgList, Binary, Context, Elementwise, HostWeight, Matmul, Op, Plan, Role};
 
 use super::Finding;
+use super::finding::ERROR;
 use crate::args::Global;
+use crate::codes::Code;
 use crate::{load, output};
 
 /// What can be known of the back end `name`.
@@ -77,14 +79,18 @@ fn unopened(name: &str, spec: String, error: &Error) -> Finding {
     }
 }
 
-/// The values `why` and `advice` of an error.
-fn why(error: &Error) -> [(&'static str, String); 2] {
+/// The values `why` and `advice` of an error, and its class.
+fn why(error: &Error) -> [(&'static str, String); 3] {
     let advice = error
         .next()
         .unwrap_or("`glm devices` lists what can be opened");
     [
         ("why", format!("{}: {}", error.doing(), error.detail())),
         ("advice", advice.to_owned()),
+        (
+            ERROR,
+            Code::of_kind(error.kind()).map_or("", |c| c.id).into(),
+        ),
     ]
 }
 
