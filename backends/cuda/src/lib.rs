@@ -45,7 +45,6 @@ pub use backend_simt::{Limits, Options, Tuned, Tuning};
 pub use find::Found;
 pub use libraries::libraries;
 pub use nvrtc::Nvrtc;
-pub use own::library::{Library, Product, Shape, Types};
 pub use own::put_own;
 pub use vendor::{Part, Vendor};
 

@@ -19,12 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backend_runtime::{Code, Handle, Runtime, SUCCESS};
 use backend_simt::kit::{Call, Chip};
+use backend_simt::library::{Library, Product, Shape, Types};
 use cudarc::cublaslt::sys::{cublasLtHandle_t, cublasLtMatmulAlgo_t};
 use hal::{Error, ErrorKind, Result};
 
 use crate::device::Cuda;
 use crate::libraries::{blas_libraries, no_blas};
-use crate::own::library::{Library, Product, Shape, Types};
 use crate::symbols::Blas;
 
 use descriptors::{Found, Layout, Operation, Preference};

@@ -1,20 +1,18 @@
 //! Kernels of our own in place of the portable ones, for what they can and where the chip has what they need.
 
 mod attention;
-pub(crate) mod library;
 mod matmul;
 mod rows;
-pub(crate) mod slabs;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
 use backend_simt::SimtDriver;
-use backend_simt::kit::{Chip, Planned};
-use hal::{DType, View};
-use ops::{Attention, Matmul, Ops, Planner};
-
-use library::Library;
-use slabs::Cut;
+use backend_simt::kit::{Chip, first};
+use backend_simt::library::{Cut, Library};
+use hal::DType;
+use ops::{Attention, Matmul, Ops};
 
 /// Compute capability from which on matrix units take bf16, and copies to shared memory go on by themselves.
 const MATRIX_UNITS: i32 = 80;
@@ -80,22 +78,4 @@ fn x_is(dtype: DType) -> (&'static str, String) {
 /// compiler spills some to fit more groups.
 fn resident(groups: usize) -> (&'static str, String) {
     ("RESIDENT", groups.to_string())
-}
-
-/// Whether each row of 16-bit elements begins at a multiple of 16 bytes.
-fn is_aligned(view: &View<'_>) -> bool {
-    view.offset_bytes().is_multiple_of(16) && view.strides()[0].is_multiple_of(8)
-}
-
-/// A planner that asks `plan`, then `other`.
-fn first<D: SimtDriver, O: 'static>(
-    chip: &Arc<Chip<D>>,
-    plan: impl Fn(&Arc<Chip<D>>, &O) -> Planned + Send + Sync + 'static,
-    other: Option<Arc<dyn Planner<O>>>,
-) -> Option<Arc<dyn Planner<O>>> {
-    let chip = Arc::clone(chip);
-    Some(Arc::new(move |op: &O| match plan(&chip, op)? {
-        None => other.as_ref().map_or(Ok(None), |other| other.plan(op)),
-        planned => Ok(planned),
-    }))
 }

@@ -9,12 +9,10 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use backend_cuda::{Library, Nvrtc, Product, Shape, Types, put_own};
-use backend_emulator::programs::{Program, Writer, programs};
+use backend_cuda::{Nvrtc, put_own};
+use backend_emulator::programs::{Paper, Program, programs};
 use backend_emulator::resources::{Resources, Use};
 use backend_simt::Limits;
-use backend_simt::kit::Call;
-use hal::{Error, Result};
 
 /// Chips, and how the compiler calls them: T4, A100, RTX 30, RTX 40 and L4, H100, B200, RTX 50.
 const CHIPS: [&str; 7] = [
@@ -32,25 +30,6 @@ const OWN: &str = "sm_80";
 
 /// The only one whose matrix units multiply from local memory.
 const HOPPER: &str = "sm_90a";
-
-/// A library of products, so that the kernels around one are asked for.
-#[derive(Clone, Copy)]
-struct Paper;
-
-impl Library<Writer> for Paper {
-    fn workspace_bytes(&self) -> usize {
-        0
-    }
-    fn product(&self, _: Types) -> Box<dyn Product<Writer>> {
-        Box::new(*self)
-    }
-}
-
-impl Product<Writer> for Paper {
-    fn multiply(&self, _: Call<'_, Writer>, _: &Shape, _: bool) -> Result<bool> {
-        Err(Error::unsupported("multiply on paper", "it only plans"))
-    }
-}
 
 /// All programs, each with the numbers of the chips that ask for it.
 fn all_programs() -> Vec<(Program, Range<usize>)> {

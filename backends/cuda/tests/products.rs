@@ -4,9 +4,9 @@
 mod common;
 
 use backend_emulator::stand_in::StandIn;
-use hal::{Buffer, DType, ErrorKind, Result, View, WeightFormat};
-use ops::reference::Tensor;
-use ops::{Accelerator, Context, HostWeight, Matmul, MatmulArgs, Op, Plan};
+use backend_emulator::stand_in::product::Product;
+use hal::{DType, ErrorKind, Result, View, WeightFormat};
+use ops::{Context, Matmul};
 
 use common::{emulated, emulated_without};
 
@@ -15,102 +15,9 @@ const MANY: usize = 130;
 
 const DENSE: WeightFormat = WeightFormat::Dense(DType::BF16);
 
-/// A product of small integers, which every type holds, and its operands on a device.
-struct Product {
-    accelerator: Accelerator,
-    plan: Plan<Matmul>,
-    want: Tensor,
-    weight: Buffer,
-    x: Buffer,
-    bias: Buffer,
-    out: Buffer,
-    workspace: Buffer,
-}
-
-impl Product {
-    fn new(weight: WeightFormat, bias: bool, m: usize) -> Result<Self> {
-        let accelerator = backend_cuda::open("cuda:0")?;
-        let op = Matmul {
-            bias,
-            out: DType::F32,
-            ..Matmul::new(40, 96, DType::BF16, weight)
-        };
-        let plan = Context::new(accelerator.clone()).plan(op.clone())?;
-        // The last column is as large as 8 bits hold, so that a scale is 1.
-        let number = |i: usize, columns: usize| match i % columns + 1 == columns {
-            true => 127.0,
-            false => (i * 7 % 11) as f64 - 5.0,
-        };
-        let numbers = |rows: usize, columns: usize| {
-            let all = (0..rows * columns).map(|i| number(i, columns));
-            Tensor::new(&[rows, columns], all.collect())
-        };
-        let (x, w) = (numbers(m, op.k), numbers(op.n, op.k));
-        let bias = numbers(1, op.n);
-        let mut inputs = vec![x.clone(), w.clone()];
-        inputs.extend(op.bias.then(|| bias.clone()));
-        let want = op.reference(&[&[m, op.n]], &inputs).swap_remove(0);
-        let bf16 = |t: &Tensor| -> Vec<u8> {
-            let numbers = t.data.iter().map(|&x| (x as f32).to_bits() >> 16);
-            numbers
-                .flat_map(|bits| (bits as u16).to_le_bytes())
-                .collect()
-        };
-        let host = HostWeight::new(DENSE, op.n, op.k, bf16(&w), Vec::new())?;
-        let device = &accelerator.device;
-        let mut stream = device.stream()?;
-        let mut upload = |bytes: &[u8]| -> Result<Buffer> {
-            let buffer = device.alloc(bytes.len())?;
-            stream.upload(&View::of_bytes(&buffer), bytes)?;
-            Ok(buffer)
-        };
-        let x = upload(&bf16(&x))?;
-        let floats = bias.data.iter().flat_map(|&x| (x as f32).to_le_bytes());
-        let bias = upload(&floats.collect::<Vec<_>>())?;
-        stream.synchronize()?;
-        let shapes: [&[usize]; 4] = [&[m, op.n], &[m, op.k], &[], &[op.n]];
-        Ok(Self {
-            weight: plan.pack(&host.convert(weight)?)?,
-            out: device.alloc(4 * m * op.n)?,
-            workspace: device.alloc(plan.workspace_bytes(&shapes))?,
-            x,
-            bias,
-            want,
-            plan,
-            accelerator,
-        })
-    }
-
-    fn queue(&self, stream: &mut dyn hal::Stream) -> Result<()> {
-        let [m, n] = [self.want.shape[0], self.want.shape[1]];
-        let k = self.plan.op().k;
-        let bias = View::new(&self.bias, DType::F32, &[n])?;
-        let args = MatmulArgs {
-            out: View::new(&self.out, DType::F32, &[m, n])?,
-            x: View::new(&self.x, DType::BF16, &[m, k])?,
-            weight: View::of_bytes(&self.weight),
-            bias: self.plan.op().bias.then_some(bias),
-            residual: None,
-        };
-        self.plan
-            .run(stream, args, &View::of_bytes(&self.workspace))
-    }
-
-    fn assert_right(&self, stream: &mut dyn hal::Stream) -> Result<()> {
-        let mut bytes = vec![0; self.out.bytes()];
-        stream.download(&mut bytes, &View::of_bytes(&self.out))?;
-        let got = bytes
-            .chunks(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()));
-        assert!(got.map(f64::from).eq(self.want.data.iter().copied()));
-        Ok(())
-    }
-
-    fn run(&self) -> Result<()> {
-        let mut stream = self.accelerator.device.stream()?;
-        self.queue(&mut *stream)?;
-        self.assert_right(&mut *stream)
-    }
+/// A product on the stand-in's device.
+fn made(weight: WeightFormat, bias: bool, m: usize) -> Result<Product> {
+    Product::new(backend_cuda::open("cuda:0")?, weight, bias, m)
 }
 
 /// Calls of the library since this was last asked.
@@ -128,7 +35,7 @@ fn a_shape_is_asked_for_once() {
             (DENSE, true),
             (WeightFormat::Int8Row, false),
         ] {
-            let product = Product::new(weight, bias, MANY).unwrap();
+            let product = made(weight, bias, MANY).unwrap();
             library_calls(&stand_in);
             product.run().unwrap();
             let asked = library_calls(&stand_in);
@@ -138,7 +45,7 @@ fn a_shape_is_asked_for_once() {
                 product.run().unwrap();
                 assert_eq!(library_calls(&stand_in), ["cublasLtMatmul"]);
             }
-            let few = Product::new(weight, bias, 3).unwrap();
+            let few = made(weight, bias, 3).unwrap();
             library_calls(&stand_in);
             few.run().unwrap();
             assert_eq!(library_calls(&stand_in), [""; 0]);
@@ -173,7 +80,7 @@ fn more_rows_never_need_less_workspace() {
 fn products_are_captured() {
     emulated("products_are_captured", &[], |stand_in| {
         for weight in [DENSE, WeightFormat::Int8Row] {
-            let product = Product::new(weight, true, MANY).unwrap();
+            let product = made(weight, true, MANY).unwrap();
             let mut stream = product.accelerator.device.stream().unwrap();
             stream.begin_capture().unwrap();
             // The first of its kind.
@@ -198,7 +105,7 @@ fn threads_share_a_product() {
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
-                    let product = Product::new(DENSE, true, 20).unwrap();
+                    let product = made(DENSE, true, 20).unwrap();
                     for _ in 0..8 {
                         product.run().unwrap();
                     }
@@ -212,7 +119,7 @@ fn threads_share_a_product() {
 #[test]
 fn a_failure_of_any_call_is_a_typed_error() {
     emulated("a_failure_of_any_call_is_a_typed_error", &[], |stand_in| {
-        let everything = || Product::new(DENSE, true, MANY)?.run();
+        let everything = || made(DENSE, true, MANY)?.run();
         everything().unwrap();
         stand_in.calls();
         everything().unwrap();
@@ -276,7 +183,7 @@ fn goes_without(says: &str) {
     assert!(info.detail.contains(says), "{}", info.detail);
     assert!(!info.numerics.rounds_weights);
     for weight in [DENSE, WeightFormat::Int8Row] {
-        Product::new(weight, true, MANY).unwrap().run().unwrap();
+        made(weight, true, MANY).unwrap().run().unwrap();
     }
 }
 

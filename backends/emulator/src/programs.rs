@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backend_simt::kit::Chip;
+use backend_simt::kit::{Call, Chip};
+use backend_simt::library::{Library, Product, Shape, Types};
 use backend_simt::{Argument, Compiled, Facts, Limits, Options, SimtDriver, Source};
 use conformance::{Conformance, for_each_op};
 use hal::{DType, Error, Numerics, Result};
@@ -99,6 +100,25 @@ impl SimtDriver for Writer {
         none()
     }
     fn elapsed(&self, (): &(), (): &()) -> Result<Option<Duration>> {
+        none()
+    }
+}
+
+/// A library of products of the [`Writer`], so that the kernels around one are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Paper;
+
+impl Library<Writer> for Paper {
+    fn workspace_bytes(&self) -> usize {
+        0
+    }
+    fn product(&self, _: Types) -> Box<dyn Product<Writer>> {
+        Box::new(*self)
+    }
+}
+
+impl Product<Writer> for Paper {
+    fn multiply(&self, _: Call<'_, Writer>, _: &Shape, _: bool) -> Result<bool> {
         none()
     }
 }

@@ -5,6 +5,7 @@
 //! of as many work-items as the vendor's. Work waits until somebody needs it, so that missing order shows; every call is
 //! counted and can be made to fail.
 
+pub mod product;
 pub mod promises;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,8 +21,9 @@ use crate::simt::{Compiler, SHIM};
 
 const CORE: &str = include_str!("simt/stand_in.h");
 const CALLS: &str = include_str!("simt/calls.h");
+const PRODUCTS: &str = include_str!("simt/products.h");
 
-/// Compiles a stand-in of what `exports` and `simt/calls.h` define, without the functions `hidden`. The folder that holds it
+/// Compiles a stand-in of what `exports`, which may use `simt/products.h`, and `simt/calls.h` define, without the functions `hidden`. The folder that holds it
 /// under each of `files` that is not `hidden`.
 ///
 /// # Errors
@@ -38,8 +40,9 @@ fn build(exports: &str, hidden: &[&str], files: &[&str]) -> Result<PathBuf> {
         text.push_str(&format!("#define {name} hidden_{name}\n"));
     }
     text.push_str(&core);
+    text.push_str(PRODUCTS);
     // Devices say which stand-in they are, so that nothing is kept from one to the next.
-    let digest = compiler.digest(&format!("{core}{exports}{CALLS}"));
+    let digest = compiler.digest(&format!("{core}{PRODUCTS}{exports}{CALLS}"));
     text.push_str(&format!(
         "#define STAND_IN_DIGEST \"{}\"\n{exports}\n{CALLS}",
         &digest[..12]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use hal::{Buffer, DType, Error, Result, Stream, View};
-use ops::{HostWeight, Launch};
+use ops::{HostWeight, Launch, Planner};
 
 use crate::device::{Chip, SimtMemory, SimtStream};
 use crate::driver::{Argument, Arguments, SimtDriver, Source};
@@ -418,4 +418,77 @@ pub fn weighted_with<D: SimtDriver>(
         run,
         pack,
     })))
+}
+
+/// A launch where `run` did not queue the work and `other`, who packs the weights, does.
+struct Before<D: SimtDriver, W, F> {
+    chip: Arc<Chip<D>>,
+    other: Arc<dyn Launch>,
+    workspace_bytes: W,
+    run: F,
+}
+
+impl<D, W, F> Launch for Before<D, W, F>
+where
+    D: SimtDriver,
+    W: Fn(&[&[usize]]) -> usize + Send + Sync,
+    F: Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<bool> + Send + Sync,
+{
+    fn workspace_bytes(&self, shapes: &[&[usize]]) -> usize {
+        (self.workspace_bytes)(shapes).max(self.other.workspace_bytes(shapes))
+    }
+
+    unsafe fn launch(
+        &self,
+        stream: &mut dyn Stream,
+        args: &[View<'_>],
+        workspace: &View<'_>,
+    ) -> Result<()> {
+        let mut queue = Queue {
+            chip: &self.chip,
+            queue: queue_of(&self.chip, stream)?,
+        };
+        match (self.run)(&mut queue, args, workspace)? {
+            true => Ok(()),
+            // SAFETY: the caller's promise; there is as much workspace as `other` needs.
+            false => unsafe { self.other.launch(stream, args, workspace) },
+        }
+    }
+
+    fn pack(&self, weight: &HostWeight<'_>) -> Result<Buffer> {
+        self.other.pack(weight)
+    }
+}
+
+/// A launch by `run`, which says whether it queued the work, before `other`, which does it else and packs the weights.
+pub fn before<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    other: Arc<dyn Launch>,
+    workspace_bytes: impl Fn(&[&[usize]]) -> usize + Send + Sync + 'static,
+    run: impl Fn(&mut Queue<'_, D>, &[View<'_>], &View<'_>) -> Result<bool> + Send + Sync + 'static,
+) -> Planned {
+    Ok(Some(Arc::new(Before {
+        chip: Arc::clone(chip),
+        other,
+        workspace_bytes,
+        run,
+    })))
+}
+
+/// Whether each row of 16-bit elements begins at a multiple of 16 bytes.
+pub fn is_aligned(view: &View<'_>) -> bool {
+    view.offset_bytes().is_multiple_of(16) && view.strides()[0].is_multiple_of(8)
+}
+
+/// A planner that asks `plan`, then `other`.
+pub fn first<D: SimtDriver, O: 'static>(
+    chip: &Arc<Chip<D>>,
+    plan: impl Fn(&Arc<Chip<D>>, &O) -> Planned + Send + Sync + 'static,
+    other: Option<Arc<dyn Planner<O>>>,
+) -> Option<Arc<dyn Planner<O>>> {
+    let chip = Arc::clone(chip);
+    Some(Arc::new(move |op: &O| match plan(&chip, op)? {
+        None => other.as_ref().map_or(Ok(None), |other| other.plan(op)),
+        planned => Ok(planned),
+    }))
 }

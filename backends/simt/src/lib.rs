@@ -21,6 +21,7 @@
 mod device;
 mod driver;
 mod launch;
+pub mod library;
 mod ops;
 mod program;
 mod tune;
@@ -76,8 +77,8 @@ pub mod kit {
     pub use crate::device::Chip;
     pub use crate::launch::code as type_code;
     pub use crate::launch::{
-        Call, DIALECT, Kernel, Planned, Queue, Wanted, memory_of, native, native_with, queue_of,
-        weighted_with,
+        Call, DIALECT, Kernel, Planned, Queue, Wanted, before, first, is_aligned, memory_of,
+        native, native_with, queue_of, weighted_with,
     };
     pub use crate::ops::activation_code;
     pub use crate::ops::attention::mask_code;
@@ -85,14 +86,18 @@ pub mod kit {
     pub use crate::ops::matmul::arguments as matmul_arguments;
     pub use crate::ops::norm::arguments as norm_arguments;
     pub use crate::ops::rope_kv_write::arguments as rope_kv_write_arguments;
-    pub use crate::ops::weight::{Layout, pack_rows};
+    pub use crate::ops::weight::{Layout, defines as weight_defines, pack_rows};
 
     /// A part of sources: activation functions.
     pub const ACTIVATE: &str = include_str!("../kernels/activate.h");
+    /// A part of sources, for CUDA, HIP and the host: eight elements of 16 bits at a time.
+    pub const EIGHT: &str = include_str!("../kernels/eight.h");
     /// A part of sources: sums over a group.
     pub const REDUCE: &str = include_str!("../kernels/reduce.h");
     /// A part of sources: tiles of attention's rows.
     pub const ATTENTION_TILES: &str = include_str!("../kernels/attention_tiles.h");
     /// A part of sources, after [`ACTIVATE`]: what a product does with a sum.
     pub const EPILOGUE: &str = include_str!("../kernels/epilogue.h");
+    /// A part of sources: weights as the portable kernels have them.
+    pub const WEIGHT: &str = include_str!("../kernels/weight.h");
 }

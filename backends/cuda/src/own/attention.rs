@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use backend_simt::kit::{
-    ATTENTION_TILES, Call, Chip, DIALECT, Kernel, Planned, Queue, mask_code, native_with,
+    ATTENTION_TILES, Call, Chip, DIALECT, EIGHT, Kernel, Planned, Queue, mask_code, native_with,
 };
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, Error, ErrorKind, Result, View};
@@ -62,7 +62,7 @@ const MANY: Source = Source {
     name: "cuda_attention_many",
     parts: &[
         DIALECT,
-        include_str!("../../kernels/eight.cuh"),
+        EIGHT,
         include_str!("../../kernels/mma.cuh"),
         ATTENTION_TILES,
         include_str!("../../kernels/attention.cuh"),
@@ -75,7 +75,7 @@ const FEW: Source = Source {
     name: "cuda_attention_few",
     parts: &[
         DIALECT,
-        include_str!("../../kernels/eight.cuh"),
+        EIGHT,
         include_str!("../../kernels/mma.cuh"),
         include_str!("../../kernels/attention.cuh"),
         include_str!("../../kernels/attention_few.cuh"),
@@ -87,7 +87,7 @@ const HOPPER_MANY: Source = Source {
     name: "cuda_attention_hopper",
     parts: &[
         DIALECT,
-        include_str!("../../kernels/eight.cuh"),
+        EIGHT,
         include_str!("../../kernels/mma.cuh"),
         include_str!("../../kernels/wgmma.cuh"),
         ATTENTION_TILES,

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use backend_simt::kit::{
-    ACTIVATE, Chip, DIALECT, EPILOGUE, Kernel, Layout, Planned, Wanted, matmul_arguments,
-    pack_rows, weighted_with,
+    ACTIVATE, Chip, DIALECT, EIGHT, EPILOGUE, Kernel, Layout, Planned, Wanted, is_aligned,
+    matmul_arguments, pack_rows, weighted_with,
 };
+use backend_simt::library::{Around, Cut, Library, Rows, Slabs};
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, Result, WeightFormat};
 use ops::Matmul;
 
-use super::library::Library;
-use super::slabs::{Cut, Slabs};
-use super::{is_aligned, resident, x_is};
+use super::{resident, x_is};
 
 /// A source of products.
 macro_rules! source {
@@ -21,7 +20,7 @@ macro_rules! source {
             name: concat!("cuda_", $name),
             parts: &[
                 DIALECT,
-                include_str!("../../kernels/eight.cuh"),
+                EIGHT,
                 include_str!("../../kernels/mma.cuh"),
                 ACTIVATE,
                 EPILOGUE,
@@ -34,9 +33,28 @@ macro_rules! source {
 }
 const FEW_SOURCE: Source = source!("matmul_few");
 const MANY_SOURCE: Source = source!("matmul_many");
+const DEQUANTISE: Source = Source {
+    name: "cuda_dequantise",
+    parts: &[
+        DIALECT,
+        EIGHT,
+        include_str!("../../kernels/mma.cuh"),
+        include_str!("../../kernels/weight.cuh"),
+        include_str!("../../kernels/dequantise.cuh"),
+    ],
+    begins_early: false,
+};
+
+/// Rows of `x` above which a library is faster, as measured on an H100.
+const LIBRARY_ROWS: Rows = Rows {
+    dense: 8,
+    dense_bytes: 48 << 20,
+    quantised: 64,
+    grouped: 48,
+};
 
 /// Rows of a packed weight begin at multiples of this many bytes, which the kernels take at a time.
-pub(super) const CHUNK_BYTES: usize = 64;
+const CHUNK_BYTES: usize = 64;
 
 /// Columns that a scale is of, or a multiple.
 const UNIT: usize = 32;
@@ -114,7 +132,7 @@ type Arrange = fn(&mut [u8]);
 
 /// How a weight is read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reading {
+struct Reading {
     /// As in weight.cuh.
     format: usize,
     scaled: usize,
@@ -163,7 +181,7 @@ impl Reading {
     }
 
     /// The definitions by which kernels know it.
-    pub(super) fn defines(&self, op: &Matmul) -> [(&'static str, String); 3] {
+    fn defines(&self, op: &Matmul) -> [(&'static str, String); 3] {
         [
             ("FORMAT", self.format.to_string()),
             ("SCALED", self.scaled.to_string()),
@@ -172,7 +190,7 @@ impl Reading {
     }
 
     /// Columns in [`CHUNK_BYTES`].
-    pub(super) fn columns(&self) -> usize {
+    fn columns(&self) -> usize {
         UNIT * self.units
     }
 }
@@ -331,7 +349,7 @@ pub(super) fn plan<D: SimtDriver>(
     }
     let kernels = Kernels::new(chip, op, reading)?;
     let slabs = match library {
-        Some(library) => Some(Slabs::new(chip, op, &reading, layout, library, cut)?),
+        Some(library) => Some(slabs(chip, op, reading, layout, library, cut)?),
         None => None,
     };
     let slabs = Arc::new(slabs);
@@ -372,6 +390,34 @@ pub(super) fn plan<D: SimtDriver>(
             }
         },
     )
+}
+
+/// Products by `library`.
+fn slabs<D: SimtDriver>(
+    chip: &Arc<Chip<D>>,
+    op: &Matmul,
+    reading: Reading,
+    layout: Layout,
+    library: &dyn Library<D>,
+    cut: Cut,
+) -> Result<Slabs<D>> {
+    let dequantise = match op.weight {
+        WeightFormat::Dense(_) => None,
+        _ => {
+            let mut defines = vec![("X", op.x.to_string()), x_is(op.x)];
+            defines.extend(reading.defines(op));
+            let group = Around::<D>::GROUP;
+            let kernel = chip.kernel(&DEQUANTISE, "dequantise", group, &defines)?;
+            Some((kernel, layout.row_bytes / 16))
+        }
+    };
+    let around = Around {
+        layout,
+        weight_stride: layout.row_bytes * reading.columns() / CHUNK_BYTES,
+        dequantise,
+        rows: LIBRARY_ROWS,
+    };
+    Slabs::new(chip, op, around, library, cut)
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use backend_simt::kit::{
-    ACTIVATE, Chip, DIALECT, Planned, REDUCE, activation_code, kv_write_arguments, native,
-    norm_arguments, rope_kv_write_arguments,
+    ACTIVATE, Chip, DIALECT, EIGHT, Planned, REDUCE, activation_code, is_aligned,
+    kv_write_arguments, native, norm_arguments, rope_kv_write_arguments,
 };
 use backend_simt::{SimtDriver, Source};
 use hal::{DType, View};
@@ -12,9 +12,7 @@ use ops::{
     AddLayerNorm, AddRmsNorm, Glu, KvWrite, LayerNorm, RmsNorm, Rope, RopeKvWrite, RopeLayout,
 };
 
-use super::{is_aligned, resident, x_is};
-
-const EIGHT: &str = include_str!("../../kernels/eight.cuh");
+use super::{resident, x_is};
 
 const NORM: Source = Source {
     name: "cuda_norm",

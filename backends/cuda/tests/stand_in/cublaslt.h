@@ -3,8 +3,6 @@
 // STAND_IN_BLAS: the version of CUDA that the library is of (13000). What NVIDIA's table of types has not, or no kernel is
 // there for, is not supported, as there: here, operands at odd elements. A kernel adds in the type of `out` if it is allowed to.
 
-#include <cmath>
-
 // The library's codes are its own; in a dead context it fails.
 #define ENTER_BLAS                               \
     ENTER_COMPILER;                              \
@@ -41,50 +39,8 @@ struct BlasFound {
     int reserved[4];
 };
 
-static int blas_bytes(int type) { return type == TYPE_F32 ? 4 : 2; }
-
-static double blas_load(int type, uint64_t base, uint64_t i) {
-    if (type == TYPE_F32) return ((const float *)base)[i];
-    const uint16_t half = ((const uint16_t *)base)[i];
-    if (type == TYPE_BF16) {
-        const uint32_t bits = (uint32_t)half << 16;
-        float x;
-        memcpy(&x, &bits, 4);
-        return x;
-    }
-    const int exponent = half >> 10 & 31, digits = half & 1023;
-    const double x = exponent == 31 ? (digits ? NAN : INFINITY) : exponent ? ldexp(1024 + digits, exponent - 25) : ldexp(digits, -24);
-    return half & 0x8000 ? -x : x;
-}
-
-// To the nearest, half to even, with `digits` bits after the first and exponents from `least` on.
-static double blas_round(double x, int digits, int least, double most) {
-    if (x == 0 || !std::isfinite(x)) return x;
-    const int exponent = std::max(ilogb(x), least);
-    const double rounded = ldexp(nearbyint(ldexp(x, digits - exponent)), exponent - digits);
-    return std::fabs(rounded) > most ? std::copysign(INFINITY, x) : rounded;
-}
-static double blas_as(int type, double x) {
-    if (type == TYPE_F16) return blas_round(x, 10, -14, 65504);
-    if (type == TYPE_BF16) return blas_round(x, 7, -126, 3.3895313892515355e38);
-    return (float)x;
-}
-static void blas_store(int type, uint64_t base, uint64_t i, double value) {
-    const double x = blas_as(type, value);
-    const float narrow = (float)x;
-    uint32_t bits;
-    memcpy(&bits, &narrow, 4);
-    if (type == TYPE_F32) ((float *)base)[i] = narrow;
-    else if (type == TYPE_BF16) ((uint16_t *)base)[i] = bits >> 16 | (std::isnan(x) ? 0x40 : 0);
-    else {
-        const uint16_t sign = bits >> 16 & 0x8000;
-        uint16_t rest;
-        if (std::isnan(x)) rest = 0x7e00;
-        else if (std::isinf(x)) rest = 0x7c00;
-        else if (std::fabs(x) < ldexp(1, -14)) rest = (uint16_t)ldexp(std::fabs(x), 24);
-        else rest = (uint16_t)(((bits >> 23 & 255) - 112) << 10 | (bits >> 13 & 1023));
-        ((uint16_t *)base)[i] = sign | rest;
-    }
+static stand_in::Element blas_element(int type) {
+    return type == TYPE_F32 ? stand_in::F32 : type == TYPE_F16 ? stand_in::F16 : stand_in::BF16;
 }
 
 // A number for the shapes, strides and types of a product.
@@ -220,26 +176,11 @@ EXPORT int cublasLtMatmul(void *handle, void *operation, const float *alpha, uin
     if (scratch % 256 || scratch_bytes < algorithm.scratch) return BLAS_INVALID;
     // In place, or apart.
     if (*beta != 0 && c == d && !(lc == ld)) return BLAS_INVALID;
-    const double times = *alpha, added = *beta;
-    stand_in::push_launch(of, [=] {
-        auto whole = [](const BlasLayout &l) { return ((l.columns - 1) * l.stride + l.rows) * blas_bytes(l.type); };
-        const char *who = "a product";
-        if (!stand_in::usable(a, whole(la), who) || !stand_in::usable(b, whole(lb), who) || !stand_in::usable(d, whole(ld), who)) return;
-        if (added != 0 && !stand_in::usable(c, whole(lc), who)) return;
-        if (!stand_in::usable(scratch, scratch_bytes, who)) return;
-        memset((void *)scratch, 0xee, scratch_bytes);
-        for (uint64_t m = 0; m < ld.columns; m++) {
-            for (uint64_t n = 0; n < ld.rows; n++) {
-                double sum = 0;
-                for (uint64_t k = 0; k < la.rows; k++) {
-                    sum += blas_load(la.type, a, n * la.stride + k) * blas_load(lb.type, b, m * lb.stride + k);
-                    if (algorithm.in_out_type) sum = blas_as(ld.type, sum);
-                }
-                double x = times * sum;
-                if (added != 0) x += added * blas_load(lc.type, c, m * lc.stride + n);
-                blas_store(ld.type, d, m * ld.stride + n, x);
-            }
-        }
-    });
+    auto matrix = [](uint64_t at, const BlasLayout &l) {
+        return stand_in::Matrix{blas_element(l.type), at, l.rows, l.columns, l.stride};
+    };
+    const stand_in::Product product = {matrix(a, la), matrix(b, lb), matrix(c, lc), matrix(d, ld), true, false,
+                                       algorithm.in_out_type != 0, *alpha, *beta, scratch, scratch_bytes};
+    stand_in::push_launch(of, [=] { product.run(); });
     return 0;
 }

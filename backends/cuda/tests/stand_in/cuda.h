@@ -170,7 +170,7 @@ EXPORT int nvrtcGetCUBIN(void *program, char *image);
 EXPORT int nvrtcGetPTXSize(void *program, size_t *bytes) { return nvrtcGetCUBINSize(program, bytes); }
 EXPORT int nvrtcGetPTX(void *program, char *text) { return nvrtcGetCUBIN(program, text); }
 static const char LANGUAGE[] = STAND_IN_LANGUAGE;
-static bool is_target(const std::string &option) {
+static bool is_target(const std::string &option, std::vector<std::string> &) {
     for (const char *begin : STAND_IN_TARGETS) {
         if (option.rfind(begin, 0) == 0) return true;
     }

@@ -1,6 +1,6 @@
 // The calls that vendors' runtimes have in common, under the names that a vendor's file defines before this one: CALL_STREAM is
-// its function that makes a stream. That file also says how the compiler's options look: is_target, LANGUAGE. A vendor without
-// these calls and kernels defines none.
+// its function that makes a stream. That file also says how the compiler's options look: LANGUAGE, and is_target, which may
+// define what the host is to know of the target. A vendor without these calls and kernels defines none.
 
 #ifdef CALL_STREAM
 
@@ -291,7 +291,7 @@ EXPORT int CALL_PROGRAM_COMPILE(void *program, int count, const char **options) 
     for (int i = 0; i < count; i++) {
         const std::string option = options[i];
         if (option.rfind("-D", 0) == 0) defines.push_back(option.substr(2));
-        else if (is_target(option)) chip = true;
+        else if (is_target(option, defines)) chip = true;
         else if (option != LANGUAGE) return 5;
     }
     if (!chip) return 5;

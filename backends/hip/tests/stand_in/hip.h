@@ -138,4 +138,16 @@ EXPORT int hiprtcVersion(int *major, int *minor) {
     return 0;
 }
 static const char LANGUAGE[] = "-std=c++17";
-static bool is_target(const std::string &option) { return option.rfind("--offload-arch=gfx", 0) == 0; }
+// Which dot and matrix instructions a chip has, as LLVM's tables say.
+static bool is_target(const std::string &option, std::vector<std::string> &defines) {
+    const std::string begin = "--offload-arch=";
+    if (option.rfind(begin + "gfx", 0) != 0) return false;
+    const std::string chip = option.substr(begin.size(), option.find(':') - begin.size());
+    const bool mi100 = chip == "gfx908", mi200 = chip == "gfx90a", mi300 = chip == "gfx942";
+    const bool dot = chip == "gfx906" || mi100 || mi200 || mi300 || chip == "gfx1100";
+    if (dot) defines.push_back("HOST_HAS_dot=1");
+    if (mi100 || mi200 || mi300) defines.push_back("HOST_HAS_mfma_f16=1");
+    if (mi100 || mi200) defines.push_back("HOST_HAS_mfma_bf16=1");
+    if (mi200 || mi300) defines.push_back("HOST_HAS_mfma_bf16_1k=1");
+    return true;
+}

@@ -61,7 +61,7 @@ impl Layout {
 }
 
 /// The kernels' names of a format; `None` when they do not know it.
-pub(super) fn defines(format: WeightFormat) -> Option<[(&'static str, String); 3]> {
+pub fn defines(format: WeightFormat) -> Option<[(&'static str, String); 3]> {
     let (number, scaled) = match format {
         WeightFormat::Dense(DType::F32) => (0, 0),
         WeightFormat::Dense(DType::F16) => (1, 0),

@@ -1,5 +1,5 @@
 // Eight elements of type X, f16 or bf16, at a time: the 16 bytes that a work-item loads and stores best. X_IS_bf16 is defined
-// for bf16.
+// for bf16. For CUDA, HIP and the host.
 
 // Kernels of sources that begin early: AWAIT_BEFORE, met by all work-items, returns when the work before is done; only what
 // no kernel writes, weights, may be read sooner. LET_NEXT_BEGIN lets the next such kernel begin, which waits likewise. Chips
@@ -26,8 +26,13 @@ FN uint4 load_16(const uchar *p) { return *(const uint4 *)p; }
 FN void store_16(uchar *p, uint4 v) { *(uint4 *)p = v; }
 
 // The f16 in the low half of a word.
-#ifdef DIALECT_HOST
+#if defined(DIALECT_HOST)
 FN float f16_low(uint v) { return f16_decode((ushort)v); }
+#elif defined(DIALECT_HIP)
+FN float f16_low(uint v) {
+    const ushort low = (ushort)v;
+    return (float)__builtin_bit_cast(_Float16, low);
+}
 #else
 FN float f16_low(uint v) {
     float x;
@@ -45,10 +50,15 @@ FN float unpack_low(uint v) { return f16_low(v); }
 FN float unpack_high(uint v) { return f16_low(v >> 16); }
 #endif
 
-#if defined(DIALECT_HOST) && defined(X_IS_bf16)
+#if !defined(DIALECT_CUDA) && defined(X_IS_bf16)
 FN uint pack_2(float low, float high) { return bf16_encode(low) | (uint)bf16_encode(high) << 16; }
 #elif defined(DIALECT_HOST)
 FN uint pack_2(float low, float high) { return f16_encode(low) | (uint)f16_encode(high) << 16; }
+#elif defined(DIALECT_HIP)
+FN uint pack_2(float low, float high) {
+    const _Float16 halves[2] = {(_Float16)low, (_Float16)high};
+    return __builtin_bit_cast(ushort, halves[0]) | (uint)__builtin_bit_cast(ushort, halves[1]) << 16;
+}
 #else
 #ifdef X_IS_bf16
 #define PACK "cvt.rn.bf16x2.f32 %0, %1, %2;"

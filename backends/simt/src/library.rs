@@ -1,8 +1,13 @@
-//! What a library of products looks like to the planners: no vendor's word, so that they also plan for devices without one.
+//! What a vendor's library of products looks like to the planners, who also plan for devices without one.
 
-use backend_simt::SimtDriver;
-use backend_simt::kit::Call;
+mod slabs;
+
 use hal::{DType, Result};
+
+use crate::driver::SimtDriver;
+use crate::launch::Call;
+
+pub use slabs::{Around, Cut, Rows, Slabs};
 
 /// A library of products on devices of one kind of driver.
 pub trait Library<D: SimtDriver>: Send + Sync {
@@ -16,7 +21,7 @@ pub trait Library<D: SimtDriver>: Send + Sync {
 /// The types of a product `out[m, n] = Σ_k x[m, k] · w[n, k] + residual[m, n]`, summed up in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Types {
-    /// Of `x` and the weight: f16 or bf16.
+    /// Of `x` and the weight.
     pub x: DType,
     /// Of `out` and the residual: that, or f32.
     pub out: DType,
@@ -41,7 +46,8 @@ pub struct Shape {
     pub residual_stride: Option<usize>,
 }
 
-/// Products of one library with the same types.
+/// Products of one library with the same types. One of them that says `true` for a piece of a product says so for the other
+/// pieces too.
 pub trait Product<D: SimtDriver>: Send + Sync {
     /// Queues one if `queues`. `call` has the memory of out, x, the weight, what is added (anything if nothing is) and a
     /// workspace; `out` overlaps none of them, but may be what is added. `false`: the library has no kernel for such a shape

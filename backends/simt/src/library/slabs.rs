@@ -4,42 +4,27 @@
 //!   that, as in the official code of ChatGLM; [`hal::Numerics::rounds_weights`] says so.
 //! - What the library does not do with a sum, a kernel does with sums in f32, which are scratch memory too.
 
-#[cfg(test)]
-mod tests;
-
 use std::ops::Range;
 use std::sync::Arc;
 
-use backend_simt::kit::{
-    ACTIVATE, Chip, DIALECT, Kernel, Layout, Queue, activation_code, type_code,
-};
-use backend_simt::{SimtDriver, Source};
-use hal::{DType, Result, View, WeightFormat};
+use hal::{DType, Result, View};
 use ops::Matmul;
 
-use super::library::{Library, Product, Shape, Types};
-use super::matmul::Reading;
-use super::{is_aligned, x_is};
+use crate::device::Chip;
+use crate::driver::{SimtDriver, Source};
+use crate::launch::{DIALECT, Kernel, Queue, code, is_aligned};
+use crate::ops::activation_code;
+use crate::ops::weight::Layout;
 
-const EIGHT: &str = include_str!("../../kernels/eight.cuh");
-const DEQUANTISE: Source = Source {
-    name: "cuda_dequantise",
-    parts: &[
-        DIALECT,
-        EIGHT,
-        include_str!("../../kernels/mma.cuh"),
-        include_str!("../../kernels/weight.cuh"),
-        include_str!("../../kernels/dequantise.cuh"),
-    ],
-    begins_early: false,
-};
+use super::{Library, Product, Shape, Types};
+
 const EPILOGUE: Source = Source {
-    name: "cuda_sums_epilogue",
+    name: "sums_epilogue",
     parts: &[
         DIALECT,
-        EIGHT,
-        ACTIVATE,
-        include_str!("../../kernels/sums_epilogue.cuh"),
+        include_str!("../../kernels/eight.h"),
+        include_str!("../../kernels/activate.h"),
+        include_str!("../../kernels/sums_epilogue.h"),
     ],
     begins_early: false,
 };
@@ -47,13 +32,37 @@ const EPILOGUE: Source = Source {
 /// Work-items of a group.
 const GROUP: usize = 256;
 
-/// Up to so many rows of `x`, own kernels are through with a dense weight of so many bytes before a library is.
-const DENSE_ROWS: usize = 8;
-const DENSE_BYTES: usize = 48 << 20;
-/// Rows above which a library multiplies quantised weights, which costs a pass over the weight more; of weights with scales of
-/// groups, for which own kernels are slower.
-const QUANTISED_ROWS: usize = 64;
-const GROUPED_ROWS: usize = 48;
+/// How many rows of `x` kernels are through with before a library is.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// With a dense weight.
+    pub dense: usize,
+    /// Bytes above which a dense weight goes by the library for any number of rows.
+    pub dense_bytes: usize,
+    /// With a quantised weight, which costs a pass over the weight more.
+    pub quantised: usize,
+    /// With a weight that has scales of groups.
+    pub grouped: usize,
+}
+
+/// What a planner has around a library's product.
+pub struct Around<D: SimtDriver> {
+    /// How the weight lies.
+    pub layout: Layout,
+    /// Elements from one row of the dense weight to the next.
+    pub weight_stride: usize,
+    /// Of a quantised weight: the kernel that brings rows of it to the type of `x`, with groups of [`Around::GROUP`], and the
+    /// work-items that a row takes. Its arguments: the dense rows, the packed weight; the first row, how many, bytes of a packed
+    /// row, where scales begin, columns.
+    pub dequantise: Option<(Kernel<D>, usize)>,
+    /// When it is the library's turn.
+    pub rows: Rows,
+}
+
+impl<D: SimtDriver> Around<D> {
+    /// Work-items of a group of the kernel that dequantises.
+    pub const GROUP: usize = GROUP;
+}
 
 /// Slabs are a multiple of so many rows, which is one of every tile.
 const TILE: usize = 128;
@@ -61,13 +70,13 @@ const TILE: usize = 128;
 /// Parts of the workspace begin at multiples of this.
 const ALIGN: usize = 256;
 
-/// Bytes of scratch memory, but for a slab of [`TILE`] rows that needs more.
+/// Bytes of scratch memory, but for a slab of 128 rows that needs more.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cut {
+pub struct Cut {
     /// For a slab of the weight.
-    pub(crate) weight_bytes: usize,
+    pub weight_bytes: usize,
     /// For sums.
-    pub(crate) sums_bytes: usize,
+    pub sums_bytes: usize,
 }
 
 impl Default for Cut {
@@ -98,18 +107,14 @@ fn steps(end: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// The kernels, and the library's product, of one specification.
-pub(super) struct Slabs<D: SimtDriver> {
+pub struct Slabs<D: SimtDriver> {
     op: Matmul,
-    layout: Layout,
+    around: Around<D>,
     cut: Cut,
     library_bytes: usize,
     product: Box<dyn Product<D>>,
-    /// Of a quantised weight.
-    dequantise: Option<Kernel<D>>,
     /// Where the library does not do all.
     epilogue: Option<Kernel<D>>,
-    /// Elements from one row of the dense weight to the next.
-    weight_stride: usize,
 }
 
 /// Where a launch has what in its workspace, in bytes: a slab of the weight comes first.
@@ -131,56 +136,58 @@ struct Piece {
 }
 
 impl<D: SimtDriver> Slabs<D> {
-    pub(super) fn new(
+    /// For `op`.
+    ///
+    /// # Errors
+    /// `CompileFailed` with the compiler's log.
+    pub fn new(
         chip: &Arc<Chip<D>>,
         op: &Matmul,
-        reading: &Reading,
-        layout: Layout,
+        around: Around<D>,
         library: &dyn Library<D>,
         cut: Cut,
     ) -> Result<Self> {
-        let quantised = !matches!(op.weight, WeightFormat::Dense(_));
-        let dequantise = match quantised {
-            true => {
-                let mut defines = vec![("X", op.x.to_string()), x_is(op.x)];
-                defines.extend(reading.defines(op));
-                Some(chip.kernel(&DEQUANTISE, "dequantise", GROUP, &defines)?)
-            }
-            false => None,
-        };
         let adds = op.bias || op.activation.is_some();
         let done = !adds && (op.out == op.x || (op.out == DType::F32 && !op.residual));
         let epilogue = match done {
             true => None,
             false => {
                 let act = activation_code(op.activation).to_string();
-                let defines = [("X", op.x.to_string()), x_is(op.x), ("ACT", act)];
+                let x_is = match op.x {
+                    DType::BF16 => "X_IS_bf16",
+                    DType::F32 => "X_IS_f32",
+                    _ => "X_IS_f16",
+                };
+                let defines = [("X", op.x.to_string()), (x_is, "1".into()), ("ACT", act)];
                 Some(chip.kernel(&EPILOGUE, "sums_epilogue", GROUP, &defines)?)
             }
         };
         let out = if done { op.out } else { DType::F32 };
         Ok(Self {
             op: op.clone(),
-            layout,
+            around,
             cut,
             library_bytes: library.workspace_bytes(),
             product: library.product(Types { x: op.x, out }),
-            weight_stride: layout.row_bytes * reading.columns() / super::matmul::CHUNK_BYTES,
-            dequantise,
             epilogue,
         })
     }
 
     /// Whether it is for `m` rows of `x`.
     fn takes(&self, m: usize) -> bool {
-        let bytes = self.op.n.saturating_mul(2 * self.weight_stride);
-        let few = match self.dequantise {
-            Some(_) if self.op.weight.group().is_some() => GROUPED_ROWS,
-            Some(_) => QUANTISED_ROWS,
-            None if bytes <= DENSE_BYTES => DENSE_ROWS,
+        let (rows, bytes) = (self.around.rows, self.op.n.saturating_mul(self.row_bytes()));
+        let few = match self.around.dequantise {
+            Some(_) if self.op.weight.group().is_some() => rows.grouped,
+            Some(_) => rows.quantised,
+            None if bytes <= rows.dense_bytes => rows.dense,
             None => 0,
         };
         m > few
+    }
+
+    /// Bytes from one row of the dense weight to the next.
+    fn row_bytes(&self) -> usize {
+        self.op.x.bytes() * self.around.weight_stride
     }
 
     /// Elements from one row of the sums to the next.
@@ -189,8 +196,8 @@ impl<D: SimtDriver> Slabs<D> {
     }
 
     fn areas(&self, m: usize) -> Areas {
-        let (n, weight_row) = (self.op.n, 2 * self.weight_stride);
-        let columns = match self.dequantise {
+        let (n, weight_row) = (self.op.n, self.row_bytes());
+        let columns = match self.around.dequantise {
             Some(_) => slab(n, weight_row, self.cut.weight_bytes),
             None => n,
         };
@@ -203,7 +210,7 @@ impl<D: SimtDriver> Slabs<D> {
             let bytes = if there { bytes } else { 0 };
             bytes.next_multiple_of(ALIGN)
         };
-        let sums_at = area(self.dequantise.is_some(), columns * weight_row);
+        let sums_at = area(self.around.dequantise.is_some(), columns * weight_row);
         let sums = |rows: usize| area(self.epilogue.is_some(), rows * sums_row);
         let library_at = sums_at + sums(rows);
         let room = m.min(most(sums_row, self.cut.sums_bytes));
@@ -215,16 +222,20 @@ impl<D: SimtDriver> Slabs<D> {
         }
     }
 
-    pub(super) fn workspace_bytes(&self, m: usize) -> usize {
+    /// Bytes of scratch memory for `m` rows of `x`; never less for more rows.
+    pub fn workspace_bytes(&self, m: usize) -> usize {
         match self.takes(m) {
-            // Never less for more rows, though they may be cut into smaller slabs.
+            // Though they may be cut into smaller slabs.
             true => self.areas(m).most + ALIGN,
             false => 0,
         }
     }
 
     /// Queues the product; `false`: it is for others, nothing in `out` was changed.
-    pub(super) fn run(
+    ///
+    /// # Errors
+    /// What the library and the driver report.
+    pub fn run(
         &self,
         queue: &mut Queue<'_, D>,
         args: &[View<'_>],
@@ -239,8 +250,8 @@ impl<D: SimtDriver> Slabs<D> {
         // All of it or nothing, because a piece of `out` may lie over the residual.
         for queues in [false, true] {
             for columns in steps(self.op.n, columns) {
-                if queues && let Some(kernel) = &self.dequantise {
-                    self.dequantise(queue, kernel, &columns, &args[2], workspace)?;
+                if queues {
+                    self.dequantise(queue, &columns, &args[2], workspace)?;
                 }
                 for rows in steps(m, rows) {
                     let columns = columns.clone();
@@ -260,22 +271,24 @@ impl<D: SimtDriver> Slabs<D> {
     fn dequantise(
         &self,
         queue: &mut Queue<'_, D>,
-        kernel: &Kernel<D>,
         columns: &Range<usize>,
         packed: &View<'_>,
         workspace: &View<'_>,
     ) -> Result<()> {
-        let pieces = columns.len() * (self.layout.row_bytes / 16);
+        let Some((kernel, each)) = &self.around.dequantise else {
+            return Ok(());
+        };
+        let (items, layout) = (columns.len() * each, self.around.layout);
         queue
             .call()
             .view_from(workspace, start(workspace))
             .view(packed)
             .long(columns.start)
             .long(columns.len())
-            .long(self.layout.row_bytes)
-            .long(self.layout.scales_at)
+            .long(layout.row_bytes)
+            .long(layout.scales_at)
             .long(self.op.k)
-            .run(kernel, [pieces.div_ceil(GROUP), 1, 1])
+            .run(kernel, [items.div_ceil(GROUP), 1, 1])
     }
 
     fn multiply(
@@ -299,7 +312,7 @@ impl<D: SimtDriver> Slabs<D> {
             None => (call.view_from(out, piece.at(out)), out.strides()[0]),
         };
         let call = call.view_from(x, piece.rows.start * x.strides()[0] * x.dtype().bytes());
-        let call = match self.dequantise {
+        let call = match self.around.dequantise {
             Some(_) => call.view_from(workspace, first),
             None => call.view(packed),
         };
@@ -313,7 +326,7 @@ impl<D: SimtDriver> Slabs<D> {
             k: self.op.k,
             out_stride,
             x_stride: x.strides()[0],
-            weight_stride: self.weight_stride,
+            weight_stride: self.around.weight_stride,
             residual_stride: residual.map(|residual| residual.strides()[0]),
         };
         let call = call.view_from(workspace, first + areas.library_at);
@@ -350,7 +363,7 @@ impl<D: SimtDriver> Slabs<D> {
             .long(self.sums_stride(columns))
             .long(out.strides()[0])
             .long(residual.strides()[0])
-            .int(type_code(self.op.out))
+            .int(code(self.op.out))
             .int(usize::from(self.op.bias))
             .int(usize::from(self.op.residual))
             .int(usize::from(aligned))
@@ -375,4 +388,27 @@ impl Piece {
 fn start(workspace: &View<'_>) -> usize {
     let at = workspace.offset_bytes();
     at.next_multiple_of(ALIGN) - at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_are_whole_tiles_as_equal_as_can_be_and_cover_all() {
+        const MIB: usize = 1 << 20;
+        for (rows, row_bytes, room, each) in [
+            (27392, 8192, 64 * MIB, 6912),
+            (4608, 8192, 64 * MIB, 4608),
+            (64, 8192, 64 * MIB, 64),
+            (1000, MIB, 1, 128),
+            (8192, 8192, 64 * MIB, 8192),
+            (8193, 8192, 64 * MIB, 4224),
+        ] {
+            assert_eq!(slab(rows, row_bytes, room), each, "{rows} {row_bytes}");
+            let covered: Vec<usize> = steps(rows, each).flatten().collect();
+            assert!(covered.into_iter().eq(0..rows));
+        }
+        assert_eq!(steps(0, 0).count(), 0);
+    }
 }
