@@ -40,6 +40,11 @@ impl Hip {
             target,
         }
     }
+
+    /// What it is compiled for.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
 }
 
 macro_rules! call {

@@ -11,6 +11,7 @@ use crate::device::Hip;
 use crate::failure::failure;
 use crate::hiprtc::Hiprtc;
 use crate::libraries;
+use crate::own;
 use crate::symbols::Driver;
 
 /// Most work-items of a group: DCUs refuse more where a kernel does not ask for them, and no kernel here needs more.
@@ -302,7 +303,13 @@ impl Found {
                 self.target
             )),
             native_floats: native_floats(&self.target),
-            numerics: Numerics::exact(),
+            numerics: Numerics {
+                flushes: match own::flushes(&self.target) {
+                    true => vec![DType::BF16],
+                    false => Vec::new(),
+                },
+                ..Numerics::exact()
+            },
         }
     }
 }

@@ -7,6 +7,8 @@
 //!   `.hyhal`; [`libraries`] says what was found.
 //! - The compiler, hiprtc, is inside of the runtime or beside it, and compiles for the architecture that the device names: there
 //!   is no list of chips.
+//! - Kernels of our own for dot products of two f16 and for matrix units serve where the compiler takes them for the chip
+//!   (`GLM_HIP_UNITS=0`: nowhere).
 //! - What a device allows is asked by attribute. The attributes have other numbers in DTK than in ROCm; those are taken under
 //!   which waves have 32 or 64 work-items. The architecture's name is found in the structure of properties of any release.
 //! - Groups have 256 work-items at most, and kernels say so to the compiler.
@@ -30,6 +32,7 @@ mod failure;
 mod find;
 mod hiprtc;
 mod libraries;
+mod own;
 mod symbols;
 
 use backend_runtime::{Runtime, spec};
@@ -41,6 +44,8 @@ pub use backend_simt::{Limits, Options, Tuned, Tuning};
 pub use find::Found;
 pub use hiprtc::Hiprtc;
 pub use libraries::libraries;
+pub use own::put_own;
+pub use own::units::Units;
 
 /// Opens the device that `spec` names: `hip` or `hip:0` (the runtime's first), `hip:1`, …
 ///
@@ -56,8 +61,21 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 /// # Errors
 /// Those of [`open`].
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
-    Ok(backend_simt::open_with(driver(spec)?, options))
+    let driver = driver(spec)?;
+    let target = driver.api().target().to_owned();
+    Ok(backend_simt::open_with_own(driver, options, |chip, ops| {
+        let asks = std::env::var(UNITS).map_or(true, |value| value != "0");
+        let units = move |chip: &_| match asks {
+            true => Units::of(chip),
+            false => Ok(Units::default()),
+        };
+        put_own(chip, ops, &target, units, None);
+    }))
 }
+
+/// `0` leaves dot and matrix units alone, and does not ask for them: a compiler that takes a kernel for a chip without them may end
+/// the process.
+const UNITS: &str = "GLM_HIP_UNITS";
 
 /// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.
 ///

@@ -5,15 +5,34 @@
 //! Without more, a program of each operation, because this compiler takes a second for each. `GLM_HIP_COMPILE=all`: all of them, and the table must be exactly what they use;
 //! `GLM_HIP_COMPILE=write` makes it so.
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use backend_emulator::programs::programs;
+use backend_emulator::programs::{Paper, Program, programs};
 use backend_emulator::resources::{Resources, Use};
-use backend_hip::{Hiprtc, Limits};
+use backend_hip::{Hiprtc, Limits, Units, put_own};
 use conformance::skip;
+use hal::ErrorKind;
 
 /// Radeon Instinct MI50 and Z100, MI100, MI200. Debian's compiler ends the process for chips that it does not know.
 const CHIPS: [&str; 3] = ["gfx906", "gfx908", "gfx90a"];
+
+/// What they have for our kernels.
+const UNITS: [Units; 3] = [
+    Units {
+        dot: true,
+        matrix_f16: false,
+        matrix_bf16: false,
+    },
+    ALL,
+    ALL,
+];
+const ALL: Units = Units {
+    dot: true,
+    matrix_f16: true,
+    matrix_bf16: true,
+};
 
 /// Scalar registers only, which are kept in lanes of vector registers, not in memory.
 const SPILLS: [(&str, &str, &str); 4] = [
@@ -25,12 +44,8 @@ const SPILLS: [(&str, &str, &str); 4] = [
 const SCALAR: &str = "22 scalar registers of attention, 284 of casts on gfx90a by this compiler: to be mended where \
                       the cost can be measured, on a chip";
 
-#[test]
-fn every_program_compiles_within_its_means() {
-    let hiprtc = match Hiprtc::find() {
-        Ok(hiprtc) => hiprtc,
-        Err(e) => return skip("hiprtc", e),
-    };
+/// All programs, each with the numbers of the chips that ask for it.
+fn all_programs() -> Vec<(Program, Range<usize>)> {
     let limits = Limits {
         max_group: 256,
         local_bytes: 64 << 10,
@@ -40,12 +55,59 @@ fn every_program_compiles_within_its_means() {
         parallelism: 60,
         wide_items: false,
     };
-    let programs = programs(limits, |_, _| {}).into_iter();
+    let mut all: Vec<(Program, Range<usize>)> = Vec::new();
+    for (number, (chip, units)) in CHIPS.into_iter().zip(UNITS).enumerate() {
+        let asked = programs(limits.clone(), |device, ops| {
+            put_own(device, ops, chip, move |_| Ok(units), Some(Arc::new(Paper)));
+        });
+        for program in asked {
+            match all.iter_mut().find(|(known, _)| *known == program) {
+                Some((_, chips)) => {
+                    assert_eq!(chips.end, number, "{program:?} is not of neighbours");
+                    chips.end += 1;
+                }
+                None => all.push((program, number..number + 1)),
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn units_are_found_by_compiling() {
+    let hiprtc = match Hiprtc::find() {
+        Ok(hiprtc) => hiprtc,
+        Err(e) => return skip("hiprtc", e),
+    };
+    // The last is RDNA 2.
+    let rdna = Units {
+        dot: true,
+        ..Units::default()
+    };
+    for (chip, units) in CHIPS.into_iter().zip(UNITS).chain([("gfx1030", rdna)]) {
+        let found = Units::ask(|source, defines| {
+            let group = ("GROUP", String::from("64"));
+            match hiprtc.compile(source, &[defines, &[group]].concat(), chip, &[]) {
+                Ok(_) => Ok(true),
+                Err(e) if e.kind() == ErrorKind::CompileFailed => Ok(false),
+                Err(e) => Err(e),
+            }
+        });
+        assert_eq!(found.unwrap(), units, "{chip}");
+    }
+}
+
+#[test]
+fn every_program_compiles_within_its_means() {
+    let hiprtc = match Hiprtc::find() {
+        Ok(hiprtc) => hiprtc,
+        Err(e) => return skip("hiprtc", e),
+    };
     let resources = Resources {
         chips: &CHIPS,
         some_chips: &CHIPS,
         some_programs: 1,
-        programs: programs.map(|program| (program, 0..CHIPS.len())).collect(),
+        programs: all_programs(),
         place: PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("resources.tsv"),
         columns: "vector registers, bytes of local memory and spilled registers",
         made_by: made_by(&hiprtc),

@@ -55,6 +55,59 @@ macro_rules! one_test_per_op {
 }
 for_each_op!(one_test_per_op);
 
+/// All products of a chip with units of its own: as functions of the host these are slow, but tested nowhere else.
+fn every_product(name: &str, chip: &str, has_dot: bool, has_matrices: bool) {
+    AMD.emulated(name, &[("STAND_IN_ARCH", chip)], &[], |stand_in| {
+        let report = Suite::new(open()).run_where::<ops::Matmul>(|case| case.op.x != DType::F32);
+        println!("{report}");
+        report.require_pass().unwrap();
+        let ran = stand_in.kernels();
+        for (kernel, goes) in [("matmul_dot", has_dot), ("matmul_mfma", has_matrices)] {
+            assert_eq!(ran.contains(kernel), goes, "{kernel} of {ran:?}");
+        }
+        assert_eq!(stand_in.live(), [""; 0]);
+    });
+}
+
+#[test]
+fn every_product_by_dot_units() {
+    let name = "every_product_by_dot_units";
+    every_product(name, "gfx906:sramecc+:xnack-", true, false);
+}
+
+#[test]
+fn every_product_by_dot_and_matrix_units() {
+    let name = "every_product_by_dot_and_matrix_units";
+    every_product(name, "gfx908", true, true);
+}
+
+#[test]
+fn every_product_by_matrix_units_that_flush_f16() {
+    let name = "every_product_by_matrix_units_that_flush_f16";
+    every_product(name, "gfx90a", false, true);
+}
+
+fn goes_by_portable_kernels(name: &str, settings: &[(&str, &str)]) {
+    AMD.emulated(name, settings, &[], |stand_in| {
+        let report = Suite::new(open()).run_small::<ops::Matmul>(CASES);
+        report.require_pass().unwrap();
+        let ran = stand_in.kernels();
+        assert!(!ran.contains("matmul_dot") && !ran.contains("matmul_mfma"));
+    });
+}
+
+#[test]
+fn units_can_be_left_alone() {
+    let settings = [("STAND_IN_ARCH", "gfx908"), ("GLM_HIP_UNITS", "0")];
+    goes_by_portable_kernels("units_can_be_left_alone", &settings);
+}
+
+#[test]
+fn a_chip_without_such_units_goes_by_portable_kernels() {
+    let name = "a_chip_without_such_units_goes_by_portable_kernels";
+    goes_by_portable_kernels(name, &[("STAND_IN_ARCH", "gfx936")]);
+}
+
 #[test]
 fn memory_and_streams_keep_their_promises() {
     let name = "memory_and_streams_keep_their_promises";

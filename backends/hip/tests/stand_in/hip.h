@@ -148,6 +148,7 @@ static bool is_target(const std::string &option, std::vector<std::string> &defin
     if (dot) defines.push_back("HOST_HAS_dot=1");
     if (mi100 || mi200 || mi300) defines.push_back("HOST_HAS_mfma_f16=1");
     if (mi100 || mi200) defines.push_back("HOST_HAS_mfma_bf16=1");
+    if (mi100) defines.push_back("__gfx908__=1");
     if (mi200 || mi300) defines.push_back("HOST_HAS_mfma_bf16_1k=1");
     return true;
 }
