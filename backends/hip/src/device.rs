@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use backend_runtime::{Api, Code, Handle, SUCCESS};
 use backend_simt::Source;
@@ -9,6 +10,7 @@ use hal::{Error, Result};
 
 use crate::failure::{NOT_SUPPORTED, failure, is_last};
 use crate::hiprtc::Hiprtc;
+use crate::rocblas::RocBlas;
 use crate::symbols::Driver;
 
 /// `hipEventDisableTiming`.
@@ -29,6 +31,8 @@ pub(crate) struct Hip {
     device: c_int,
     compiler: Hiprtc,
     target: String,
+    /// The library of products, where one was found.
+    blas: Option<Arc<RocBlas>>,
 }
 
 impl Hip {
@@ -38,12 +42,46 @@ impl Hip {
             device,
             compiler,
             target,
+            blas: None,
         }
+    }
+
+    /// Looks for the library of products, and has it from now on.
+    ///
+    /// # Errors
+    /// Those of [`RocBlas::find`], as the inner result: the device is of use without it. What the runtime reports.
+    pub(crate) fn find_blas(&mut self) -> Result<Result<String>> {
+        // SAFETY: the device was listed by the runtime.
+        let code = unsafe { self.set_current() };
+        if code != SUCCESS {
+            return Err(failure(&self.driver, "open a HIP device", code));
+        }
+        Ok(RocBlas::find(&self.driver, &self.target).map(|blas| {
+            let what = blas.describe();
+            self.blas = Some(Arc::new(blas));
+            what
+        }))
+    }
+
+    /// The library of products.
+    pub(crate) fn blas(&self) -> Option<&Arc<RocBlas>> {
+        self.blas.as_ref()
     }
 
     /// What it is compiled for.
     pub(crate) fn target(&self) -> &str {
         &self.target
+    }
+}
+
+impl Drop for Hip {
+    fn drop(&mut self) {
+        if let Some(blas) = self.blas.take() {
+            // What the library has is the current device's; nobody is left to hear of a failure.
+            // SAFETY: the device was listed by the runtime.
+            unsafe { self.set_current() };
+            drop(blas);
+        }
     }
 }
 

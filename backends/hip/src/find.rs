@@ -122,8 +122,15 @@ impl Started {
             pools: found.pools,
             captures: self.driver.graphs.is_some(),
         };
-        let facts = found.facts(&compiler, has);
-        let device = Hip::new(self.driver, found.device, compiler, found.target.clone());
+        let mut facts = found.facts(&compiler, has);
+        let mut device = Hip::new(self.driver, found.device, compiler, found.target.clone());
+        let blas = device.find_blas()?;
+        facts.numerics.rounds_weights = blas.is_ok();
+        let products = blas.unwrap_or_else(|e| {
+            let (doing, why) = (e.doing(), e.detail());
+            format!("products by own kernels only ({doing}: {why})")
+        });
+        facts.detail.push_str(&format!(", {products}"));
         Runtime::new(device, facts, found.limits.clone(), has)
     }
 

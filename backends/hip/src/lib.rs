@@ -7,6 +7,9 @@
 //!   `.hyhal`; [`libraries`] says what was found.
 //! - The compiler, hiprtc, is inside of the runtime or beside it, and compiles for the architecture that the device names: there
 //!   is no list of chips.
+//! - The library of products (`librocblas.so.5`, `.4`, `.3`, `.0`) is looked for in the same places, and may be missing: it takes
+//!   products of many rows, with quantised weights that were brought to the type of `x` before. The device's detail says which
+//!   was found, or why none is used.
 //! - Kernels of our own for dot products of two f16 and for matrix units serve where the compiler takes them for the chip
 //!   (`GLM_HIP_UNITS=0`: nowhere).
 //! - What a device allows is asked by attribute. The attributes have other numbers in DTK than in ROCm; those are taken under
@@ -33,6 +36,7 @@ mod find;
 mod hiprtc;
 mod libraries;
 mod own;
+mod rocblas;
 mod symbols;
 
 use backend_runtime::{Runtime, spec};
@@ -64,12 +68,13 @@ pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
     let driver = driver(spec)?;
     let target = driver.api().target().to_owned();
     Ok(backend_simt::open_with_own(driver, options, |chip, ops| {
+        let library = rocblas::OnDevice::library(chip);
         let asks = std::env::var(UNITS).map_or(true, |value| value != "0");
         let units = move |chip: &_| match asks {
             true => Units::of(chip),
             false => Ok(Units::default()),
         };
-        put_own(chip, ops, &target, units, None);
+        put_own(chip, ops, &target, units, library);
     }))
 }
 

@@ -1,4 +1,4 @@
-//! Where HIP's libraries are: the runtime's, and the compiler's (hiprtc), which may be the same.
+//! Where HIP's libraries are: the runtime's, the compiler's (hiprtc), which may be the same, and the one of products (rocBLAS).
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use backend_runtime::Libraries;
 use backend_runtime::search::{Search, load, load_beside, matching};
 use hal::{Error, ErrorKind, Result};
 
-use crate::symbols::{Compiler, Driver};
+use crate::symbols::{Blas, Compiler, Driver};
 
 /// Folders that are searched first, separated as in `PATH`.
 const FIRST: &str = "GLM_HIP_LIBRARIES";
@@ -29,6 +29,15 @@ const COMPILER: &[&str] = &[
     "libhiprtc.so",
 ];
 
+/// File names of the library of products: of ROCm 7, 6, 5.6 and before, then whatever is there.
+const BLAS: &[&str] = &[
+    "librocblas.so.5",
+    "librocblas.so.4",
+    "librocblas.so.3",
+    "librocblas.so.0",
+    "librocblas.so",
+];
+
 fn search() -> Search {
     Search::new(FIRST, folders())
 }
@@ -46,7 +55,7 @@ pub fn libraries() -> Libraries {
             load(path).and_then(|library| Driver::new(library).map(drop).map_err(lacks))
         }),
         compiler,
-        products: Vec::new(),
+        products: search.places(BLAS, |path| load_blas(path).map(drop)),
         folders: search.folders(),
     }
 }
@@ -103,6 +112,28 @@ pub(crate) fn compiler(runtime: &Path) -> Result<(PathBuf, Compiler)> {
             "install hiprtc of the runtime's release, or name its folder in {FIRST}"
         )),
     )
+}
+
+/// The libraries of products that are there, in the order of the search: their functions, or what is wrong with them.
+pub(crate) fn blas_libraries() -> impl Iterator<Item = (PathBuf, Result<Blas, String>)> {
+    let there = |(path, loaded): &(PathBuf, Result<Blas, String>)| loaded.is_ok() || path.is_file();
+    let candidates = search().candidates(BLAS).into_iter();
+    candidates
+        .map(|path| (path.clone(), load_blas(&path)))
+        .filter(there)
+}
+
+/// That there is no library of products.
+pub(crate) fn no_blas() -> Error {
+    let why = format!("there is no {}: {}", BLAS[..4].join(" or "), search());
+    let doing = "look for the library of products, rocBLAS";
+    Error::new(ErrorKind::NotFound, doing, why).next_step(format!(
+        "install rocBLAS of the runtime's release, or name its folder in {FIRST}"
+    ))
+}
+
+fn load_blas(path: &Path) -> Result<Blas, String> {
+    Blas::new(load(path)?).map_err(|name| format!("it has no {name}"))
 }
 
 fn load_compiler(path: &Path) -> Result<Compiler, String> {

@@ -1,6 +1,8 @@
 //! Planners of our own in place of the portable ones, for what they can and where there is what they need.
 
 mod matmul;
+#[cfg(test)]
+mod tests;
 pub(crate) mod units;
 
 use std::sync::{Arc, OnceLock};

@@ -1,8 +1,9 @@
 //! The functions of HIP, looked up once.
 //!
-//! The prototypes are ours: of the 500 in the bindings `hip-sys` 44 are needed, none of hiprtc is there, they are of HIP 5.4
-//! alone, and its build stops without ROCm's headers. A test compares ours with the vendor's headers where these are installed;
-//! these functions are the same in HIP 5.2 and 7.
+//! The prototypes are ours: of the 500 in the bindings `hip-sys` 44 are needed, none of hiprtc and rocBLAS is there, they are of
+//! HIP 5.4 alone, and its build stops without ROCm's headers. A test compares ours with the vendor's headers where these are
+//! installed; these functions are the same in HIP 5.2 and 7. Those of rocBLAS, which Debian lacks, were read in AMD's published
+//! headers of releases 5 and 6.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::mem::ManuallyDrop;
@@ -93,6 +94,27 @@ table! {
     }
 }
 
+table! {
+    /// The library of products, rocBLAS, and one of the runtime that it was linked with. Its operations and types are `c_int`, its
+    /// numbers of rows and columns 32 bits.
+    BlasCalls {
+    hipMalloc(*mut *mut c_void, usize) -> Code;
+    rocblas_create_handle(*mut Handle) -> Code;
+    rocblas_destroy_handle(Handle) -> Code;
+    rocblas_set_stream(Handle, Handle) -> Code;
+    rocblas_set_workspace(Handle, *mut c_void, usize) -> Code;
+    rocblas_set_atomics_mode(Handle, c_int) -> Code;
+    rocblas_status_to_string(Code) -> *const c_char;
+    rocblas_get_version_string(*mut c_char, usize) -> Code;
+    rocblas_gemm_ex(
+        Handle, c_int, c_int, c_int, c_int, c_int, *const f32,
+        *const c_void, c_int, c_int, *const c_void, c_int, c_int, *const f32,
+        *const c_void, c_int, c_int, *mut c_void, c_int, c_int,
+        c_int, c_int, c_int, c_uint
+    ) -> Code;
+    }
+}
+
 /// The runtime's library. It is never unloaded: drivers keep threads of their own, and run code when the process ends.
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -156,6 +178,37 @@ impl Compiler {
     pub(crate) fn describe(&self, code: Code) -> String {
         // SAFETY: it takes any number.
         let text = unsafe { (self.calls.hiprtcGetErrorString)(code) };
+        text_at(text).unwrap_or_default()
+    }
+}
+
+/// The library of products; never unloaded.
+#[derive(Debug)]
+pub(crate) struct Blas {
+    pub(crate) calls: BlasCalls,
+    _library: ManuallyDrop<Library>,
+}
+
+impl Blas {
+    /// # Errors
+    /// The name of a function that the library lacks.
+    pub(crate) fn new(library: Library) -> Result<Self, &'static str> {
+        let library = ManuallyDrop::new(library);
+        Ok(Self {
+            calls: BlasCalls::new(&[&library])?,
+            _library: library,
+        })
+    }
+
+    /// Whether the runtime that it was linked with is `driver`'s: a library is searched together with those that it needs.
+    pub(crate) fn is_over(&self, driver: &Driver) -> bool {
+        std::ptr::fn_addr_eq(self.calls.hipMalloc, driver.calls.hipMalloc)
+    }
+
+    /// The library's name of a status.
+    pub(crate) fn describe(&self, code: Code) -> String {
+        // SAFETY: it takes any number.
+        let text = unsafe { (self.calls.rocblas_status_to_string)(code) };
         text_at(text).unwrap_or_default()
     }
 }
