@@ -70,7 +70,7 @@ left_out=
 
 # note WHY NEXT: what the summary says of the part that ran last, beside its row.
 note() {
-    line=$(printf '%s\t%s' "$1" "$2" | tr '\n' ' ')
+    line=$(printf '%s\t%s' "$1" "$2" | tr '\n' ' ' | tr -s ' ')
     printf '%s\t%s\t%s\n' "$name" "$result" "$line" >>"$steps"
 }
 
@@ -97,6 +97,7 @@ fails() {
     case $result in
         passed) note '' '' ;;
         FAILED* | 'does not fit'*) return 0 ;;
+        stopped*) note 'its time was over; kernels that were compiled are kept for the next run' "$(longer)" ;;
         *) note '' "$(longer)" ;;
     esac
     return 1
@@ -145,10 +146,10 @@ for level in ${LEVELS:-0 1 2 3 4 5 6}; do
     fi
     [ "$level" = 0 ] || continue
     # What the device has, and whether a model would fit, before the long levels.
-    if fails support 60 support.txt "$glm" support --device "$device"; then
+    if fails support 120 support.txt "$glm" support --device "$device"; then
         note "$(error_of support.log)" "$(next_of support.log)"
     fi
-    if fails plan 60 plan.txt "$glm" plan --device "$device" --shape "$shape" --dtype int4; then
+    if fails plan 120 plan.txt "$glm" plan --device "$device" --shape "$shape" --dtype int4; then
         case $code in
             5) note "$shape does not fit in the device's memory" "$(next_of plan.txt)" ;;
             *) note "$(sed -n 's/^ops *//p' "$folder/plan.txt") $(error_of plan.log)" "$(next_of plan.log)" ;;
