@@ -1,7 +1,7 @@
 //! Moore Threads GPUs: MUSA, whose driver and compiler have CUDA's calls under other names, loaded at run time.
 //!
 //! This crate is a [`backend_cuda::Vendor`]: names, places and constants. Memory, streams, captures, compilation and lost devices
-//! are what `backend-cuda` and `backend-runtime` do. It has the portable kernels.
+//! are what `backend-cuda` and `backend-runtime` do; who validates what is as there. It has the portable kernels.
 //!
 //! Design choices:
 //! - `cuMemAlloc_v2` is `muMemAlloc_v2`, and so on; where a release lacks a second version, the first is taken. The compiler is
@@ -9,8 +9,6 @@
 //! - Waves have 128 work-items up to mp_22 and 32 from mp_31 on. Kernels exchange registers in waves of 32 only; elsewhere they
 //!   take local memory, which is right for any wave.
 //! - Memory is not taken in the order of a stream: no number is known for that question.
-//!
-//! Who validates what: as in `backend-cuda`.
 //!
 //! **No Moore Threads device was at hand, and no compiler of theirs**: everything ran through a stand-in for both libraries on
 //! the host. Names and prototypes of the driver, `warpSize` and `mp_22` were read in public sources (torch_musa, OpenXLA's MUSA
@@ -26,9 +24,11 @@
 
 use std::path::PathBuf;
 
-use backend_cuda::{Found, Libraries, Options, Part, Tuned, Tuning, Vendor};
+use backend_cuda::{Part, Vendor};
 use hal::Result;
 use ops::{Accelerator, Matmul};
+
+pub use backend_cuda::{Found, Libraries, Options, Tuned, Tuning};
 
 /// Work-items whose registers the dialect of CUDA can exchange.
 const CUDA_WAVE: usize = 32;
