@@ -94,7 +94,8 @@ fn plan<O: Conformance>(context: &Context) -> Result<Vec<Cell>, Failure> {
         // The type of activations: what is read, before what is written.
         let float = |reads: bool| {
             let mut args = signature.iter();
-            args.find(|arg| (arg.role == Role::In) == reads && arg.dtype.is_float())
+            let is_read = |role| matches!(role, Role::In | Role::InOut);
+            args.find(|arg| is_read(arg.role) == reads && arg.dtype.is_float())
         };
         let dtype = float(true)
             .or(float(false))
