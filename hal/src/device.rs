@@ -34,6 +34,9 @@ pub struct Numerics {
     pub rounds_probabilities: bool,
     /// Whether products of many rows round the elements of a quantised weight, scale included, to the type of `x`.
     pub rounds_weights: bool,
+    /// Whether products with quantised weights round `x` to eight bits, a block of columns at a time, as
+    /// `ops::Matmul::activation_block` says.
+    pub rounds_activations: bool,
     /// Operand types whose products treat numbers below 2⁻¹²⁶ as zero.
     pub flushes: Vec<DType>,
     /// Float types that kernels take. A specification with another type may be declined.
@@ -48,6 +51,7 @@ impl Numerics {
             operand_bits: 24,
             rounds_probabilities: false,
             rounds_weights: false,
+            rounds_activations: false,
             flushes: Vec::new(),
             floats: vec![DType::F32, DType::F16, DType::BF16],
         }

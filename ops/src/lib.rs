@@ -61,7 +61,7 @@ pub use embedding::{Embedding, EmbeddingArgs};
 pub use glu::{Glu, GluArgs, Half};
 pub use kv_write::{KvWrite, KvWriteArgs};
 pub use layer_norm::{LayerNorm, LayerNormArgs};
-pub use matmul::{Matmul, MatmulArgs};
+pub use matmul::{ACTIVATION_BLOCK, Matmul, MatmulArgs, SMALLEST_ACTIVATION};
 pub use observe::{Call, Observer, Spec};
 pub use op::{
     Arg, ArgList, Launch, MAX_ARGS, Op, Planned, Planner, Role, SafeLaunch, Signature, check_args,

@@ -49,6 +49,58 @@ impl Matmul {
     }
 }
 
+/// The most columns of x that share a scale when they are rounded to eight bits.
+pub const ACTIVATION_BLOCK: usize = 128;
+
+/// A block of x whose largest magnitude is less than this is rounded to zeros: 2⁻¹⁰⁰.
+pub const SMALLEST_ACTIVATION: f32 = 7.888_609e-31;
+
+impl Matmul {
+    /// On devices that round x to eight bits ([`hal::Numerics::rounds_activations`]), the columns that share a scale:
+    /// those of a group of the weight, at most [`ACTIVATION_BLOCK`]. `None`: the product takes x as it is.
+    ///
+    /// With `a` the largest magnitude of a block, in f32: element `x` becomes the integer nearest to `x · (127/a)`, of two
+    /// equally near ones the even one, in units of `a/127`. Blocks with `a` < [`SMALLEST_ACTIVATION`] become zeros. An
+    /// infinity or a NaN makes every product of its block NaN.
+    pub fn activation_block(&self) -> Option<usize> {
+        match self.weight {
+            WeightFormat::Int8Row | WeightFormat::Int4Row => Some(ACTIVATION_BLOCK),
+            WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => {
+                let block = group.min(ACTIVATION_BLOCK);
+                (group.is_multiple_of(block) && ACTIVATION_BLOCK.is_multiple_of(block))
+                    .then_some(block)
+            }
+            _ => None,
+        }
+    }
+
+    /// `x` as such a device rounds it, for references: the value of each integer in its units.
+    pub fn rounded_activations(&self, x: &Tensor) -> Tensor {
+        let Some(block) = self.activation_block() else {
+            return x.clone();
+        };
+        let mut rounded = x.clone();
+        for block in rounded
+            .data
+            .chunks_mut(self.k.max(1))
+            .flat_map(|row| row.chunks_mut(block))
+        {
+            let most = block.iter().fold(0.0, |most: f64, x| most.max(x.abs())) as f32;
+            if block.iter().any(|x| !x.is_finite()) {
+                block.fill(f64::NAN);
+            } else if most < SMALLEST_ACTIVATION {
+                block.fill(0.0);
+            } else {
+                for x in block {
+                    let units = (*x as f32 * (127.0 / most)).round_ties_even();
+                    *x = f64::from(units) * f64::from(most / 127.0);
+                }
+            }
+        }
+        rounded
+    }
+}
+
 op_args! {
     /// Arguments of [`Matmul`].
     MatmulArgs {

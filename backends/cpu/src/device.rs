@@ -17,6 +17,8 @@ use crate::pool::Pool;
 pub(crate) struct Cpu {
     pub(crate) pool: Arc<Pool>,
     pub(crate) isa: Isa,
+    /// [`Numerics::rounds_activations`].
+    pub(crate) rounds_activations: bool,
     pub(crate) id: DeviceId,
 }
 
@@ -29,6 +31,7 @@ impl CpuDevice {
     pub(crate) fn new(cpu: &Cpu) -> Self {
         let mut native_floats = vec![DType::F32];
         let mut numerics = Numerics::exact();
+        numerics.rounds_activations = cpu.rounds_activations;
         if cpu.isa.has_bf16() {
             native_floats.push(DType::BF16);
             // The instruction for bf16 products (vdpbf16ps) treats numbers below the normal range as zero.

@@ -44,6 +44,18 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Highest instruction set to use; `None`: `GLM_CPU_LEVEL`, else the best there is.
     pub level: Option<Level>,
+    /// What products with int8 and int4 weights do with activations.
+    pub activations: Activations,
+}
+
+/// What products with int8 and int4 weights do with activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Take them as they are.
+    #[default]
+    Float,
+    /// Round them to eight bits, a block at a time ([`::ops::Matmul::activation_block`]), and multiply integers.
+    Int8,
 }
 
 /// The most threads that can be asked for.
@@ -78,9 +90,18 @@ pub fn open(options: &Options) -> Result<Accelerator> {
         )
         .with_source(e)
     })?;
+    let rounds_activations = options.activations == Activations::Int8;
+    if rounds_activations && simd::Path::int8(isa).is_none() {
+        return Err(Error::unsupported(
+            "open the CPU",
+            format!("there is no kernel of int8 activations for {isa}"),
+        )
+        .next_step("open it without --activations int8"));
+    }
     let cpu = device::Cpu {
         pool: Arc::new(pool),
         isa,
+        rounds_activations,
         id: DeviceId::new(),
     };
     Ok(Accelerator {

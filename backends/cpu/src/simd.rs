@@ -37,6 +37,8 @@ pub(crate) use formats::{BF16, F16, Format, I4, I8, Native};
 pub(crate) trait Arith: Copy + 'static {
     /// `LANES` sums.
     type Sum: Copy;
+    /// Sums while a stretch is added up: the same, or integers.
+    type Acc: Copy;
     /// `LANES · STEP` factors.
     type Operand: Copy;
     /// `STEP` values of x, as they are packed.
@@ -48,6 +50,10 @@ pub(crate) trait Arith: Copy + 'static {
     const OPERAND_BYTES: usize = Self::LANES * size_of::<Self::Scalar>();
 
     unsafe fn zero() -> Self::Sum;
+    /// No products yet; of integers, less what their offset adds.
+    unsafe fn start(x: *const Quantised) -> Self::Acc;
+    /// The sums of a stretch; of integers, times the scale of x.
+    unsafe fn finish(acc: Self::Acc, x: *const Quantised) -> Self::Sum;
     unsafe fn load(at: *const f32) -> Self::Sum;
     unsafe fn store(at: *mut f32, sum: Self::Sum);
     unsafe fn load_f16(at: *const u16) -> Self::Sum;
@@ -59,21 +65,58 @@ pub(crate) trait Arith: Copy + 'static {
     unsafe fn store_operand(at: *mut u8, operand: Self::Operand);
     /// The same `STEP` values in every lane.
     unsafe fn splat(x: Self::Scalar) -> Self::Operand;
-    /// `sum + w · x`.
-    unsafe fn dot(sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
+    /// `acc + w · x`.
+    unsafe fn dot(acc: Self::Acc, w: Self::Operand, x: Self::Operand) -> Self::Acc;
 
     /// Asks for the cache line at `at`; never faults.
     unsafe fn prefetch(_at: *const u8) {}
+}
 
+/// Arithmetic on floats: a stretch's sums are sums as they are.
+macro_rules! float_sums {
+    () => {
+        type Acc = Self::Sum;
+
+        #[inline(always)]
+        unsafe fn start(_: *const crate::simd::Quantised) -> Self::Sum {
+            // SAFETY: the caller's promise.
+            unsafe { Self::zero() }
+        }
+
+        #[inline(always)]
+        unsafe fn finish(acc: Self::Sum, _: *const crate::simd::Quantised) -> Self::Sum {
+            acc
+        }
+    };
+}
+use float_sums;
+
+/// Arithmetic on values of x as they are.
+pub(crate) trait FloatArith: Arith {
     /// The values of x that make one [`Arith::Scalar`], zeros past the end.
     fn pack(x: [f32; 2]) -> Self::Scalar;
+}
+
+/// Arithmetic on x rounded to eight bits: [`Arith::Scalar`] is four of them, the first lowest, and weights are integers
+/// without a sign, moved up by their format's offset.
+pub(crate) trait IntArith: Arith<Scalar = u32> {}
+
+/// One row of a part of x that was rounded to eight bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quantised {
+    /// What one unit is worth.
+    pub(crate) scale: f32,
+    /// The sum of its integers, times the offset of the weight's, negative.
+    pub(crate) start: i32,
 }
 
 /// Arithmetic whose operands are f32 vectors too: one product per sum and instruction.
 ///
 /// # Safety
 /// As [`Arith`].
-pub(crate) trait F32Arith: Arith<Operand = <Self as Arith>::Sum, Scalar = f32> {
+pub(crate) trait F32Arith:
+    FloatArith + Arith<Operand = <Self as Arith>::Sum, Scalar = f32>
+{
     /// `LANES` packed words of eight int4.
     type Words: Copy;
 
@@ -99,9 +142,20 @@ pub(crate) trait Task {
     /// # Safety
     /// As [`Self::with_f32`].
     #[cfg(target_arch = "x86_64")]
-    unsafe fn with_bf16<A: Arith, const NV: usize>(&self)
+    unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where
         I8: Format<A>,
+        I4: Format<A>,
+    {
+        unreachable!("planned in f32")
+    }
+
+    /// Runs with products of integers; for tasks that ask for such a [`Path`].
+    ///
+    /// # Safety
+    /// As [`Self::with_f32`].
+    unsafe fn with_int8<A: IntArith, const NV: usize>(&self)
+    where
         I4: Format<A>,
     {
         unreachable!("planned in f32")
@@ -112,7 +166,16 @@ pub(crate) trait Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
     level: Level,
-    bf16: bool,
+    products: Products,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Products {
+    F32,
+    /// Pairs of bf16.
+    Bf16,
+    /// Fours of integers of eight bits.
+    Int8,
 }
 
 impl Path {
@@ -120,7 +183,7 @@ impl Path {
     pub(crate) fn f32(isa: Isa) -> Self {
         Self {
             level: isa.level(),
-            bf16: false,
+            products: Products::F32,
         }
     }
 
@@ -128,8 +191,26 @@ impl Path {
     pub(crate) fn bf16(isa: Isa) -> Option<Self> {
         isa.has_bf16().then_some(Self {
             level: isa.level(),
-            bf16: true,
+            products: Products::Bf16,
         })
+    }
+
+    /// Products of fours of integers, where there is a kernel of them.
+    pub(crate) fn int8(isa: Isa) -> Option<Self> {
+        let has = match isa.level() {
+            Level::Avx512 => isa.has_vnni(),
+            Level::Avx2 | Level::Scalar => true,
+            Level::Neon => false,
+        };
+        has.then_some(Self {
+            level: isa.level(),
+            products: Products::Int8,
+        })
+    }
+
+    /// Whether x is rounded to eight bits.
+    pub(crate) fn is_int8(self) -> bool {
+        self.products == Products::Int8
     }
 
     /// Rows of one panel: the lanes of its `NV` vectors.
@@ -143,7 +224,11 @@ impl Path {
 
     /// [`Arith::STEP`].
     pub(crate) fn step(self) -> usize {
-        1 + usize::from(self.bf16)
+        match self.products {
+            Products::F32 => 1,
+            Products::Bf16 => 2,
+            Products::Int8 => 4,
+        }
     }
 
     /// Size of [`Arith::Scalar`] and of one lane of an operand.
@@ -155,20 +240,28 @@ pub(crate) const MAX_PANEL: usize = 64;
 
 /// Runs `task` compiled for `path`.
 pub(crate) fn run<T: Task>(path: Path, task: &T) {
-    match path.level {
+    match (path.level, path.products) {
         // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 if path.bf16 => unsafe { avx512::run_bf16(task) },
+        (Level::Avx512, Products::Int8) => unsafe { avx512::run_vnni(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::run(task) },
+        (Level::Avx512, Products::Bf16) => unsafe { avx512::run_bf16(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::run(task) },
+        (Level::Avx512, Products::F32) => unsafe { avx512::run(task) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Products::Int8) => unsafe { avx2::run_int8(task) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, _) => unsafe { avx2::run(task) },
         // SAFETY: as above.
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => unsafe { neon::run(task) },
+        (Level::Neon, _) => unsafe { neon::run(task) },
         // SAFETY: every CPU has it.
+        (_, Products::Int8) => unsafe { task.with_int8::<scalar::ScalarInt8, 2>() },
+        // SAFETY: as above.
         _ => unsafe { task.with_f32::<scalar::Scalar, 2>() },
     }
 }

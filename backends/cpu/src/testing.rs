@@ -4,7 +4,7 @@ use hal::DType;
 use half::{bf16, f16};
 use ops::Context;
 
-use crate::{Level, Options, open};
+use crate::{Activations, Level, Options, open};
 
 /// This CPU at every level it has, on one thread and on three.
 pub(crate) fn contexts() -> Vec<Context> {
@@ -16,9 +16,15 @@ pub(crate) fn contexts() -> Vec<Context> {
 
 /// This CPU at one level.
 pub(crate) fn context(level: Level, threads: usize) -> Context {
+    opened(level, threads, Activations::Float)
+}
+
+/// As [`context`], with what products do with activations.
+pub(crate) fn opened(level: Level, threads: usize, activations: Activations) -> Context {
     let options = Options {
         threads: Some(threads),
         level: Some(level),
+        activations,
     };
     Context::new(open(&options).expect("the level is available"))
 }

@@ -203,7 +203,7 @@ impl Share<'_> {
                     // SAFETY: both blocks hold `ks` steps, and `sums` a panel for each row.
                     unsafe {
                         let (x, to) = (a.add(r * BLOCK_K), sums.add((p * rows + r) * panel));
-                        tile::<A, Native, NV>(tile_rows, stretch, x, to);
+                        tile::<A, Native, NV>(tile_rows, stretch, x, std::ptr::null(), to);
                     }
                 }
             }

@@ -3,7 +3,8 @@
 //! Numeric class: weights dequantised exactly, sums in f32. Products of bf16 x with bf16, int8 and int4 weights are
 //! `vdpbf16ps` where the CPU has it (both factors exact, subnormals flushed to zero), f32 products otherwise; the scale
 //! of a row multiplies the finished sum, the scale of a group that group's part of it.
-//! f32 x is never rounded to a shorter type.
+//! x is never rounded to a shorter type, unless the CPU was opened with [`crate::Activations::Int8`]: then products with
+//! int8 and int4 weights are those of integers ([`Matmul::activation_block`]), the same on every instruction set.
 //!
 //! One layout and one loop serve every shape: a panel of weight rows lies across the lanes, a value of x is broadcast.
 //! With up to six rows of x the panel streams from memory once; with more, stretches of it are decoded into the
@@ -11,6 +12,7 @@
 
 mod kernel;
 mod layout;
+mod quantise;
 pub(super) mod tile;
 
 use std::sync::Arc;
@@ -31,7 +33,7 @@ const ALONE_PRODUCTS: usize = 1 << 16;
 
 /// How a product's weight lies in memory.
 pub(super) fn layout(cpu: &Cpu, op: &Matmul) -> Layout {
-    Layout::new(choose(cpu, op), op.weight, op.n, op.k)
+    Layout::new(choose(cpu, op), op)
 }
 
 /// Plans a product: every specification has a kernel.
@@ -45,6 +47,9 @@ pub(super) fn plan(cpu: &Cpu, op: &Matmul) -> Planned {
 }
 
 fn choose(cpu: &Cpu, op: &Matmul) -> Path {
+    if cpu.rounds_activations && op.activation_block().is_some() {
+        return Path::int8(cpu.isa).expect("asked for when the CPU was opened");
+    }
     let exact_in_bf16 = !matches!(op.weight, WeightFormat::Dense(DType::F32 | DType::F16));
     match Path::bf16(cpu.isa) {
         Some(path) if op.x == DType::BF16 && exact_in_bf16 => path,
@@ -131,12 +136,13 @@ mod tests {
     use ops::{Act, Context, MatmulArgs, Op, Plan};
 
     use super::*;
-    use crate::Level;
-    use crate::testing::{Random, context, contexts, decode, encode};
+    use crate::testing::{Random, context, contexts, decode, encode, opened};
+    use crate::{Activations, Isa, Level};
 
     /// Elements between rows beyond their length.
     const GAP: usize = 3;
 
+    #[derive(Debug)]
     struct Case {
         op: Matmul,
         m: usize,
@@ -231,7 +237,12 @@ mod tests {
     /// Checks a launch against the reference, with a bound from the formats and the length alone.
     fn check(context: &Context, case: &Case, seed: u64) {
         let Case { op, m } = case;
-        let Outcome { inputs, got, .. } = launch(context, case, seed);
+        let Outcome {
+            mut inputs, got, ..
+        } = launch(context, case, seed);
+        if context.device().info().numerics.rounds_activations {
+            inputs[0] = op.rounded_activations(&inputs[0]);
+        }
         let want = &op.reference(&[&[*m, op.n]], &inputs)[0];
         // The same sums of magnitudes: S of every output.
         let plain = Matmul {
@@ -282,6 +293,103 @@ mod tests {
                         check(&context, &Case { op, m }, i as u64);
                     }
                 }
+            }
+        }
+    }
+
+    /// This CPU at every level that has kernels of integers, on one thread and on three.
+    fn of_integers() -> Vec<Context> {
+        let levels = [Level::Scalar, Level::Avx2, Level::Avx512].into_iter();
+        let levels =
+            levels.filter(|level| Isa::at(*level).is_ok_and(|isa| Path::int8(isa).is_some()));
+        levels
+            .flat_map(|level| [1, 3].map(|threads| opened(level, threads, Activations::Int8)))
+            .collect()
+    }
+
+    #[test]
+    fn rounded_activations_stay_within_the_bound_of_their_own_reference() {
+        for context in of_integers() {
+            for weight in WeightFormat::ALL {
+                for x in [DType::F32, DType::F16, DType::BF16] {
+                    for (i, (m, n, k)) in [
+                        (0, 5, 8usize),
+                        (1, 1, 1),
+                        (1, 70, 256),
+                        (2, 65, 96),
+                        (5, 33, 131),
+                        (7, 129, 384),
+                        (13, 48, 4),
+                        (70, 67, 648),
+                        (395, 130, 64),
+                    ]
+                    .into_iter()
+                    .enumerate()
+                    {
+                        let k = k.next_multiple_of(weight.cols_multiple());
+                        let op = Matmul::new(n, k, x, weight);
+                        check(&context, &Case { op, m }, i as u64);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn integers_give_the_same_sums_everywhere() {
+        for weight in WeightFormat::ALL {
+            let k = 520usize.next_multiple_of(weight.cols_multiple());
+            for m in [1, 5, 30] {
+                let op = Matmul::new(70, k, DType::F32, weight);
+                if op.activation_block().is_none() {
+                    continue;
+                }
+                // With one part of x, nothing is rounded but the product with its scales.
+                let op = Matmul {
+                    k: op.activation_block().unwrap(),
+                    ..op
+                };
+                let case = Case { op, m };
+                let all: Vec<_> = of_integers()
+                    .iter()
+                    .map(|c| launch(c, &case, 5).got)
+                    .collect();
+                assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{case:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for context in of_integers() {
+            for (bad, at) in [(f32::NAN, 3), (f32::INFINITY, 200), (f32::NEG_INFINITY, 0)] {
+                let op = Matmul::new(20, 256, DType::F32, WeightFormat::Int8Row);
+                let mut random = Random::new(1);
+                let plan = context.plan(op.clone()).unwrap();
+                let weight = plan.pack(&host_weight(&op, &mut random)).unwrap();
+                let device = context.device();
+                let mut x = vec![1.0f32; 512];
+                x[at] = bad;
+                let (from, to) = (device.alloc(2048).unwrap(), device.alloc(160).unwrap());
+                let mut stream = device.stream().unwrap();
+                let x_view = View::new(&from, DType::F32, &[2, 256]).unwrap();
+                stream.upload(&x_view, bytemuck::cast_slice(&x)).unwrap();
+                let args = MatmulArgs {
+                    out: View::new(&to, DType::F32, &[2, 20]).unwrap(),
+                    x: x_view,
+                    weight: View::of_bytes(&weight),
+                    bias: None,
+                    residual: None,
+                };
+                let bytes = plan.workspace_bytes(&[args.out.shape(), args.x.shape()]);
+                let workspace = device.alloc(bytes).unwrap();
+                plan.run(&mut *stream, args, &View::of_bytes(&workspace))
+                    .unwrap();
+                let mut got = vec![0.0f32; 40];
+                let bytes = bytemuck::cast_slice_mut(&mut got);
+                stream.download(bytes, &View::of_bytes(&to)).unwrap();
+                assert!(got[..20].iter().all(|y| y.is_nan()), "{bad}");
+                assert!(got[20..].iter().all(|y| y.is_finite()), "{bad}");
             }
         }
     }

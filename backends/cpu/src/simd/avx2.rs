@@ -2,10 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{Arith, F32Arith, Task};
+use super::{Arith, F32Arith, FloatArith, Format, I4, IntArith, Quantised, Task, float_sums};
 
+/// f32 products.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2;
+
+/// Products of fours of integers, summed in i32: `vpmaddwd` of the even and of the odd ones. (`vpmaddubsw` would saturate.)
+#[derive(Clone, Copy)]
+pub(super) struct Avx2Int8;
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<T: Task>(task: &T) {
@@ -13,27 +18,48 @@ pub(super) unsafe fn run<T: Task>(task: &T) {
     unsafe { task.with_f32::<Avx2, 2>() }
 }
 
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run_int8<T: Task>(task: &T) {
+    // SAFETY: the features of this function.
+    unsafe { task.with_int8::<Avx2Int8, 2>() }
+}
+
+/// What both kinds do with their sums.
+macro_rules! sums {
+    () => {
+        type Sum = __m256;
+        const LANES: usize = 8;
+
+        simd! {
+            fn zero() -> __m256 = _mm256_setzero_ps();
+            fn load(at: *const f32) -> __m256 = _mm256_loadu_ps(at);
+            fn store(at: *mut f32, sum: __m256) -> () = _mm256_storeu_ps(at, sum);
+            fn load_f16(at: *const u16) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
+            fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
+            fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
+            fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        }
+    };
+}
+
 impl Arith for Avx2 {
-    type Sum = __m256;
     type Operand = __m256;
     type Scalar = f32;
-    const LANES: usize = 8;
     const STEP: usize = 1;
 
+    sums! {}
+
     simd! {
-        fn zero() -> __m256 = _mm256_setzero_ps();
-        fn load(at: *const f32) -> __m256 = _mm256_loadu_ps(at);
-        fn store(at: *mut f32, sum: __m256) -> () = _mm256_storeu_ps(at, sum);
-        fn load_f16(at: *const u16) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
-        fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
-        fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
         fn operand(at: *const u8) -> __m256 = _mm256_loadu_ps(at.cast());
         fn store_operand(at: *mut u8, operand: __m256) -> () = _mm256_storeu_ps(at.cast(), operand);
         fn splat(x: f32) -> __m256 = _mm256_set1_ps(x);
         fn dot(sum: __m256, w: __m256, x: __m256) -> __m256 = _mm256_fmadd_ps(w, x, sum);
-        fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
     }
 
+    float_sums! {}
+}
+
+impl FloatArith for Avx2 {
     #[inline(always)]
     fn pack(x: [f32; 2]) -> f32 {
         x[0]
@@ -54,5 +80,46 @@ impl F32Arith for Avx2 {
         fn lowest(words: __m256i) -> __m256 =
             _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(words)));
         fn shift(words: __m256i) -> __m256i = _mm256_srli_epi32::<4>(words);
+    }
+}
+
+impl Arith for Avx2Int8 {
+    type Acc = __m256i;
+    type Operand = __m256i;
+    type Scalar = u32;
+    const STEP: usize = 4;
+
+    sums! {}
+
+    simd! {
+        fn start(x: *const Quantised) -> __m256i = _mm256_set1_epi32((*x).start);
+        fn finish(acc: __m256i, x: *const Quantised) -> __m256 =
+            _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps((*x).scale));
+        fn operand(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+        fn store_operand(at: *mut u8, operand: __m256i) -> () =
+            _mm256_storeu_si256(at.cast(), operand);
+        fn splat(x: u32) -> __m256i = _mm256_set1_epi32(x as i32);
+        fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = {
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(w, _mm256_set1_epi16(255)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
+            _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+        };
+    }
+}
+
+impl IntArith for Avx2Int8 {}
+
+impl Format<Avx2Int8> for I4 {
+    type Raw = __m256i;
+    const STEPS: usize = 2;
+    const BYTES: usize = 32;
+
+    simd! {
+        fn load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+        fn operand(raw: __m256i) -> __m256i = _mm256_and_si256(raw, _mm256_set1_epi8(15));
+        fn next(raw: __m256i) -> __m256i = _mm256_srli_epi16::<4>(raw);
     }
 }

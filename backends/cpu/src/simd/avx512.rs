@@ -1,8 +1,8 @@
-//! AVX-512: f32 products, and `vdpbf16ps`.
+//! AVX-512: f32 products, `vdpbf16ps`, and `vpdpbusd`.
 
 use std::arch::x86_64::*;
 
-use super::{Arith, F32Arith, Format, I4, I8, Task};
+use super::{Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, float_sums};
 
 /// f32 products.
 #[derive(Clone, Copy)]
@@ -11,6 +11,10 @@ pub(super) struct Avx512;
 /// Products of bf16 pairs, summed in f32. The instruction rounds to nearest and flushes subnormals.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Bf16;
+
+/// Products of fours of integers, summed in i32.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512Vnni;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run<T: Task>(task: &T) {
@@ -24,7 +28,13 @@ pub(super) unsafe fn run_bf16<T: Task>(task: &T) {
     unsafe { task.with_bf16::<Avx512Bf16, 4>() }
 }
 
-/// What both kinds do with their sums.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) unsafe fn run_vnni<T: Task>(task: &T) {
+    // SAFETY: the features of this function.
+    unsafe { task.with_int8::<Avx512Vnni, 4>() }
+}
+
+/// What all kinds do with their sums.
 macro_rules! sums {
     () => {
         type Sum = __m512;
@@ -56,6 +66,10 @@ impl Arith for Avx512 {
         fn dot(sum: __m512, w: __m512, x: __m512) -> __m512 = _mm512_fmadd_ps(w, x, sum);
     }
 
+    float_sums! {}
+}
+
+impl FloatArith for Avx512 {
     #[inline(always)]
     fn pack(x: [f32; 2]) -> f32 {
         x[0]
@@ -104,10 +118,48 @@ impl Arith for Avx512Bf16 {
         );
     }
 
+    float_sums! {}
+}
+
+impl FloatArith for Avx512Bf16 {
     /// The first in the low half. Exact: `x` comes from bf16.
     #[inline(always)]
     fn pack(x: [f32; 2]) -> u32 {
         x[0].to_bits() >> 16 | x[1].to_bits() & 0xffff_0000
+    }
+}
+
+impl Arith for Avx512Vnni {
+    type Acc = __m512i;
+    type Operand = __m512i;
+    type Scalar = u32;
+    const STEP: usize = 4;
+
+    sums! {}
+
+    simd! {
+        fn start(x: *const Quantised) -> __m512i = _mm512_set1_epi32((*x).start);
+        fn finish(acc: __m512i, x: *const Quantised) -> __m512 =
+            _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps((*x).scale));
+        fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+        fn store_operand(at: *mut u8, operand: __m512i) -> () =
+            _mm512_storeu_si512(at.cast(), operand);
+        fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
+        fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, w, x);
+    }
+}
+
+impl IntArith for Avx512Vnni {}
+
+impl Format<Avx512Vnni> for I4 {
+    type Raw = __m512i;
+    const STEPS: usize = 2;
+    const BYTES: usize = 64;
+
+    simd! {
+        fn load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+        fn operand(raw: __m512i) -> __m512i = _mm512_and_si512(raw, _mm512_set1_epi8(15));
+        fn next(raw: __m512i) -> __m512i = _mm512_srli_epi16::<4>(raw);
     }
 }
 

@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 
 use half::f16;
 
-use super::{Arith, F32Arith, Float, Task};
+use super::{Arith, F32Arith, Float, FloatArith, Task, float_sums};
 
 #[derive(Clone, Copy)]
 pub(super) struct Neon;
@@ -45,6 +45,10 @@ impl Arith for Neon {
             vfmaq_f32(sum, w, x);
     }
 
+    float_sums! {}
+}
+
+impl FloatArith for Neon {
     #[inline(always)]
     fn pack(x: [f32; 2]) -> f32 {
         x[0]

@@ -2,15 +2,20 @@
 
 use half::f16;
 
-use super::{Arith, F32Arith, Float};
+use super::{Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, Quantised, float_sums};
 
+/// f32 products.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
+
+/// Products of fours of integers, summed in i32.
+#[derive(Clone, Copy)]
+pub(super) struct ScalarInt8;
 
 /// `[f(0), f(1), f(2), f(3)]`, without a closure that might not be inlined.
 macro_rules! lanes {
     ($i:ident => $e:expr) => {{
-        let mut out = [0.0; 4];
+        let mut out = [0.0f32; 4];
         let mut $i = 0;
         while $i < 4 {
             // SAFETY: a pointer in `$e` is good for four elements, as the caller promised.
@@ -21,46 +26,53 @@ macro_rules! lanes {
     }};
 }
 
+/// What both kinds do with their sums.
+macro_rules! sums {
+    () => {
+        type Sum = [f32; 4];
+        const LANES: usize = 4;
+
+        #[inline(always)]
+        unsafe fn zero() -> [f32; 4] {
+            [0.0; 4]
+        }
+
+        #[inline(always)]
+        unsafe fn load(at: *const f32) -> [f32; 4] {
+            lanes!(i => at.add(i).read_unaligned())
+        }
+
+        #[inline(always)]
+        unsafe fn store(at: *mut f32, sum: [f32; 4]) {
+            // SAFETY: good for four elements, as the caller promised.
+            unsafe { at.cast::<[f32; 4]>().write_unaligned(sum) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_f16(at: *const u16) -> [f32; 4] {
+            lanes!(i => Float::to_f32(f16::from_bits(at.add(i).read_unaligned())))
+        }
+
+        // Two roundings: a fused product would be a library call on CPUs without one.
+        #[inline(always)]
+        unsafe fn mul_add(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+            lanes!(i => a[i] * b[i] + c[i])
+        }
+
+        #[inline(always)]
+        unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+            lanes!(i => a[i] + b[i])
+        }
+    };
+}
+
 #[expect(unused_unsafe, reason = "some lanes need no pointer")]
 impl Arith for Scalar {
-    type Sum = [f32; 4];
     type Operand = [f32; 4];
     type Scalar = f32;
-
-    const LANES: usize = 4;
     const STEP: usize = 1;
 
-    #[inline(always)]
-    unsafe fn zero() -> [f32; 4] {
-        [0.0; 4]
-    }
-
-    #[inline(always)]
-    unsafe fn load(at: *const f32) -> [f32; 4] {
-        lanes!(i => at.add(i).read_unaligned())
-    }
-
-    #[inline(always)]
-    unsafe fn store(at: *mut f32, sum: [f32; 4]) {
-        // SAFETY: good for four elements, as the caller promised.
-        unsafe { at.cast::<[f32; 4]>().write_unaligned(sum) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_f16(at: *const u16) -> [f32; 4] {
-        lanes!(i => Float::to_f32(f16::from_bits(at.add(i).read_unaligned())))
-    }
-
-    // Two roundings: a fused product would be a library call on CPUs without one.
-    #[inline(always)]
-    unsafe fn mul_add(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
-        lanes!(i => a[i] * b[i] + c[i])
-    }
-
-    #[inline(always)]
-    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
-        lanes!(i => a[i] + b[i])
-    }
+    sums! {}
 
     #[inline(always)]
     unsafe fn operand(at: *const u8) -> [f32; 4] {
@@ -84,6 +96,10 @@ impl Arith for Scalar {
         lanes!(i => w[i] * x[i] + sum[i])
     }
 
+    float_sums! {}
+}
+
+impl FloatArith for Scalar {
     #[inline(always)]
     fn pack(x: [f32; 2]) -> f32 {
         x[0]
@@ -118,5 +134,78 @@ impl F32Arith for Scalar {
     #[inline(always)]
     unsafe fn shift(words: [u32; 4]) -> [u32; 4] {
         [words[0] >> 4, words[1] >> 4, words[2] >> 4, words[3] >> 4]
+    }
+}
+
+#[expect(unused_unsafe, reason = "some lanes need no pointer")]
+impl Arith for ScalarInt8 {
+    type Acc = [i32; 4];
+    type Operand = [u32; 4];
+    type Scalar = u32;
+    const STEP: usize = 4;
+
+    sums! {}
+
+    #[inline(always)]
+    unsafe fn start(x: *const Quantised) -> [i32; 4] {
+        // SAFETY: the caller's promise.
+        [unsafe { (*x).start }; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn finish(acc: [i32; 4], x: *const Quantised) -> [f32; 4] {
+        lanes!(i => acc[i] as f32 * (*x).scale)
+    }
+
+    #[inline(always)]
+    unsafe fn operand(at: *const u8) -> [u32; 4] {
+        // SAFETY: good for four words, as the caller promised.
+        unsafe { at.cast::<[u32; 4]>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store_operand(at: *mut u8, operand: [u32; 4]) {
+        // SAFETY: as above.
+        unsafe { at.cast::<[u32; 4]>().write_unaligned(operand) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(x: u32) -> [u32; 4] {
+        [x; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn dot(mut acc: [i32; 4], w: [u32; 4], x: [u32; 4]) -> [i32; 4] {
+        for i in 0..4 {
+            let products = w[i].to_le_bytes().into_iter().zip(x[i].to_le_bytes());
+            acc[i] += products
+                .map(|(w, x)| i32::from(w) * i32::from(x as i8))
+                .sum::<i32>();
+        }
+        acc
+    }
+}
+
+impl IntArith for ScalarInt8 {}
+
+impl Format<ScalarInt8> for I4 {
+    type Raw = [u32; 4];
+    const STEPS: usize = 2;
+    const BYTES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn load(at: *const u8) -> [u32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { ScalarInt8::operand(at) }
+    }
+
+    #[inline(always)]
+    unsafe fn operand(raw: [u32; 4]) -> [u32; 4] {
+        raw.map(|word| word & 0x0f0f_0f0f)
+    }
+
+    #[inline(always)]
+    unsafe fn next(raw: [u32; 4]) -> [u32; 4] {
+        raw.map(|word| word >> 4)
     }
 }

@@ -5,17 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::{DType, WeightFormat};
 use half::{bf16, f16};
-use ops::Act;
+use ops::{ACTIVATION_BLOCK, Act};
 
 use super::layout::Layout;
+use super::quantise::quantise;
 use super::tile::{MAX_ROWS, Stretch, tile};
 use crate::isa::Isa;
 use crate::ops::activation::with_act;
 use crate::ops::tensor::Row;
 use crate::ops::vector::{Kernel, Lanes};
 use crate::simd::{
-    Arith, BF16, F16, F32Arith, Float, Format, I4, I8, MAX_PANEL, Native, Path, Rows, Task,
-    load_f32, store_f32,
+    Arith, BF16, F16, F32Arith, Float, FloatArith, Format, I4, I8, IntArith, MAX_PANEL, Native,
+    Path, Quantised, Rows, Task, load_f32, store_f32,
 };
 
 /// The most rows of x for which a weight is read as it lies, not decoded first: two tiles.
@@ -24,8 +25,8 @@ const FEW_ROWS: usize = 2 * MAX_ROWS;
 /// Steps of weights that are decoded at once, to be used by many tiles: 16 KiB, half of a first-level cache.
 const BLOCK_STEPS: usize = 64;
 
-/// Steps of the shortest run: a group of 32 columns, two at a time.
-const MIN_RUN_STEPS: usize = 16;
+/// Steps of the shortest run: a group of 32 columns, four at a time.
+const MIN_RUN_STEPS: usize = 8;
 
 /// The most stretches of one block.
 const MAX_PARTS: usize = BLOCK_STEPS / MIN_RUN_STEPS;
@@ -40,6 +41,8 @@ const ALIGN: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workspace {
     x_bytes: usize,
+    /// How each part of each row of x was rounded.
+    quantised_bytes: usize,
     /// Sums and a decoded block, for each thread.
     scratch_bytes: usize,
     threads: usize,
@@ -51,6 +54,8 @@ impl Workspace {
         let scratch = (rows + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
         Self {
             x_bytes: (m * layout.steps() * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
+            quantised_bytes: (m * layout.parts_of_x() * size_of::<Quantised>())
+                .next_multiple_of(ALIGN),
             scratch_bytes: if m > FEW_ROWS { scratch } else { 0 },
             threads,
         }
@@ -58,7 +63,7 @@ impl Workspace {
 
     /// In all, with room to start on a cache line.
     pub(super) fn bytes(&self) -> usize {
-        ALIGN + self.x_bytes + self.threads * self.scratch_bytes
+        ALIGN + self.x_bytes + self.quantised_bytes + self.threads * self.scratch_bytes
     }
 }
 
@@ -73,7 +78,7 @@ pub(super) struct Call<'a> {
     pub(super) activation: Option<Act>,
     pub(super) isa: Isa,
     pub(super) residual: Option<Rows>,
-    /// Packed x, then the threads' scratch; starts on a cache line.
+    /// Packed x, how it was rounded, the threads' scratch; starts on a cache line.
     pub(super) workspace: *mut u8,
     pub(super) sizes: Workspace,
     /// The next tile to pack, or the next panel to multiply.
@@ -119,7 +124,7 @@ impl Task for Share<'_> {
 
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    unsafe fn with_bf16<A: Arith, const NV: usize>(&self)
+    unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where
         I8: Format<A>,
         I4: Format<A>,
@@ -131,6 +136,23 @@ impl Task for Share<'_> {
                 (_, WeightFormat::Dense(_)) => self.multiply::<A, Native, NV>(),
                 (_, WeightFormat::Int8Row | WeightFormat::Int8Group(_)) => {
                     self.multiply::<A, I8, NV>()
+                }
+                _ => self.multiply::<A, I4, NV>(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn with_int8<A: IntArith, const NV: usize>(&self)
+    where
+        I4: Format<A>,
+    {
+        // SAFETY: as above; the planner takes this way for int8 and int4 only.
+        unsafe {
+            match (self.pass, self.call.layout.format) {
+                (Pass::PackX, _) => self.quantise_x::<A>(),
+                (_, WeightFormat::Int8Row | WeightFormat::Int8Group(_)) => {
+                    self.multiply::<A, Native, NV>()
                 }
                 _ => self.multiply::<A, I4, NV>(),
             }
@@ -160,6 +182,13 @@ impl Call<'_> {
         self.workspace.cast::<A::Scalar>().wrapping_add(at)
     }
 
+    /// How the part of x that `step` lies in was rounded, from row `row` on.
+    fn quantised(&self, row: usize, step: usize) -> *mut Quantised {
+        let at = step / self.layout.part_steps() * self.m + row;
+        let all = self.workspace.wrapping_add(self.sizes.x_bytes);
+        all.cast::<Quantised>().wrapping_add(at)
+    }
+
     fn take(&self, items: usize) -> Option<usize> {
         let i = self.next.fetch_add(1, Ordering::Relaxed);
         (i < items).then_some(i)
@@ -170,7 +199,7 @@ impl Share<'_> {
     /// # Safety
     /// As [`Task::with_f32`].
     #[inline(always)]
-    unsafe fn pack_x<A: Arith>(&self) {
+    unsafe fn pack_x<A: FloatArith>(&self) {
         let call = self.call;
         while let Some(t) = call.take(call.tiles()) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
@@ -187,7 +216,7 @@ impl Share<'_> {
     /// # Safety
     /// As [`Task::with_f32`]; no other thread has this tile, and the elements of `x` are of type `T`.
     #[inline(always)]
-    unsafe fn pack_tile<A: Arith, T: Float>(&self, t: usize) {
+    unsafe fn pack_tile<A: FloatArith, T: Float>(&self, t: usize) {
         let call = self.call;
         let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
         let (rows, k) = (end - row, call.layout.k);
@@ -211,6 +240,50 @@ impl Share<'_> {
                             0.0
                         };
                         *to.add(s * rows + r) = A::pack([rest, 0.0]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Task::with_f32`].
+    #[inline(always)]
+    unsafe fn quantise_x<A: IntArith>(&self) {
+        let call = self.call;
+        while let Some(t) = call.take(call.tiles()) {
+            // SAFETY: the tile is this thread's; `x` was checked by `ops`.
+            unsafe {
+                match call.x.dtype {
+                    DType::F32 => self.quantise_tile::<A, f32>(t),
+                    DType::F16 => self.quantise_tile::<A, f16>(t),
+                    _ => self.quantise_tile::<A, bf16>(t),
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::pack_tile`].
+    #[inline(always)]
+    unsafe fn quantise_tile<A: IntArith, T: Float>(&self, t: usize) {
+        let (call, layout) = (self.call, self.call.layout);
+        let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+        let rows = end - row;
+        for step in (0..layout.steps()).step_by(layout.part_steps()) {
+            let steps = layout.part_steps().min(layout.steps() - step);
+            let cols = (steps * A::STEP).min(layout.k - step * A::STEP);
+            let to = call.packed_x::<A>(row, rows, step);
+            for r in 0..rows {
+                let from = call.x.element(row + r, step * A::STEP).cast::<T>();
+                // SAFETY: the columns lie in the row of x; a part lies in one block of packed x, which has its steps.
+                unsafe {
+                    let from = std::slice::from_raw_parts(from, cols);
+                    let mut part = [0; ACTIVATION_BLOCK];
+                    let quantised = quantise(from, &mut part, layout.offset);
+                    call.quantised(row + r, step).write(quantised);
+                    for (s, four) in part.as_chunks::<4>().0[..steps].iter().enumerate() {
+                        *to.add(s * rows + r) = u32::from_le_bytes(four.map(|q| q as u8));
                     }
                 }
             }
@@ -247,10 +320,9 @@ impl Share<'_> {
         let (call, layout) = (self.call, self.call.layout);
         let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
         let mut sums = [0.0f32; FEW_ROWS * MAX_PANEL];
-        let most = if call.tiles() == 1 {
-            layout.run_steps()
-        } else {
-            BLOCK_STEPS
+        let most = match call.tiles() {
+            1 => layout.part_steps(),
+            _ => layout.part_steps().min(BLOCK_STEPS),
         };
         for run in 0..layout.runs() {
             for from in (0..layout.run_steps()).step_by(most) {
@@ -261,8 +333,9 @@ impl Share<'_> {
                     let step = run * layout.run_steps() + from;
                     let x = call.packed_x::<A>(row, end - row, step);
                     let sums = &mut sums[row * layout.panel..];
+                    let (rows, quantised) = (end - row, call.quantised(row, step));
                     // SAFETY: the stretch lies in the panel, x has its steps, `sums` a panel for each row.
-                    unsafe { tile::<A, F, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
+                    unsafe { tile::<A, F, NV>(rows, stretch, x, quantised, sums.as_mut_ptr()) };
                 }
             }
         }
@@ -288,7 +361,8 @@ impl Share<'_> {
         let rows = call.tile_row(tiles.end) - first_row;
         let decoded = call
             .workspace
-            .wrapping_add(call.sizes.x_bytes + self.thread * call.sizes.scratch_bytes);
+            .wrapping_add(call.sizes.x_bytes + call.sizes.quantised_bytes)
+            .wrapping_add(self.thread * call.sizes.scratch_bytes);
         let sums: *mut f32 = decoded
             .wrapping_add(BLOCK_STEPS * layout.panel * Path::SCALAR_BYTES)
             .cast();
@@ -308,8 +382,10 @@ impl Share<'_> {
                         break;
                     }
                     let x = call.packed_x::<A>(row, end - row, step);
+                    let (rows, quantised) = (end - row, call.quantised(row, step));
+                    let sums = sums.as_mut_ptr();
                     // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
-                    unsafe { tile::<A, Native, NV>(end - row, stretch, x, sums.as_mut_ptr()) };
+                    unsafe { tile::<A, Native, NV>(rows, stretch, x, quantised, sums) };
                 }
             }
         }
@@ -339,7 +415,10 @@ impl Share<'_> {
                 break;
             }
             let (run, from) = (step / layout.run_steps(), step % layout.run_steps());
-            let steps = (layout.run_steps() - from).min(end - step);
+            let rest_of_part = layout.part_steps() - from % layout.part_steps();
+            let steps = (layout.run_steps() - from)
+                .min(end - step)
+                .min(rest_of_part);
             let stretch = self.stretch::<A, F>(panel, run, from, steps);
             let to = to.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
             // SAFETY: these steps lie in the block.

@@ -6,7 +6,7 @@
 
 use hal::{Buffer, DType, Error, Result, View, WeightFormat};
 use half::{bf16, f16};
-use ops::HostWeight;
+use ops::{HostWeight, Matmul};
 
 use crate::device::Cpu;
 use crate::memory::{CpuMemory, address};
@@ -25,16 +25,26 @@ pub(crate) struct Layout {
     pub(super) panel: usize,
     /// Columns that one instruction multiplies.
     pub(super) step: usize,
+    /// What integers are moved up by, so that they have no sign: where x is integers too.
+    pub(super) offset: i32,
+    /// Columns of x that are rounded together, where they are.
+    activation_block: Option<usize>,
 }
 
 impl Layout {
-    pub(super) fn new(path: Path, format: WeightFormat, n: usize, k: usize) -> Self {
+    pub(super) fn new(path: Path, op: &Matmul) -> Self {
+        let offset = match op.weight {
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => 128,
+            _ => 8,
+        };
         Self {
-            format,
-            n,
-            k,
+            format: op.weight,
+            n: op.n,
+            k: op.k,
             panel: path.panel(),
             step: path.step(),
+            offset: if path.is_int8() { offset } else { 0 },
+            activation_block: op.activation_block().filter(|_| path.is_int8()),
         }
     }
 
@@ -66,6 +76,18 @@ impl Layout {
             Some(group) => group / self.step,
             None => self.steps(),
         }
+    }
+
+    /// Steps that are added up before their scales are applied: those of a run, at most of a part of x.
+    pub(super) fn part_steps(&self) -> usize {
+        let part = self.activation_block.map_or(usize::MAX, |b| b / self.step);
+        self.run_steps().min(part).max(1)
+    }
+
+    /// Parts of a row of x that are rounded each on its own.
+    pub(super) fn parts_of_x(&self) -> usize {
+        self.activation_block
+            .map_or(0, |_| self.steps().div_ceil(self.part_steps()))
     }
 
     pub(super) fn runs(&self) -> usize {
@@ -207,7 +229,8 @@ impl Layout {
         let (from, _) = row.as_chunks::<N>();
         let (to, _) = panel.as_chunks_mut::<N>();
         for k in cols {
-            to[(k / self.step * self.panel + r) * self.step + k % self.step] = from[k];
+            to[(k / self.step * self.panel + r) * self.step + k % self.step] =
+                from[k].map(|byte| byte ^ self.offset as u8);
         }
     }
 
@@ -219,7 +242,7 @@ impl Layout {
             for i in 0..WORD.min(cols.end - k) {
                 let byte = row[(k + i) / 2];
                 let q = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
-                word |= u32::from(q) << (4 * self.slot(i));
+                word |= u32::from(q ^ self.offset as u8) << (4 * self.slot(i));
             }
             let (run, w) = (k / WORD / run_words, k / WORD % run_words);
             let at = run * self.run_bytes() + (w * self.panel + r) * 4;
@@ -258,7 +281,7 @@ impl Layout {
                 WeightFormat::Dense(DType::F16) => f16_at(data, 2 * element),
                 WeightFormat::Dense(_) => bf16::from_le_bytes(bytes_at(data, 2 * element)).to_f32(),
                 _ if self.is_int4() => f32::from(self.int4_at(data, r, k)) * scale,
-                _ => f32::from(data[element] as i8) * scale,
+                _ => f32::from((data[element] ^ self.offset as u8) as i8) * scale,
             };
         }
     }
@@ -266,7 +289,7 @@ impl Layout {
     /// Column `k` of a run.
     fn int4_at(&self, data: &[u8], r: usize, k: usize) -> i8 {
         let word = u32::from_le_bytes(bytes_at(data, (k / WORD * self.panel + r) * 4));
-        let nibble = (word >> (4 * self.slot(k % WORD))) as u8 & 15;
+        let nibble = ((word >> (4 * self.slot(k % WORD))) as u8 ^ self.offset as u8) & 15;
         // The sign of four bits.
         (nibble << 4) as i8 >> 4
     }

@@ -1,6 +1,6 @@
 //! The innermost loops: a few rows of x by one panel of weights, sums in registers.
 
-use crate::simd::{Arith, Format};
+use crate::simd::{Arith, Format, Quantised};
 
 /// The most rows of x in one tile: with the panel's vectors, their sums fill the registers.
 pub(crate) const MAX_ROWS: usize = 6;
@@ -32,23 +32,25 @@ impl Stretch {
 ///
 /// # Safety
 /// The CPU has `A`; the stretch is one of format `F` in panels of `NV` vectors; `x` holds `rows` scalars for each of
-/// its steps, and `sums` `rows` panels.
+/// its steps, and `sums` `rows` panels. Where x is integers, `quantised` holds how each row was rounded, and the stretch
+/// lies in one part of it.
 #[inline(always)]
 pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize>(
     rows: usize,
     stretch: Stretch,
     x: *const A::Scalar,
+    quantised: *const Quantised,
     sums: *mut f32,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match rows {
-            1 => rows_of::<A, F, 1, NV>(stretch, x, sums),
-            2 => rows_of::<A, F, 2, NV>(stretch, x, sums),
-            3 => rows_of::<A, F, 3, NV>(stretch, x, sums),
-            4 => rows_of::<A, F, 4, NV>(stretch, x, sums),
-            5 => rows_of::<A, F, 5, NV>(stretch, x, sums),
-            _ => rows_of::<A, F, MAX_ROWS, NV>(stretch, x, sums),
+            1 => rows_of::<A, F, 1, NV>(stretch, x, quantised, sums),
+            2 => rows_of::<A, F, 2, NV>(stretch, x, quantised, sums),
+            3 => rows_of::<A, F, 3, NV>(stretch, x, quantised, sums),
+            4 => rows_of::<A, F, 4, NV>(stretch, x, quantised, sums),
+            5 => rows_of::<A, F, 5, NV>(stretch, x, quantised, sums),
+            _ => rows_of::<A, F, MAX_ROWS, NV>(stretch, x, quantised, sums),
         }
     }
 }
@@ -65,13 +67,17 @@ pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize>(
 unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
     stretch: Stretch,
     mut x: *const A::Scalar,
+    quantised: *const Quantised,
     out: *mut f32,
 ) {
     // SAFETY: the pointers stay inside what the caller promised: `units` units of weights, their steps of x,
     // `MR` panels of sums. Prefetches may leave it: they never fault.
     unsafe {
         let mut w = stretch.weight;
-        let mut sums = [[A::zero(); NV]; MR];
+        let mut sums = [[A::start(quantised); NV]; MR];
+        for r in 1..MR {
+            sums[r] = [A::start(quantised.wrapping_add(r)); NV];
+        }
         for _ in 0..stretch.units {
             let mut raw = [F::load(w); NV];
             for v in 1..NV {
@@ -111,10 +117,11 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
             for v in 0..NV {
                 let out = out.add((r * NV + v) * A::LANES);
                 let old = A::load(out);
+                let sum = A::finish(sums[r][v], quantised.wrapping_add(r));
                 let new = if stretch.scales.is_null() {
-                    A::add(old, sums[r][v])
+                    A::add(old, sum)
                 } else {
-                    A::mul_add(scales[v], sums[r][v], old)
+                    A::mul_add(scales[v], sum, old)
                 };
                 A::store(out, new);
             }
