@@ -30,6 +30,8 @@ pub struct Findings {
     pub rounds_probabilities: Option<bool>,
     /// Whether a product of many rows rounded the elements of a quantised weight to the type of `x`.
     pub rounds_weights: Option<bool>,
+    /// Whether a product with a quantised weight rounded `x` to eight bits.
+    pub rounds_activations: Option<bool>,
     /// Operand types whose products lost a number below 2⁻¹²⁶.
     pub flushes: Vec<DType>,
     /// Whether the smallest f16 number survives a product.
@@ -57,6 +59,7 @@ pub fn probe(accelerator: &Accelerator) -> Result<Findings> {
         operand_bits: operand_bits(&lab)?,
         rounds_probabilities: rounded_probabilities(&lab)?,
         rounds_weights: rounded_weights(&lab)?,
+        rounds_activations: rounded_activations(&lab)?,
         rounds_to_nearest_even: rounding(&lab)?,
         contracts: contraction(&lab)?,
         propagates_nan: propagation(&lab)?,
@@ -197,6 +200,26 @@ fn rounded_weights(lab: &Lab) -> Result<Option<bool>> {
         if let Some(outputs) = outputs {
             // Rounded, it is 1.
             return Ok(Some((outputs[0].data[0] - w).abs() > (w - 1.0) / 2.0));
+        }
+    }
+    Ok(None)
+}
+
+fn rounded_activations(lab: &Lab) -> Result<Option<bool>> {
+    let (n, k) = (64, 64);
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
+        let op = Matmul {
+            out: DType::F32,
+            ..Matmul::new(n, k, dtype, WeightFormat::Int8Row)
+        };
+        // 3/8 of a unit, beside the element that makes it one.
+        let mut x = vec![0.0; k];
+        (x[0], x[1]) = (127.0, 0.375);
+        let mut w = vec![0.0; k];
+        w[1] = 127.0;
+        let inputs = [Tensor::new(&[1, k], x), Tensor::new(&[n, k], w.repeat(n))];
+        if let Some(outputs) = lab.run(op, &[&[1, n]], &inputs)? {
+            return Ok(Some(outputs[0].data[0] == 0.0));
         }
     }
     Ok(None)
@@ -390,6 +413,16 @@ impl Findings {
                 ),
             );
         }
+        if let Some(found) = self.rounds_activations {
+            claim(
+                found == card.rounds_activations,
+                format!(
+                    "the card says that activations are {}rounded to eight bits, the probe finds {}rounded",
+                    not(card.rounds_activations),
+                    not(found)
+                ),
+            );
+        }
         if let Some(found) = self.rounds_probabilities.filter(|_| bits == 24) {
             claim(
                 found == card.rounds_probabilities,
@@ -464,6 +497,7 @@ impl fmt::Display for Findings {
             ask(self.rounds_probabilities)
         )?;
         writeln!(f, "rounds quantised weights: {}", ask(self.rounds_weights))?;
+        writeln!(f, "rounds activations: {}", ask(self.rounds_activations))?;
         let flushed: Vec<&str> = self.flushes.iter().map(|dtype| dtype.name()).collect();
         writeln!(f, "flushes numbers below 2^-126 of: {}", flushed.join(", "))?;
         writeln!(

@@ -90,6 +90,9 @@ fn remarks(card: &Numerics) -> Vec<String> {
     if card.rounds_weights {
         remarks.push("products of many rows round quantised weights to the type of x".into());
     }
+    if card.rounds_activations {
+        remarks.push("products with quantised weights round x to eight bits".into());
+    }
     if !card.flushes.is_empty() {
         let types: Vec<&str> = card.flushes.iter().map(|dtype| dtype.name()).collect();
         let types = types.join(", ");
@@ -692,6 +695,7 @@ mod tests {
             operand_bits: 11,
             rounds_probabilities: true,
             rounds_weights: true,
+            rounds_activations: true,
             flushes: vec![DType::F32],
             floats: vec![DType::F32, DType::F16],
         };
@@ -702,6 +706,7 @@ mod tests {
                 "operands of products keep 11 bits",
                 "attention rounds its probabilities to the cache's type",
                 "products of many rows round quantised weights to the type of x",
+                "products with quantised weights round x to eight bits",
                 "products of f32 take numbers below 2^-126 for zero",
                 "kernels take no bf16"
             ]

@@ -25,6 +25,8 @@ pub type OnCompile = fn(spec: &str, took: Duration, kept: Option<&Path>);
 pub struct Options {
     /// Threads of the CPU; `None`: one per core.
     pub threads: Option<usize>,
+    /// Whether products with int8 and int4 weights round activations to eight bits: the CPU alone can.
+    pub int8_activations: bool,
     /// Called after each compilation, by devices that compile kernels at their first use and tell.
     pub on_compile: Option<OnCompile>,
 }
@@ -62,14 +64,24 @@ const LIMIT_SECONDS: f64 = 0.4;
 /// # Errors
 /// `NotFound` for a back end that this build lacks; what the back end reports otherwise.
 pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
-    let _ = options;
+    if options.int8_activations && spec != "cpu" {
+        return Err(Error::unsupported(
+            format!("open device '{spec}'"),
+            "activations of eight bits are the CPU's alone",
+        )
+        .next_step("leave out --activations int8, or take --device cpu"));
+    }
     match spec {
         #[cfg(feature = "ascend")]
         _ if spec == "ascend" || spec.starts_with("ascend:") => backend_ascend::open(spec),
         #[cfg(feature = "cpu")]
         "cpu" => backend_cpu::open(&backend_cpu::Options {
             threads: options.threads,
-            level: None,
+            activations: match options.int8_activations {
+                true => backend_cpu::Activations::Int8,
+                false => backend_cpu::Activations::Float,
+            },
+            ..backend_cpu::Options::default()
         }),
         #[cfg(feature = "cuda")]
         _ if spec == "cuda" || spec.starts_with("cuda:") => {

@@ -17,7 +17,7 @@ use serde_json::Value;
 fn cpu(threads: Option<usize>) -> Context {
     let options = backend_cpu::Options {
         threads,
-        level: None,
+        ..backend_cpu::Options::default()
     };
     Context::new(backend_cpu::open(&options).unwrap())
 }

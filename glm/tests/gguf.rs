@@ -36,7 +36,7 @@ fn f32s(bytes: &[u8]) -> Vec<f32> {
 fn cpu() -> Context {
     let options = backend_cpu::Options {
         threads: Some(2),
-        level: None,
+        ..backend_cpu::Options::default()
     };
     Context::new(backend_cpu::open(&options).unwrap())
 }

@@ -73,7 +73,7 @@ const BLANK: Blank = Blank {
 fn cpu() -> Context {
     let options = backend_cpu::Options {
         threads: Some(2),
-        level: None,
+        ..backend_cpu::Options::default()
     };
     Context::new(backend_cpu::open(&options).unwrap())
 }
@@ -294,7 +294,7 @@ fn apart() -> [(&'static str, Context); 2] {
     let cpu = || {
         let options = backend_cpu::Options {
             threads: Some(2),
-            level: None,
+            ..backend_cpu::Options::default()
         };
         backend_cpu::open(&options).unwrap()
     };

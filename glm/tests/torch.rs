@@ -818,7 +818,7 @@ fn write_official(
 fn logits(folder: &Path, weights: Option<WeightFormat>) -> Vec<f32> {
     let options = backend_cpu::Options {
         threads: Some(2),
-        level: None,
+        ..backend_cpu::Options::default()
     };
     let context = Context::new(backend_cpu::open(&options).unwrap());
     let source = source(folder);

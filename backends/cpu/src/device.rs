@@ -42,7 +42,10 @@ impl CpuDevice {
                 id: cpu.id,
                 spec: "cpu".into(),
                 name: cpu_name(),
-                detail: cpu.isa.to_string(),
+                detail: match cpu.rounds_activations {
+                    true => format!("{}, activations of eight bits", cpu.isa),
+                    false => cpu.isa.to_string(),
+                },
                 parallelism: cpu.pool.threads(),
                 native_floats,
                 numerics,

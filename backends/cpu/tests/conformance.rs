@@ -2,7 +2,7 @@
 
 mod common;
 
-use backend_cpu::{Level, Options};
+use backend_cpu::{Activations, Level, Options};
 use conformance::discipline::discipline;
 use conformance::metamorphic::properties;
 use conformance::probe::probe;
@@ -16,22 +16,52 @@ conformance::tests!(cpu);
 
 #[test]
 fn every_instruction_set_is_what_its_card_says() {
-    for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
+    let levels = Level::ALL.into_iter().filter(|level| level.is_available());
+    let float = levels.clone().map(|level| (level, Activations::Float));
+    for (level, activations) in float.chain(levels.map(|level| (level, Activations::Int8))) {
         let accelerator = backend_cpu::open(&Options {
             level: Some(level),
+            activations,
             ..Options::default()
         });
-        let accelerator = accelerator.unwrap();
+        let accelerator = match accelerator {
+            Err(e) if activations == Activations::Int8 => {
+                conformance::skip("cpu:int8", e);
+                continue;
+            }
+            opened => opened.unwrap(),
+        };
         let findings = probe(&accelerator).unwrap();
-        println!("{level}\n{findings}");
+        println!("{level}, {activations:?}\n{findings}");
         let wrong = findings.contradictions(&accelerator.device.info().numerics);
-        assert!(wrong.is_empty(), "{level}: {wrong:?}");
+        assert!(wrong.is_empty(), "{level}, {activations:?}: {wrong:?}");
     }
+}
+
+/// The CPU with activations of eight bits, where it has kernels of integers.
+fn of_integers() -> Option<Accelerator> {
+    let opened = backend_cpu::open(&Options {
+        activations: Activations::Int8,
+        ..Options::default()
+    });
+    opened
+        .inspect_err(|e| conformance::skip("cpu:int8", e))
+        .ok()
+}
+
+#[test]
+fn products_of_integers_conform() {
+    let Some(accelerator) = of_integers() else {
+        return;
+    };
+    let report = Suite::new(accelerator).run::<ops::Matmul>();
+    println!("{report}");
+    report.require_pass().unwrap();
 }
 
 #[test]
 fn every_property_holds() {
-    for accelerator in [cpu(), primitive()] {
+    for accelerator in [cpu(), primitive()].into_iter().chain(of_integers()) {
         for property in properties(&accelerator) {
             assert!(property.is_fine(), "{property}");
         }

@@ -198,6 +198,7 @@ fn facts(info: DeviceInfo, raw: &RawInfo, doing: &str) -> Result<DeviceInfo> {
         operand_bits: raw.operand_bits,
         rounds_probabilities: raw.rounds_probabilities != 0,
         rounds_weights: raw.rounds_weights != 0,
+        rounds_activations: false,
         flushes: set("flushes", raw.flushes)?,
         floats: set("floats", raw.floats)?,
     };

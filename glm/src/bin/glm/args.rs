@@ -42,6 +42,17 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GLM_DTYPE", value_enum)]
     pub(crate) dtype: Option<Precision>,
 
+    /// What the CPU's products with int8 and int4 weights do with activations: take them as they are, or round each block of up
+    /// to 128 to eight bits and multiply integers, which is faster
+    #[arg(
+        long,
+        global = true,
+        env = "GLM_ACTIVATIONS",
+        value_enum,
+        default_value = "f32"
+    )]
+    pub(crate) activations: Activations,
+
     /// Threads of the CPU; `glm bench` takes several numbers [default: one per core]
     #[arg(
         long,
@@ -80,6 +91,15 @@ impl Global {
     pub(crate) fn lang(&self) -> Lang {
         self.lang.unwrap_or_else(Lang::of_locale)
     }
+}
+
+/// What `--activations` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Activations {
+    /// As they are
+    F32,
+    /// Eight bits
+    Int8,
 }
 
 /// What `--dtype` names.

@@ -20,7 +20,7 @@ use hal::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use crate::args::{Conform, Global};
+use crate::args::{Activations, Conform, Global};
 use crate::failure::Failure;
 use crate::{load, output};
 
@@ -231,6 +231,9 @@ fn command(global: &Global, selection: &Selection) -> hal::Result<Command> {
     }
     if let Some(threads) = global.threads() {
         command.args(["--threads", &threads.to_string()]);
+    }
+    if global.activations == Activations::Int8 {
+        command.args(["--activations", "int8"]);
     }
     Ok(command)
 }

@@ -15,7 +15,7 @@ use hal::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ops::{Accelerator, Context};
 
-use crate::args::{Generate, Global, Precision};
+use crate::args::{Activations, Generate, Global, Precision};
 use crate::compiling;
 use crate::failure::Failure;
 
@@ -33,6 +33,7 @@ pub(crate) fn accelerator(global: &Global, device: &str) -> Result<Accelerator, 
 pub(crate) fn device_options(global: &Global) -> backends::Options {
     backends::Options {
         threads: global.threads(),
+        int8_activations: global.activations == Activations::Int8,
         on_compile: (!global.quiet).then_some(compiling::tell),
     }
 }
