@@ -186,15 +186,14 @@ fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
         .map(|q| q["op"].as_str().unwrap())
         .collect();
     let eval = questions(&eval);
-    let context = cpu(None);
-    let accuracies = |weights: Option<WeightFormat>| -> BTreeMap<&str, f64> {
+    let accuracies = |(context, weights): (&Context, Option<WeightFormat>)| -> BTreeMap<&str, f64> {
         let options = Options {
             max_sequences: 50,
             max_logits: 50,
             max_tokens: Some(4096),
             ..options(weights)
         };
-        let chat = Chat::new(&demo::folder_files(), &context, &options);
+        let chat = Chat::new(&demo::folder_files(), context, &options);
         let prompts: Vec<Vec<u32>> = eval.iter().map(|(q, _)| chat.prompt(q)).collect();
         let answers = answers(&mut chat.engine.model(), &prompts, &chat.params.stop_ids);
         let mut counts = BTreeMap::<&str, (usize, usize)>::new();
@@ -212,13 +211,21 @@ fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
             .map(|(op, counts)| (op, percent(counts)))
             .collect()
     };
-    let formats = [
-        None,
-        Some(WeightFormat::Int8Row),
-        Some(WeightFormat::Int4Group(32)),
-    ];
-    let measured = formats.map(accuracies);
-    println!("accuracy in %: as stored, int8, int4-g32: {measured:?}");
+    let formats = [WeightFormat::Int8Row, WeightFormat::Int4Group(32)].map(Some);
+    let float = cpu(None);
+    let mut all = vec![(&float, None)];
+    all.extend(formats.map(|weights| (&float, weights)));
+    let integers = backend_cpu::open(&backend_cpu::Options {
+        activations: backend_cpu::Activations::Int8,
+        ..backend_cpu::Options::default()
+    });
+    let integers = integers.map(Context::new);
+    match &integers {
+        Ok(context) => all.extend(formats.map(|weights| (context, weights))),
+        Err(e) => conformance::skip("cpu:int8", e),
+    }
+    let measured: Vec<_> = all.into_iter().map(accuracies).collect();
+    println!("accuracy in %: as stored, int8, int4-g32, both with int8 activations: {measured:?}");
     for accuracies in &measured {
         assert!(accuracies["all"] >= 95.0, "{measured:?}");
         assert!(

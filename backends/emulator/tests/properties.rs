@@ -206,7 +206,7 @@ fn found(spec: &str, names: &str) -> Vec<(String, Status, String)> {
 #[test]
 fn replays_are_plain_runs_or_are_found_out() {
     let right = found("emulator:async", "capture/*");
-    assert_eq!(right.len(), 19);
+    assert_eq!(right.len(), 20);
     for (op, status, why) in right {
         assert_eq!(status, Status::Pass, "{op}: {why}");
     }
