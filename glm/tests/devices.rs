@@ -1,5 +1,9 @@
 //! The demo model on every accelerator of this machine: the answers of the CPU, and its logits but for roundings.
 
+#[cfg(feature = "ascend")]
+#[path = "common/cann.rs"]
+mod cann;
+
 use std::ops::ControlFlow;
 
 use glm::backends;
@@ -181,16 +185,8 @@ fn answers_through_musas_calls_as_on_the_cpu() {
 #[cfg(feature = "ascend")]
 #[test]
 fn answers_through_ascends_calls_as_on_the_cpu() {
-    let cann = backend_emulator::stand_in::Vendor {
-        exports: concat!(
-            include_str!("../../backends/ascend/tests/stand_in/acl.h"),
-            include_str!("../../backends/ascend/tests/stand_in/operators.h")
-        ),
-        files: &["libascendcl.so", "libnnopbase.so", "libopapi.so"],
-        variable: "GLM_ASCEND_LIBRARIES",
-    };
     let name = "answers_through_ascends_calls_as_on_the_cpu";
-    cann.emulated(name, &[], &[], |stand_in| {
+    cann::CANN.emulated(name, &[], &[], |stand_in| {
         let context = open("ascend:0").unwrap();
         let composed = [
             "add_layer_norm",

@@ -4,9 +4,8 @@
 mod common;
 
 use backend_emulator::stand_in::StandIn;
-use backend_emulator::stand_in::product::Product;
-use hal::{DType, ErrorKind, Result, View, WeightFormat};
-use ops::{Context, Matmul};
+use backend_emulator::stand_in::product::{self, Product};
+use hal::{DType, ErrorKind, Result, WeightFormat};
 
 use common::{emulated, emulated_without};
 
@@ -57,22 +56,7 @@ fn a_shape_is_asked_for_once() {
 #[test]
 fn more_rows_never_need_less_workspace() {
     emulated("more_rows_never_need_less_workspace", &[], |_| {
-        let context = Context::new(backend_cuda::open("cuda:0").unwrap());
-        for (weight, bias) in [(DENSE, true), (DENSE, false), (WeightFormat::Int8Row, true)] {
-            let op = Matmul {
-                bias,
-                ..Matmul::new(20_000, 64, DType::BF16, weight)
-            };
-            let plan = context.plan(op.clone()).unwrap();
-            let mut before = 0;
-            for m in 0..2000 {
-                let shapes: [&[usize]; 4] = [&[m, op.n], &[m, op.k], &[], &[op.n]];
-                let bytes = plan.workspace_bytes(&shapes);
-                assert!(bytes >= before, "{m}: {bytes} < {before}");
-                before = bytes;
-            }
-            assert!((32 << 20..200 << 20).contains(&before), "{before}");
-        }
+        product::more_rows_never_need_less_workspace(backend_cuda::open("cuda:0").unwrap());
     });
 }
 
@@ -80,20 +64,7 @@ fn more_rows_never_need_less_workspace() {
 fn products_are_captured() {
     emulated("products_are_captured", &[], |stand_in| {
         for weight in [DENSE, WeightFormat::Int8Row] {
-            let product = made(weight, true, MANY).unwrap();
-            let mut stream = product.accelerator.device.stream().unwrap();
-            stream.begin_capture().unwrap();
-            // The first of its kind.
-            product.queue(&mut *stream).unwrap();
-            let graph = stream.end_capture().unwrap();
-            for _ in 0..2 {
-                let nothing = vec![0xff; product.out.bytes()];
-                stream
-                    .upload(&View::of_bytes(&product.out), &nothing)
-                    .unwrap();
-                graph.launch(&mut *stream).unwrap();
-                product.assert_right(&mut *stream).unwrap();
-            }
+            made(weight, true, MANY).unwrap().replays().unwrap();
         }
         assert_eq!(stand_in.live(), [""; 0]);
     });

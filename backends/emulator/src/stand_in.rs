@@ -363,6 +363,18 @@ pub struct StandIn {
 }
 
 impl StandIn {
+    /// Opening a device ended in this kind of error, which says so and what to do next, and left nothing behind.
+    ///
+    /// # Panics
+    /// When it did not.
+    pub fn refused(&self, opened: Result<Accelerator>, kind: ErrorKind, says: &str) {
+        let e = opened.expect_err("the device is refused");
+        println!("{e}");
+        assert_eq!(e.kind(), kind, "{e}");
+        assert!(e.to_string().contains(says) && e.next().is_some(), "{e}");
+        assert_eq!(self.live(), [""; 0]);
+    }
+
     /// Of the library that a back end loads.
     ///
     /// # Errors

@@ -1,8 +1,12 @@
 //! A product to give to a stand-in, for tests of vendors' libraries of products.
 
+use backend_simt::library::Cut;
+use conformance::Suite;
 use hal::{Buffer, DType, Result, Stream, View, WeightFormat};
 use ops::reference::Tensor;
 use ops::{Accelerator, Context, HostWeight, Matmul, MatmulArgs, Op, Plan};
+
+use super::StandIn;
 
 /// A product of small integers, which every type holds, and its operands on a device.
 #[derive(Debug)]
@@ -135,4 +139,72 @@ impl Product {
         self.queue(&mut *stream)?;
         self.assert_right(&mut *stream)
     }
+
+    /// Queues it while a stream is captured, the first of its kind, and replays that over what is no number.
+    ///
+    /// # Errors
+    /// Those of the device.
+    ///
+    /// # Panics
+    /// When a number is not the reference's.
+    pub fn replays(&self) -> Result<()> {
+        let mut stream = self.accelerator.device.stream()?;
+        stream.begin_capture()?;
+        self.queue(&mut *stream)?;
+        let graph = stream.end_capture()?;
+        for _ in 0..2 {
+            let nothing = vec![0xff; self.out.bytes()];
+            stream.upload(&View::of_bytes(&self.out), &nothing)?;
+            graph.launch(&mut *stream)?;
+            self.assert_right(&mut *stream)?;
+        }
+        Ok(())
+    }
+}
+
+/// A product of more rows asks for as much workspace as one of fewer, or more, and for no absurd amount.
+///
+/// # Panics
+/// When it does not.
+pub fn more_rows_never_need_less_workspace(accelerator: Accelerator) {
+    let context = Context::new(accelerator);
+    let dense = WeightFormat::Dense(DType::BF16);
+    for (weight, bias) in [(dense, true), (dense, false), (WeightFormat::Int8Row, true)] {
+        let op = Matmul {
+            bias,
+            ..Matmul::new(20_000, 64, DType::BF16, weight)
+        };
+        let plan = context.plan(op.clone()).expect("every device has it");
+        let mut before = 0;
+        for m in 0..2000 {
+            let shapes: [&[usize]; 4] = [&[m, op.n], &[m, op.k], &[], &[op.n]];
+            let bytes = plan.workspace_bytes(&shapes);
+            assert!(bytes >= before, "{m}: {bytes} < {before}");
+            before = bytes;
+        }
+        assert!((32 << 20..200 << 20).contains(&before), "{before}");
+    }
+}
+
+/// Slabs as small as they can be, of which the suite's own sizes have several.
+pub const SMALL: Cut = Cut {
+    weight_bytes: 1,
+    sums_bytes: 1,
+};
+
+/// The suite's products on a device that cuts them up by [`SMALL`]: they are right, and went that way.
+///
+/// # Panics
+/// When they are not, or did not.
+pub fn are_right_in_many_pieces(accelerator: Accelerator, stand_in: &StandIn) {
+    let suite = Suite::new(accelerator);
+    let report = suite.run_where::<Matmul>(|case| case.op.n > 128);
+    println!("{report}");
+    report.require_pass().expect("every product is right");
+    let ran = stand_in.kernels();
+    for kernel in ["dequantise", "sums_epilogue"] {
+        assert!(ran.contains(kernel), "{kernel} is not among {ran:?}");
+    }
+    drop(suite);
+    assert_eq!(stand_in.live(), [""; 0]);
 }
