@@ -217,6 +217,7 @@ impl Check {
     fn case<O: Conformance>(case: &Case<O>, run: Arc<Run>) -> Self {
         let id = case.id();
         let (dtype, weight) = types(&case.op);
+        let dtype = dtype.unwrap_or(DType::I32).to_string();
         let of = match &weight {
             Some(weight) => format!("{dtype}-{weight}"),
             None => dtype.clone(),
@@ -236,8 +237,8 @@ impl Check {
     }
 }
 
-/// The type of activations and the format of weights that a case is about.
-fn types<O: Op>(op: &O) -> (String, Option<String>) {
+/// The type of activations, if there are floats among the arguments, and the format of the weight that `op` is about.
+pub fn types<O: Op>(op: &O) -> (Option<DType>, Option<String>) {
     let signature = op.signature();
     let weight = signature.iter().find_map(|arg| match arg.role {
         Role::Weight(format) => Some(format.to_string()),
@@ -251,8 +252,7 @@ fn types<O: Op>(op: &O) -> (String, Option<String>) {
     };
     let inputs = float(false).filter(|arg| !matches!(arg.role, Role::Weight(_)));
     let dtype = inputs.chain(float(true)).next();
-    let dtype = dtype.map_or(DType::I32, |arg| arg.dtype);
-    (dtype.to_string(), weight)
+    (dtype.map(|arg| arg.dtype), weight)
 }
 
 /// How many of an operation's standard cases `Quick` keeps.

@@ -59,7 +59,7 @@ pub mod waivers;
 pub use bound::{Bound, Expected, Model};
 pub use case::{Case, Layout, Operand};
 pub use cases::Conformance;
-pub use check::{Catalogue, Check, Depth, Fault, Selection};
+pub use check::{Catalogue, Check, Depth, Fault, Selection, types};
 pub use generate::Generator;
 pub use level::{Level, Levels};
 pub use outcome::{Metrics, Outcome, Report, Speed, Status, Worst};

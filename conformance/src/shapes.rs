@@ -11,6 +11,7 @@ use ops::{
     RopeKvWrite, RopeLayout,
 };
 
+use crate::cases::rope::tables;
 use crate::{Case, Generator, Operand, Rng};
 
 /// How much of a model's sizes a case keeps.
@@ -457,21 +458,11 @@ pub(crate) fn rope_case(op: Rope, tokens: usize, heads: usize) -> Case<Rope> {
 fn angles(op: &Rope, tokens: usize) -> [Operand; 3] {
     const POSITIONS: usize = 64;
     let mut rng = Rng::of(&format!("{op:?}"));
-    let pairs = op.rotary_dim / 2;
     let positions = (0..op.streams * tokens)
         .map(|_| rng.below(POSITIONS) as f64)
         .collect();
-    // Points of the unit circle by its rational parametrisation: no platform's sine enters.
-    let points = (0..POSITIONS * pairs).map(|_| {
-        let t = rng.uniform();
-        ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t))
-    });
-    let (cos, sin) = points.unzip();
-    [
-        Operand::values(&[op.streams, tokens], positions),
-        Operand::values(&[POSITIONS, pairs], cos),
-        Operand::values(&[POSITIONS, pairs], sin),
-    ]
+    let [cos, sin] = tables(&mut rng, POSITIONS, op.rotary_dim / 2);
+    [Operand::values(&[op.streams, tokens], positions), cos, sin]
 }
 
 pub(crate) fn rope_kv_write(sizes: Sizes) -> Vec<Case<RopeKvWrite>> {

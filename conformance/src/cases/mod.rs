@@ -16,7 +16,7 @@ mod layer_norm;
 mod matmul;
 mod norm;
 mod rms_norm;
-mod rope;
+pub(crate) mod rope;
 mod rope_kv_write;
 mod sample;
 mod softmax;

@@ -75,18 +75,18 @@ pub(super) fn angles(op: &Rope, tokens: usize) -> [Operand; 3] {
             _ => rng.below(POSITIONS) as f64,
         })
         .collect();
-    let pairs = op.rotary_dim / 2;
-    // Points of the unit circle by its rational parametrisation: no platform's sine enters.
-    let points = (0..POSITIONS * pairs).map(|_| rng.uniform()).map(|t| {
+    let [cos, sin] = tables(&mut rng, POSITIONS, op.rotary_dim / 2);
+    [Operand::values(&[op.streams, tokens], positions), cos, sin]
+}
+
+/// Tables of cosines and sines: points of the unit circle by its rational parametrisation, so that no platform's sine enters.
+pub(crate) fn tables(rng: &mut Rng, positions: usize, pairs: usize) -> [Operand; 2] {
+    let points = (0..positions * pairs).map(|_| rng.uniform()).map(|t| {
         let r = 1.0 + t * t;
         ((1.0 - t * t) / r, 2.0 * t / r)
     });
     let (cos, sin) = points.unzip();
-    [
-        Operand::values(&[op.streams, tokens], positions),
-        Operand::values(&[POSITIONS, pairs], cos),
-        Operand::values(&[POSITIONS, pairs], sin),
-    ]
+    [cos, sin].map(|values| Operand::values(&[positions, pairs], values))
 }
 
 /// The error of each turned element of `x`, `[tokens, heads, head_dim]`, before it is stored; `None` where it is only

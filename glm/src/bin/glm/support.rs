@@ -5,10 +5,10 @@ use std::io::{self, Write};
 
 use clap::CommandFactory;
 use clap::parser::ValueSource;
-use conformance::{Conformance, for_each_op};
+use conformance::{Conformance, for_each_op, types};
 use glm::backends;
 use hal::{DType, ErrorKind};
-use ops::{Accelerator, Context, How, Role};
+use ops::{Accelerator, Context, How};
 use serde::Serialize;
 use serde_json::json;
 
@@ -86,20 +86,8 @@ fn plan<O: Conformance>(context: &Context) -> Result<Vec<Cell>, Failure> {
     let mut groups: Vec<(Cell, Vec<O>)> = Vec::new();
     for case in O::cases() {
         let op = case.op;
-        let signature = op.signature();
-        let weight = signature.iter().find_map(|arg| match arg.role {
-            Role::Weight(format) => Some(format.to_string()),
-            _ => None,
-        });
-        // The type of activations: what is read, before what is written.
-        let float = |reads: bool| {
-            let mut args = signature.iter();
-            let is_read = |role| matches!(role, Role::In | Role::InOut);
-            args.find(|arg| is_read(arg.role) == reads && arg.dtype.is_float())
-        };
-        let dtype = float(true)
-            .or(float(false))
-            .map_or("int", |arg| arg.dtype.name());
+        let (dtype, weight) = types(&op);
+        let dtype = dtype.map_or("int", |dtype| dtype.name());
         let is_of = |(cell, _): &(Cell, Vec<O>)| (&cell.weight, cell.dtype) == (&weight, dtype);
         let at = groups.iter().position(is_of).unwrap_or_else(|| {
             let cell = Cell {
