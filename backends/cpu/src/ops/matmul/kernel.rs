@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::{DType, WeightFormat};
-use half::{bf16, f16};
 use ops::{ACTIVATION_BLOCK, Act};
 
 use super::layout::Layout;
@@ -12,6 +11,7 @@ use super::quantise::quantise;
 use super::tile::{MAX_ROWS, Stretch, tile};
 use crate::isa::Isa;
 use crate::ops::activation::with_act;
+use crate::ops::native::with_float;
 use crate::ops::tensor::Row;
 use crate::ops::vector::{Kernel, Lanes};
 use crate::simd::{
@@ -203,13 +203,7 @@ impl Share<'_> {
         let call = self.call;
         while let Some(t) = call.take(call.tiles()) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
-            unsafe {
-                match call.x.dtype {
-                    DType::F32 => self.pack_tile::<A, f32>(t),
-                    DType::F16 => self.pack_tile::<A, f16>(t),
-                    _ => self.pack_tile::<A, bf16>(t),
-                }
-            }
+            with_float!(call.x.dtype, T => unsafe { self.pack_tile::<A, T>(t) });
         }
     }
 
@@ -253,13 +247,7 @@ impl Share<'_> {
         let call = self.call;
         while let Some(t) = call.take(call.tiles()) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
-            unsafe {
-                match call.x.dtype {
-                    DType::F32 => self.quantise_tile::<A, f32>(t),
-                    DType::F16 => self.quantise_tile::<A, f16>(t),
-                    _ => self.quantise_tile::<A, bf16>(t),
-                }
-            }
+            with_float!(call.x.dtype, T => unsafe { self.quantise_tile::<A, T>(t) });
         }
     }
 
