@@ -66,13 +66,12 @@ pub fn open(spec: &str) -> Result<Accelerator> {
 pub fn open_with(spec: &str, options: Options) -> Result<Accelerator> {
     let (driver, capability) = NVIDIA.open_driver(spec)?;
     Ok(backend_simt::open_with_own(driver, options, |chip, ops| {
-        let wgmma = std::env::var(WGMMA).is_ok_and(|value| value == "1");
-        put_own(chip, ops, capability, lt::OnDevice::library(chip), wgmma);
+        let without = std::env::var(WGMMA).is_ok_and(|value| value == "0");
+        put_own(chip, ops, capability, lt::OnDevice::library(chip), !without);
     }))
 }
 
-/// `1` lets prompts attend by wgmma on sm_90: faster, but what it computes was compared with the reference in emulation only.
-/// `glm conform --level 4` with it shows whether a chip computes it right.
+/// `0` keeps prompts on sm_90 from attending by wgmma: for comparing it with the kernel of other chips, which is slower.
 const WGMMA: &str = "GLM_CUDA_WGMMA";
 
 /// Measures how the device that `spec` names computes `products` best, and keeps it for later starts.

@@ -23,8 +23,8 @@ pub(crate) fn are_for(capability: i32) -> bool {
 }
 
 /// Puts the planners of this crate before those of `ops`, which stay for what these decline, on a chip of this compute
-/// capability. Products of many rows go by `library`; on sm_90 prompts attend by `wgmma` if that is wanted. For [`crate::open`], and for those who compile the kernels without a
-/// chip.
+/// capability. Products of many rows go by `library`; on sm_90 prompts attend by `wgmma` unless that is not wanted. For
+/// [`crate::open`], and for those who compile the kernels without a chip.
 pub fn put_own<D: SimtDriver>(
     chip: &Arc<Chip<D>>,
     ops: &mut Ops,

@@ -121,17 +121,17 @@ fn long_prompts() {
 }
 
 #[test]
-fn prompts_go_through_many_blocks_by_wgmma() {
-    let name = "prompts_go_through_many_blocks_by_wgmma";
-    emulated(name, &[("GLM_CUDA_WGMMA", "1")], |stand_in| {
+fn prompts_go_through_many_blocks() {
+    emulated("prompts_go_through_many_blocks", &[], |stand_in| {
         long_prompts();
         assert!(stand_in.kernels().contains("attention_hopper"));
     });
 }
 
 #[test]
-fn prompts_go_through_many_blocks() {
-    emulated("prompts_go_through_many_blocks", &[], |stand_in| {
+fn prompts_go_through_many_blocks_without_wgmma() {
+    let name = "prompts_go_through_many_blocks_without_wgmma";
+    emulated(name, &[("GLM_CUDA_WGMMA", "0")], |stand_in| {
         long_prompts();
         assert!(!stand_in.kernels().contains("attention_hopper"));
     });

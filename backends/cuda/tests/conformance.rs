@@ -73,18 +73,18 @@ own_kernels! {
 #[test]
 fn every_attention() {
     emulated("every_attention", &[], |stand_in| {
-        let kernels = ["attention_many", "attention_few", "attention_merge"];
+        let kernels = ["attention_hopper", "attention_many", "attention_few"];
         all::<ops::Attention>(&stand_in, &kernels);
-        assert!(!stand_in.kernels().contains("attention_hopper"));
     });
 }
 
 #[test]
-fn every_attention_by_wgmma() {
-    let asked = [("GLM_CUDA_WGMMA", "1")];
-    emulated("every_attention_by_wgmma", &asked, |stand_in| {
-        let kernels = ["attention_hopper", "attention_many", "attention_few"];
+fn every_attention_without_wgmma() {
+    let asked = [("GLM_CUDA_WGMMA", "0")];
+    emulated("every_attention_without_wgmma", &asked, |stand_in| {
+        let kernels = ["attention_many", "attention_few", "attention_merge"];
         all::<ops::Attention>(&stand_in, &kernels);
+        assert!(!stand_in.kernels().contains("attention_hopper"));
     });
 }
 
