@@ -125,6 +125,7 @@ pub fn limits(spec: &str, options: &Options) -> Option<OwnLimits> {
         let computed = [
             (hal::DType::F32, Limit::F32),
             (hal::DType::BF16, Limit::Bf16),
+            (hal::DType::I8, Limit::Int8),
         ]
         .into_iter()
         .filter(|(_, limit)| limit.is_available())

@@ -20,19 +20,23 @@ pub enum Limit {
     F32,
     /// Operations per second of `vdpbf16ps`, four per lane.
     Bf16,
+    /// Operations per second of `vpdpbusd`, eight per lane.
+    Int8,
 }
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Limit; 3] = [Limit::Read, Limit::F32, Limit::Bf16];
+    pub const ALL: [Limit; 4] = [Limit::Read, Limit::F32, Limit::Bf16, Limit::Int8];
 
     /// Whether this CPU has what is measured.
     pub fn is_available(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
             Limit::Bf16 => is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Limit::Int8 => is_x86_feature_detected!("avx512vnni"),
             #[cfg(not(target_arch = "x86_64"))]
-            Limit::Bf16 => false,
+            Limit::Bf16 | Limit::Int8 => false,
             _ => true,
         }
     }
@@ -63,6 +67,7 @@ impl Limits {
             Limit::Read => READ_BYTES as f64,
             Limit::F32 => ROUNDS as f64 * self.threads as f64 * operations_f32(),
             Limit::Bf16 => ROUNDS as f64 * self.threads as f64 * (SUMS * 16 * 4) as f64,
+            Limit::Int8 => ROUNDS as f64 * self.threads as f64 * (SUMS * 16 * 8) as f64,
         }
     }
 
@@ -78,6 +83,7 @@ impl Limits {
             Limit::Read => read(part, ahead),
             Limit::F32 => compute_f32(),
             Limit::Bf16 => compute_bf16(),
+            Limit::Int8 => compute_int8(),
         };
         let mut parts = memory.chunks(memory.len().div_ceil(self.threads));
         let own = parts.next().unwrap_or_default();
@@ -183,6 +189,18 @@ mod x86 {
         }
         black_box(sums);
     }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub(super) fn int8() {
+        let mut sums = [_mm512_set1_epi32(black_box(0)); SUMS];
+        let ab = _mm512_set1_epi32(black_box(0x0101_0101));
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, ab, ab);
+            }
+        }
+        black_box(sums);
+    }
 }
 
 fn read(memory: &[u64], ahead: usize) {
@@ -246,5 +264,13 @@ fn compute_bf16() {
     if Limit::Bf16.is_available() {
         // SAFETY: just detected.
         unsafe { x86::bf16() }
+    }
+}
+
+fn compute_int8() {
+    #[cfg(target_arch = "x86_64")]
+    if Limit::Int8.is_available() {
+        // SAFETY: just detected.
+        unsafe { x86::int8() }
     }
 }

@@ -55,15 +55,25 @@ pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize>(
     }
 }
 
+/// `$body` for each `$i` of `0..$n`, up to six, written out: a loop that the compiler leaves one keeps its sums in memory, and
+/// stores all of them at every step.
+macro_rules! each {
+    ($i:ident in $n:expr => $body:block) => {
+        each!(@ $i in $n => $body, 0 1 2 3 4 5)
+    };
+    (@ $i:ident in $n:expr => $body:block, $($at:literal)*) => {
+        $(if $at < $n {
+            let $i: usize = $at;
+            $body
+        })*
+    };
+}
+
 /// [`tile`] of `MR` rows.
 ///
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "iterators would put closures between the intrinsics and their target features"
-)]
 unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
     stretch: Stretch,
     mut x: *const A::Scalar,
@@ -75,14 +85,14 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
     unsafe {
         let mut w = stretch.weight;
         let mut sums = [[A::start(quantised); NV]; MR];
-        for r in 1..MR {
+        each!(r in MR => {
             sums[r] = [A::start(quantised.wrapping_add(r)); NV];
-        }
+        });
         for _ in 0..stretch.units {
             let mut raw = [F::load(w); NV];
-            for v in 1..NV {
+            each!(v in NV => {
                 raw[v] = F::load(w.add(v * F::BYTES));
-            }
+            });
             if !F::NATIVE || MR < MAX_ROWS {
                 let mut line = 0;
                 while line < NV * F::BYTES {
@@ -93,38 +103,38 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
             w = w.add(NV * F::BYTES);
             for _ in 0..F::STEPS {
                 let mut operands = [F::operand(raw[0]); NV];
-                raw[0] = F::next(raw[0]);
-                for v in 1..NV {
+                each!(v in NV => {
                     operands[v] = F::operand(raw[v]);
                     raw[v] = F::next(raw[v]);
-                }
-                for r in 0..MR {
+                });
+                each!(r in MR => {
                     let x = A::splat(x.add(r).read());
-                    for v in 0..NV {
+                    each!(v in NV => {
                         sums[r][v] = A::dot(sums[r][v], operands[v], x);
-                    }
-                }
+                    });
+                });
                 x = x.add(MR);
             }
         }
+        let grouped = !stretch.scales.is_null();
         let mut scales = [A::zero(); NV];
-        if !stretch.scales.is_null() {
-            for v in 0..NV {
+        if grouped {
+            each!(v in NV => {
                 scales[v] = A::load_f16(stretch.scales.add(v * A::LANES));
-            }
+            });
         }
-        for r in 0..MR {
-            for v in 0..NV {
+        each!(r in MR => {
+            each!(v in NV => {
                 let out = out.add((r * NV + v) * A::LANES);
                 let old = A::load(out);
                 let sum = A::finish(sums[r][v], quantised.wrapping_add(r));
-                let new = if stretch.scales.is_null() {
-                    A::add(old, sum)
-                } else {
+                let new = if grouped {
                     A::mul_add(scales[v], sum, old)
+                } else {
+                    A::add(old, sum)
                 };
                 A::store(out, new);
-            }
-        }
+            });
+        });
     }
 }
