@@ -32,6 +32,7 @@ impl CpuDevice {
         let mut native_floats = vec![DType::F32];
         let mut numerics = Numerics::exact();
         numerics.rounds_activations = cpu.rounds_activations;
+        // Where bf16 is converted in registers, a model gains nothing by activations of it.
         if cpu.isa.has_bf16() {
             native_floats.push(DType::BF16);
             // The instruction for bf16 products (vdpbf16ps) treats numbers below the normal range as zero.

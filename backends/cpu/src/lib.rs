@@ -2,8 +2,8 @@
 //!
 //! Design choices:
 //! - Always present, needs nothing installed; the embedded default and the reference of speed for a laptop.
-//! - One [`Isa`] value, detected once, chooses each kernel's variant when it is planned: AVX-512 (with BF16), AVX2 with
-//!   FMA, NEON, or plain Rust. `GLM_CPU_LEVEL` lowers it.
+//! - One [`Isa`] value, detected once, chooses each kernel's variant when it is planned: AVX-512 (with VNNI, with BF16 where
+//!   that is faster than f32), AVX2 with FMA, NEON, or plain Rust. `GLM_CPU_LEVEL` names another.
 //! - Kernels split their outputs among threads, never a sum: results do not depend on the number of threads.
 //! - Streams work at once on the calling thread and the pool: when a call returns, the work is done.
 //!
@@ -42,7 +42,7 @@ pub use memory::memory_info;
 pub struct Options {
     /// Threads in all; `None`: one per available core.
     pub threads: Option<usize>,
-    /// Highest instruction set to use; `None`: `GLM_CPU_LEVEL`, else the best there is.
+    /// The instruction set to use; `None`: `GLM_CPU_LEVEL`, else [`Isa::detect`].
     pub level: Option<Level>,
     /// What products with int8 and int4 weights do with activations.
     pub activations: Activations,

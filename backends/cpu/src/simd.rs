@@ -24,7 +24,7 @@ mod formats;
 mod neon;
 mod scalar;
 
-use crate::isa::{Isa, Level};
+use crate::isa::{Isa, Level, Vectors};
 
 pub(crate) use convert::{Float, Rows, load_f32, store_f32};
 pub(crate) use formats::{BF16, F16, Format, I4, I8, Native};
@@ -165,7 +165,7 @@ pub(crate) trait Task {
 /// The arithmetic that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
-    level: Level,
+    isa: Isa,
     products: Products,
 }
 
@@ -182,28 +182,23 @@ impl Path {
     /// Products in f32.
     pub(crate) fn f32(isa: Isa) -> Self {
         Self {
-            level: isa.level(),
+            isa,
             products: Products::F32,
         }
     }
 
-    /// Products of bf16 pairs, where this CPU has them.
+    /// Products of bf16 pairs, where they are used.
     pub(crate) fn bf16(isa: Isa) -> Option<Self> {
         isa.has_bf16().then_some(Self {
-            level: isa.level(),
+            isa,
             products: Products::Bf16,
         })
     }
 
     /// Products of fours of integers, where there is a kernel of them.
     pub(crate) fn int8(isa: Isa) -> Option<Self> {
-        let has = match isa.level() {
-            Level::Avx512 => isa.has_vnni(),
-            Level::Avx2 | Level::Scalar => true,
-            Level::Neon => false,
-        };
-        has.then_some(Self {
-            level: isa.level(),
+        (isa.level() != Level::Neon).then_some(Self {
+            isa,
             products: Products::Int8,
         })
     }
@@ -215,10 +210,14 @@ impl Path {
 
     /// Rows of one panel: the lanes of its `NV` vectors.
     pub(crate) fn panel(self) -> usize {
-        match self.level {
-            Level::Scalar => 8,
-            Level::Neon | Level::Avx2 => 16,
-            Level::Avx512 => 64,
+        match self.isa.vectors() {
+            Vectors::Scalar => 8,
+            #[cfg(target_arch = "aarch64")]
+            Vectors::Neon => 16,
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx2 => 16,
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx512 => 64,
         }
     }
 
@@ -240,28 +239,38 @@ pub(crate) const MAX_PANEL: usize = 64;
 
 /// Runs `task` compiled for `path`.
 pub(crate) fn run<T: Task>(path: Path, task: &T) {
-    match (path.level, path.products) {
-        // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
-        #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Products::Int8) => unsafe { avx512::run_vnni(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Products::Bf16) => unsafe { avx512::run_bf16(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Products::F32) => unsafe { avx512::run(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Products::Int8) => unsafe { avx2::run_int8(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, _) => unsafe { avx2::run(task) },
-        // SAFETY: as above.
-        #[cfg(target_arch = "aarch64")]
-        (Level::Neon, _) => unsafe { neon::run(task) },
-        // SAFETY: every CPU has it.
-        (_, Products::Int8) => unsafe { task.with_int8::<scalar::ScalarInt8, 2>() },
-        // SAFETY: as above.
-        _ => unsafe { task.with_f32::<scalar::Scalar, 2>() },
+    match path.products {
+        Products::F32 => match path.isa.vectors() {
+            // SAFETY: every CPU has it.
+            Vectors::Scalar => unsafe { task.with_f32::<scalar::Scalar, 2>() },
+            // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
+            #[cfg(target_arch = "aarch64")]
+            Vectors::Neon => unsafe { neon::run(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx2 => unsafe { avx2::run(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Vectors::Avx512 => unsafe { avx512::run(task) },
+        },
+        Products::Bf16 => match path.isa.level() {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Bf16 => unsafe { avx512::run_bf16(task) },
+            level => unreachable!("{level} has no products of bf16"),
+        },
+        Products::Int8 => match path.isa.level() {
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::run_int8(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::run_int8(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run_vnni(task) },
+            // SAFETY: every CPU has it.
+            _ => unsafe { task.with_int8::<scalar::ScalarInt8, 2>() },
+        },
     }
 }

@@ -1,7 +1,7 @@
 //! Matrix product with a weight.
 //!
 //! Numeric class: weights dequantised exactly, sums in f32. Products of bf16 x with bf16, int8 and int4 weights are
-//! `vdpbf16ps` where the CPU has it (both factors exact, subnormals flushed to zero), f32 products otherwise; the scale
+//! `vdpbf16ps` where the CPU gains by it (both factors exact, subnormals flushed to zero), f32 products otherwise; the scale
 //! of a row multiplies the finished sum, the scale of a group that group's part of it.
 //! x is never rounded to a shorter type, unless the CPU was opened with [`crate::Activations::Int8`]: then products with
 //! int8 and int4 weights are those of integers ([`Matmul::activation_block`]), the same on every instruction set.
@@ -299,10 +299,9 @@ mod tests {
 
     /// This CPU at every level that has kernels of integers, on one thread and on three.
     fn of_integers() -> Vec<Context> {
-        let levels = [Level::Scalar, Level::Avx2, Level::Avx512].into_iter();
-        let levels =
-            levels.filter(|level| Isa::at(*level).is_ok_and(|isa| Path::int8(isa).is_some()));
+        let levels = Level::ALL.into_iter();
         levels
+            .filter(|level| Isa::at(*level).is_ok_and(|isa| Path::int8(isa).is_some()))
             .flat_map(|level| [1, 3].map(|threads| opened(level, threads, Activations::Int8)))
             .collect()
     }

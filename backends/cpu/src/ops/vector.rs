@@ -9,7 +9,7 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use half::{bf16, f16};
 
-use crate::isa::{Isa, Level};
+use crate::isa::{Isa, Vectors};
 
 /// The most lanes that any instruction set has.
 pub(crate) const MAX_LANES: usize = 16;
@@ -23,17 +23,17 @@ pub(crate) trait Kernel {
 impl Isa {
     /// Runs `kernel` with the vectors of this instruction set.
     pub(crate) fn run<K: Kernel>(self, kernel: K) {
-        match self.level() {
+        match self.vectors() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level is the proof that the CPU has it.
-            Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+            Vectors::Avx512 => unsafe { x86::run_avx512(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+            Vectors::Avx2 => unsafe { x86::run_avx2(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
-            Level::Neon => unsafe { neon::run(kernel) },
-            _ => kernel.run::<Scalar>(),
+            Vectors::Neon => unsafe { neon::run(kernel) },
+            Vectors::Scalar => kernel.run::<Scalar>(),
         }
     }
 }
@@ -685,6 +685,7 @@ mod neon {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Level;
 
     struct Exp<'a>(&'a [f32], &'a mut [f32]);
 

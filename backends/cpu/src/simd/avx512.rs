@@ -12,7 +12,11 @@ pub(super) struct Avx512;
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Bf16;
 
-/// Products of fours of integers, summed in i32.
+/// Products of fours of integers, summed in i32: `vpmaddwd` of the even and of the odd ones. (`vpmaddubsw` would saturate.)
+#[derive(Clone, Copy)]
+pub(super) struct Avx512Int8;
+
+/// The same by `vpdpbusd`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Vnni;
 
@@ -26,6 +30,12 @@ pub(super) unsafe fn run<T: Task>(task: &T) {
 pub(super) unsafe fn run_bf16<T: Task>(task: &T) {
     // SAFETY: the features of this function.
     unsafe { task.with_bf16::<Avx512Bf16, 4>() }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn run_int8<T: Task>(task: &T) {
+    // SAFETY: the features of this function.
+    unsafe { task.with_int8::<Avx512Int8, 4>() }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -129,38 +139,58 @@ impl FloatArith for Avx512Bf16 {
     }
 }
 
-impl Arith for Avx512Vnni {
-    type Acc = __m512i;
-    type Operand = __m512i;
-    type Scalar = u32;
-    const STEP: usize = 4;
+/// Arithmetic on integers, by the products of fours given.
+macro_rules! integers {
+    ($arith:ident, $($dot:tt)*) => {
+        impl Arith for $arith {
+            type Acc = __m512i;
+            type Operand = __m512i;
+            type Scalar = u32;
+            const STEP: usize = 4;
 
-    sums! {}
+            sums! {}
 
-    simd! {
-        fn start(x: *const Quantised) -> __m512i = _mm512_set1_epi32((*x).start);
-        fn finish(acc: __m512i, x: *const Quantised) -> __m512 =
-            _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps((*x).scale));
-        fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-        fn store_operand(at: *mut u8, operand: __m512i) -> () =
-            _mm512_storeu_si512(at.cast(), operand);
-        fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
-        fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, w, x);
-    }
+            simd! {
+                fn start(x: *const Quantised) -> __m512i = _mm512_set1_epi32((*x).start);
+                fn finish(acc: __m512i, x: *const Quantised) -> __m512 =
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps((*x).scale));
+                fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+                fn store_operand(at: *mut u8, operand: __m512i) -> () =
+                    _mm512_storeu_si512(at.cast(), operand);
+                fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
+                $($dot)*
+            }
+        }
+
+        impl IntArith for $arith {}
+
+        impl Format<$arith> for I4 {
+            type Raw = __m512i;
+            const STEPS: usize = 2;
+            const BYTES: usize = 64;
+
+            simd! {
+                fn load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+                fn operand(raw: __m512i) -> __m512i = _mm512_and_si512(raw, _mm512_set1_epi8(15));
+                fn next(raw: __m512i) -> __m512i = _mm512_srli_epi16::<4>(raw);
+            }
+        }
+    };
 }
 
-impl IntArith for Avx512Vnni {}
+integers! { Avx512Int8,
+    fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = {
+        let even = _mm512_madd_epi16(
+            _mm512_and_si512(w, _mm512_set1_epi16(255)),
+            _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x)),
+        );
+        let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(w), _mm512_srai_epi16::<8>(x));
+        _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
+    };
+}
 
-impl Format<Avx512Vnni> for I4 {
-    type Raw = __m512i;
-    const STEPS: usize = 2;
-    const BYTES: usize = 64;
-
-    simd! {
-        fn load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-        fn operand(raw: __m512i) -> __m512i = _mm512_and_si512(raw, _mm512_set1_epi8(15));
-        fn next(raw: __m512i) -> __m512i = _mm512_srli_epi16::<4>(raw);
-    }
+integers! { Avx512Vnni,
+    fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, w, x);
 }
 
 impl Format<Avx512Bf16> for I8 {
