@@ -22,7 +22,7 @@ mod sizes;
 
 pub use clock::Clock;
 pub use dispatch::dispatch;
-pub use figure::{Figure, Spread};
+pub use figure::{Amounts, Figure, Spread};
 pub use limits::{Limits, OwnLimits};
 pub use operation::Operation;
 pub use product::{Product, matrices};

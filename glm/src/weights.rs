@@ -203,9 +203,9 @@ impl Linear {
         weight_bytes(weight, n, k)
     }
 
-    /// Multiply-adds of one row.
-    pub(crate) fn products(&self) -> usize {
-        self.plan.op().n * self.plan.op().k
+    /// The product.
+    pub(crate) fn op(&self) -> &Matmul {
+        self.plan.op()
     }
 
     /// The lookup of rows of this matrix, for a tied `plan`.

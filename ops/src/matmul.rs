@@ -3,7 +3,7 @@
 //! Sums in f32 or wider whatever the storage types; products of x and dequantised w as the device's declared class
 //! says. `out` may be the same view as `residual`.
 
-use hal::{DType, Result, View, WeightFormat};
+use hal::{DType, Numerics, Result, View, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 use crate::op::{
@@ -72,6 +72,11 @@ impl Matmul {
             }
             _ => None,
         }
+    }
+
+    /// Whether a device with this card multiplies integers: it rounds x.
+    pub fn multiplies_integers(&self, card: &Numerics) -> bool {
+        card.rounds_activations && self.activation_block().is_some()
     }
 
     /// `x` as such a device rounds it, for references: the value of each integer in its units.

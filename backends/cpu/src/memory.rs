@@ -4,11 +4,15 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 
 use hal::{DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
+use memmap2::MmapMut;
 
 use crate::ControlGroup;
 
-/// Every buffer starts on a cache line; large ones on a page of 2 MiB, so that the system can map huge pages.
+/// Every buffer starts on a cache line.
 const ALIGN: usize = 64;
+
+/// Large buffers start on a huge page and ask the system for such pages: fewer misses of the tables that translate
+/// addresses. They are mapped, so that who writes a page first is who the system gives it to, not who allocated it.
 const HUGE: usize = 2 << 20;
 
 /// Below this size an allocation is not checked against free memory.
@@ -17,9 +21,17 @@ const CHECKED_BYTES: usize = 64 << 20;
 #[derive(Debug)]
 pub(crate) struct CpuMemory {
     data: NonNull<u8>,
-    layout: Layout,
+    owner: Owner,
     bytes: usize,
     device: DeviceId,
+}
+
+/// What the bytes were taken from.
+#[derive(Debug)]
+enum Owner {
+    Heap(Layout),
+    /// Of which `data` is the first huge page.
+    Map(#[expect(dead_code, reason = "unmapped when it is dropped")] MmapMut),
 }
 
 // SAFETY: the memory is plain bytes owned by this value; who writes when is ordered by streams.
@@ -44,25 +56,48 @@ impl CpuMemory {
         {
             return Err(fail(format!("only {} B are free", memory.free_bytes)));
         }
-        let align = if bytes >= HUGE { HUGE } else { ALIGN };
-        let layout =
-            Layout::from_size_align(bytes.max(1), align).map_err(|e| fail(e.to_string()))?;
-        // SAFETY: the layout is not zero-sized.
-        let data = NonNull::new(unsafe { alloc_zeroed(layout) })
-            .ok_or_else(|| fail("the system refused".into()))?;
+        let taken = if bytes >= HUGE {
+            mapped(bytes).map_err(|e| e.to_string())
+        } else {
+            heap(bytes)
+        };
+        let (data, owner) = taken.map_err(fail)?;
         Ok(Self {
             data,
-            layout,
+            owner,
             bytes,
             device,
         })
     }
 }
 
+fn heap(bytes: usize) -> Result<(NonNull<u8>, Owner), String> {
+    let layout = Layout::from_size_align(bytes.max(1), ALIGN).map_err(|e| e.to_string())?;
+    // SAFETY: the layout is not zero-sized.
+    let data = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or("the system refused")?;
+    Ok((data, Owner::Heap(layout)))
+}
+
+fn mapped(bytes: usize) -> std::io::Result<(NonNull<u8>, Owner)> {
+    let room = bytes
+        .checked_add(HUGE)
+        .ok_or(std::io::ErrorKind::OutOfMemory)?;
+    let mut map = MmapMut::map_anon(room)?;
+    let start = map.as_ptr().align_offset(HUGE);
+    // Whole ones: the end of a buffer takes no more than it needs. A system without them gives the pages it has.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise_range(memmap2::Advice::HugePage, start, bytes / HUGE * HUGE);
+    let data = NonNull::new(map.as_mut_ptr().wrapping_add(start));
+    let data = data.ok_or(std::io::ErrorKind::OutOfMemory)?;
+    Ok((data, Owner::Map(map)))
+}
+
 impl Drop for CpuMemory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, dropped once.
-        unsafe { dealloc(self.data.as_ptr(), self.layout) }
+        if let Owner::Heap(layout) = self.owner {
+            // SAFETY: allocated in `heap` with this layout, dropped once.
+            unsafe { dealloc(self.data.as_ptr(), layout) }
+        }
     }
 }
 

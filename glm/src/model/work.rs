@@ -1,17 +1,72 @@
-//! What a step of a model must read and compute, whatever the device.
+//! What a step of a model must read and compute, whatever computes it.
+
+use std::ops::{Add, Mul};
+
+use hal::Numerics;
 
 use super::Model;
 use crate::cache::CacheShape;
+use crate::speed::Amounts;
+use crate::weights::Linear;
 
-/// Bytes and multiply-adds of a step, counted from shapes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Multiply-adds, with floats and with integers of eight bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Products {
+    /// With floats.
+    pub floats: f64,
+    /// With integers.
+    pub integers: f64,
+}
+
+impl Products {
+    /// Those of one row with `matrix`, on a device with this card.
+    fn of(matrix: &Linear, card: &Numerics) -> Self {
+        let (op, none) = (matrix.op(), Self::default());
+        let products = op.n as f64 * op.k as f64;
+        match op.multiplies_integers(card) {
+            true => Self {
+                integers: products,
+                ..none
+            },
+            false => Self {
+                floats: products,
+                ..none
+            },
+        }
+    }
+}
+
+impl Add for Products {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            floats: self.floats + other.floats,
+            integers: self.integers + other.integers,
+        }
+    }
+}
+
+impl Mul<f64> for Products {
+    type Output = Self;
+
+    fn mul(self, times: f64) -> Self {
+        Self {
+            floats: self.floats * times,
+            integers: self.integers * times,
+        }
+    }
+}
+
+/// What steps of a model read and compute.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
     /// Bytes of the matrices of the layers and of the output layer, which every step reads whatever its tokens.
     pub weight_bytes: usize,
-    /// Multiply-adds of one token with the layers' matrices.
-    pub token_products: usize,
-    /// Multiply-adds of one row of logits.
-    pub logits_products: usize,
+    /// Of one token, with the layers' matrices.
+    pub token: Products,
+    /// Of one row of logits.
+    pub logits: Products,
     /// Bytes of the keys and values of one slot, over all layers.
     pub slot_bytes: usize,
     /// Multiply-adds of one token with the keys and values of one slot, over all layers.
@@ -19,26 +74,30 @@ pub struct Work {
 }
 
 impl Work {
-    /// Bytes and operations of prompts of `tokens` tokens, one for each of `batch` sequences that have `depth` already, in
-    /// steps of at most `most` tokens.
-    pub fn prefill(&self, [batch, depth, tokens]: [usize; 3], most: usize) -> [f64; 2] {
+    /// Of prompts of `tokens` tokens, one for each of `batch` sequences that have `depth` already, in steps of at most `most`
+    /// tokens.
+    pub fn prefill(&self, [batch, depth, tokens]: [usize; 3], most: usize) -> Amounts {
         let steps = (batch * tokens).div_ceil(most.max(1));
         let slots = batch * (depth + 2 * tokens);
         let bytes = steps as f64 * self.weight_bytes as f64 + (slots * self.slot_bytes) as f64;
-        let products = (batch * tokens) as f64 * self.token_products as f64
-            + (batch * self.logits_products) as f64
-            + seen([batch, depth, tokens]) * self.slot_products as f64;
-        [bytes, 2.0 * products]
+        let products = self.token * (batch * tokens) as f64 + self.logits * batch as f64;
+        self.amounts(bytes, products, seen([batch, depth, tokens]))
     }
 
-    /// Bytes and operations of `tokens` steps that decode a token for each of `batch` sequences, from `depth` on.
-    pub fn decode(&self, [batch, depth, tokens]: [usize; 3]) -> [f64; 2] {
+    /// Of `tokens` steps that decode a token for each of `batch` sequences, from `depth` on.
+    pub fn decode(&self, [batch, depth, tokens]: [usize; 3]) -> Amounts {
         let slots = seen([batch, depth, tokens]);
         let bytes = tokens as f64 * self.weight_bytes as f64 + slots * self.slot_bytes as f64;
-        let products = (batch * tokens) as f64
-            * (self.token_products + self.logits_products) as f64
-            + slots * self.slot_products as f64;
-        [bytes, 2.0 * products]
+        let products = (self.token + self.logits) * (batch * tokens) as f64;
+        self.amounts(bytes, products, slots)
+    }
+
+    fn amounts(&self, bytes: f64, products: Products, seen: f64) -> Amounts {
+        Amounts {
+            bytes,
+            floats: 2.0 * (products.floats + seen * self.slot_products as f64),
+            integers: 2.0 * products.integers,
+        }
     }
 }
 
@@ -54,10 +113,11 @@ impl Model {
         let layers = self.network.layers.iter();
         let matrices = layers.flat_map(|layer| [&layer.qkv, &layer.dense, &layer.up, &layer.down]);
         let query = self.network.top_query.as_ref().map(|top| &top.query);
-        let (mut weight_bytes, mut token_products) = (self.network.head.bytes(), 0);
+        let card = &self.device.info().numerics;
+        let (mut weight_bytes, mut token) = (self.network.head.bytes(), Products::default());
         for matrix in matrices.chain(query) {
             weight_bytes += matrix.bytes();
-            token_products += matrix.products();
+            token = token + Products::of(matrix, card);
         }
         let CacheShape {
             kv_heads,
@@ -67,8 +127,8 @@ impl Model {
         } = *self.cache().shape();
         Work {
             weight_bytes,
-            token_products,
-            logits_products: self.network.head.products(),
+            token,
+            logits: Products::of(&self.network.head, card),
             slot_bytes: 2 * a.layers * kv_heads * head_dim * dtype.bytes(),
             slot_products: 2 * a.layers * a.heads * head_dim,
         }
@@ -81,22 +141,24 @@ mod tests {
 
     #[test]
     fn steps_read_weights_and_what_they_see() {
+        let products = |floats, integers| Products { floats, integers };
         let work = Work {
             weight_bytes: 1000,
-            token_products: 100,
-            logits_products: 10,
+            token: products(40.0, 60.0),
+            logits: products(10.0, 0.0),
             slot_bytes: 4,
             slot_products: 2,
         };
         // Three tokens see 6, 7 and 8 slots; each of two sequences.
         assert_eq!(seen([2, 5, 3]), 42.0);
-        assert_eq!(
-            work.decode([2, 5, 3]),
-            [3000.0 + 42.0 * 4.0, 2.0 * (6.0 * 110.0 + 84.0)]
-        );
+        let decoded = work.decode([2, 5, 3]);
+        assert_eq!(decoded.bytes, 3000.0 + 42.0 * 4.0);
+        assert_eq!(decoded.floats, 2.0 * (6.0 * 50.0 + 84.0));
+        assert_eq!(decoded.integers, 2.0 * 6.0 * 60.0);
         // Six tokens in steps of four are two; the cache is read once and three slots of it are written.
-        let bytes = 2000.0 + 2.0 * (5.0 + 6.0) * 4.0;
-        let operations = 2.0 * (600.0 + 20.0 + 84.0);
-        assert_eq!(work.prefill([2, 5, 3], 4), [bytes, operations]);
+        let prompts = work.prefill([2, 5, 3], 4);
+        assert_eq!(prompts.bytes, 2000.0 + 2.0 * (5.0 + 6.0) * 4.0);
+        assert_eq!(prompts.floats, 2.0 * (240.0 + 20.0 + 84.0));
+        assert_eq!(prompts.integers, 2.0 * 360.0);
     }
 }

@@ -33,6 +33,44 @@ impl Spread {
     }
 }
 
+/// What must be moved and computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Amounts {
+    /// Bytes read and written.
+    pub bytes: f64,
+    /// Operations with floats, two for each multiply-add.
+    pub floats: f64,
+    /// Operations with integers of eight bits, two for each multiply-add.
+    pub integers: f64,
+}
+
+impl From<[f64; 2]> for Amounts {
+    /// Of bytes and operations with floats.
+    fn from([bytes, floats]: [f64; 2]) -> Self {
+        Self {
+            bytes,
+            floats,
+            integers: 0.0,
+        }
+    }
+}
+
+impl Amounts {
+    /// Operations of either kind.
+    pub fn operations(&self) -> f64 {
+        self.floats + self.integers
+    }
+
+    /// The least seconds by bytes, and by operations, those with floats in `dtype`.
+    fn seconds(&self, dtype: DType, limits: &Limits) -> [f64; 2] {
+        let computing = |amount: f64, dtype| limits.peak(dtype).map_or(0.0, |peak| amount / peak);
+        [
+            self.bytes / limits.bytes_per_second,
+            computing(self.floats, dtype) + computing(self.integers, DType::I8),
+        ]
+    }
+}
+
 /// One line of a report. Absent fields do not apply, or were not measured: then [`Self::skipped`] says why.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
@@ -95,17 +133,18 @@ impl Figure {
         }
     }
 
-    /// Times of what moves `bytes` and computes `operations` with numbers of `dtype`, beside `limits`.
+    /// Times of what moves and computes `amounts`, with floats of `dtype`, beside `limits`.
     pub fn measured(
         key: impl Into<String>,
         seconds: Spread,
-        [bytes, operations]: [f64; 2],
+        amounts: impl Into<Amounts>,
         dtype: DType,
         limits: &Limits,
     ) -> Self {
+        let amounts = amounts.into();
+        let (bytes, operations) = (amounts.bytes, amounts.operations());
         let rate = |amount: f64| amount / seconds.median / 1e9;
-        let moving = bytes / limits.bytes_per_second;
-        let computing = limits.peak(dtype).map_or(0.0, |peak| operations / peak);
+        let [moving, computing] = amounts.seconds(dtype, limits);
         let limit = if computing > moving {
             "operations"
         } else {

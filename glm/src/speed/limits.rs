@@ -69,8 +69,8 @@ impl Limits {
 
     /// Operations per second with numbers of `dtype`: those of f32 where the device has no faster way.
     pub fn peak(&self, dtype: DType) -> Option<f64> {
-        let of = |dtype: DType| self.operations_per_second.get(dtype.name());
-        of(dtype).or(of(DType::F32)).copied()
+        let of = |dtype: DType| self.operations_per_second.get(dtype.name()).copied();
+        of(dtype).into_iter().chain(of(DType::F32)).reduce(f64::max)
     }
 }
 

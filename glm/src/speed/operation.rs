@@ -5,6 +5,7 @@ use std::fmt;
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View};
 use ops::{ArgList, Context, How, Op, Plan};
 
+use super::Amounts;
 use crate::checkpoint::random::Kind;
 
 /// Memory of the copies that launches take turns with: far beyond the last cache of any device.
@@ -18,22 +19,20 @@ type Launching = Box<dyn FnMut(&mut dyn Stream) -> Result<()>>;
 pub struct Operation {
     /// How it was planned.
     pub how: How,
-    /// Bytes that a launch must read and write.
-    pub bytes: f64,
-    /// Operations of a launch, two for each multiply-add.
-    pub operations: f64,
+    /// What a launch must move and compute.
+    pub amounts: Amounts,
     /// After how many launches the first copies are used again.
     pub(super) turns: usize,
     launch: Launching,
 }
 
 impl Operation {
-    /// Of a plan and its arguments, which move `bytes` and compute `operations`.
+    /// Of a plan and its arguments, which move and compute `amounts`.
     pub(super) fn new<O: Op>(
         context: &Context,
         plan: &Plan<O>,
         args: Vec<Placed>,
-        [bytes, operations]: [f64; 2],
+        amounts: impl Into<Amounts>,
     ) -> Result<Self> {
         let shapes: Vec<&[usize]> = args.iter().map(|arg| &*arg.shape).collect();
         let workspace = context.device().alloc(plan.workspace_bytes(&shapes))?;
@@ -43,8 +42,7 @@ impl Operation {
         Ok(Self {
             turns,
             how,
-            bytes,
-            operations,
+            amounts: amounts.into(),
             launch: Box::new(move |stream| {
                 let views: Result<ArgList<'_>> = args.iter().map(|arg| arg.view(turn)).collect();
                 turn += 1;
@@ -64,13 +62,8 @@ impl Operation {
 
 impl fmt::Debug for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            how,
-            bytes,
-            operations,
-            ..
-        } = self;
-        write!(f, "{how}, {bytes} bytes, {operations} operations")
+        let Self { how, amounts, .. } = self;
+        write!(f, "{how}, {amounts:?}")
     }
 }
 

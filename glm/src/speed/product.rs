@@ -3,8 +3,8 @@
 use hal::{Buffer, DType, Result, WeightFormat};
 use ops::{Context, Matmul, Plan};
 
-use super::Operation;
 use super::operation::{COLD_BYTES, MOST_COPIES, Placed, expect_room};
+use super::{Amounts, Operation};
 use crate::architecture::Architecture;
 use crate::checkpoint::random::random_weight;
 
@@ -91,7 +91,15 @@ impl Product {
         stream.synchronize()?;
         let bytes = self.weight_bytes() + x_bytes + out_bytes;
         let operations = 2.0 * m as f64 * op.n as f64 * op.k as f64;
-        Operation::new(context, &self.plan, args, [bytes as f64, operations])
+        let amounts = match op.multiplies_integers(&device.info().numerics) {
+            true => Amounts {
+                bytes: bytes as f64,
+                integers: operations,
+                ..Amounts::default()
+            },
+            false => [bytes as f64, operations].into(),
+        };
+        Operation::new(context, &self.plan, args, amounts)
     }
 
     /// Bytes of the weight as its format has them, without a back end's padding.

@@ -210,8 +210,8 @@ impl Bench<'_> {
         if work > 0.0 {
             self.slowest = Some([seconds.median, work]);
         }
-        let amounts = [operation.bytes, operation.operations];
-        let figure = Figure::measured(key, seconds, amounts, self.sizes.dtype, self.limits);
+        let (amounts, dtype) = (operation.amounts, self.sizes.dtype);
+        let figure = Figure::measured(key, seconds, amounts, dtype, self.limits);
         self.found(Figure {
             how: Some(operation.how),
             ..figure

@@ -172,6 +172,7 @@ mod tests {
         let (device, m) = (context.device(), *m);
         let random = &mut Random::new(seed);
         let mut stream = device.stream().unwrap();
+        let host = host_weight(op, random);
         let mut upload =
             |rows: usize, cols: usize, dtype: DType, values: &mut dyn FnMut() -> f32| {
                 let stride = cols + GAP;
@@ -196,7 +197,6 @@ mod tests {
         let (out, _) = upload(m, op.n, op.out, &mut || f32::NAN);
 
         let plan: Plan<Matmul> = context.plan(op.clone()).unwrap();
-        let host = host_weight(op, random);
         let weight = plan.pack(&host).unwrap();
         let view = |buffer, dtype, cols: usize| {
             View::strided(buffer, 0, dtype, &[m, cols], &[cols + GAP, 1]).unwrap()
@@ -354,6 +354,28 @@ mod tests {
                     .map(|c| launch(c, &case, 5).got)
                     .collect();
                 assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{case:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_do_not_depend_on_their_neighbours() {
+        // Fewer rows than one tile has, two tiles, many: all ways through the weight.
+        let rows = [1, 5, 11, 40];
+        for context in contexts().into_iter().chain(of_integers()) {
+            for weight in WeightFormat::ALL {
+                for x in [DType::F32, DType::BF16] {
+                    let k = 520usize.next_multiple_of(weight.cols_multiple());
+                    let op = Matmul::new(70, k, x, weight);
+                    let first_row = |m| {
+                        let case = Case { op: op.clone(), m };
+                        launch(&context, &case, 3).got[..op.n].to_vec()
+                    };
+                    let alone = first_row(rows[0]);
+                    for m in rows {
+                        assert_eq!(first_row(m), alone, "{op:?}, {m} rows");
+                    }
+                }
             }
         }
     }

@@ -34,6 +34,9 @@ const MAX_PARTS: usize = BLOCK_STEPS / MIN_RUN_STEPS;
 /// Tiles that share one decoded block. Their sums, 96 KiB, stay in a second-level cache.
 const BLOCK_TILES: usize = 64;
 
+/// Columns of a small part of x: the smallest group.
+const SMALL_PART: usize = 32;
+
 /// Everything starts on a cache line.
 const ALIGN: usize = 64;
 
@@ -255,6 +258,21 @@ impl Share<'_> {
     /// As [`Self::pack_tile`].
     #[inline(always)]
     unsafe fn quantise_tile<A: IntArith, T: Float>(&self, t: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.call.layout.part_steps() * A::STEP {
+                ..=SMALL_PART => self.quantise_parts::<A, T, SMALL_PART>(t),
+                _ => self.quantise_parts::<A, T, ACTIVATION_BLOCK>(t),
+            }
+        }
+    }
+
+    /// [`Self::quantise_tile`], with parts of at most `N` columns.
+    ///
+    /// # Safety
+    /// As [`Self::pack_tile`].
+    #[inline(always)]
+    unsafe fn quantise_parts<A: IntArith, T: Float, const N: usize>(&self, t: usize) {
         let (call, layout) = (self.call, self.call.layout);
         let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
         let rows = end - row;
@@ -267,7 +285,7 @@ impl Share<'_> {
                 // SAFETY: the columns lie in the row of x; a part lies in one block of packed x, which has its steps.
                 unsafe {
                     let from = std::slice::from_raw_parts(from, cols);
-                    let mut part = [0; ACTIVATION_BLOCK];
+                    let mut part = [0; N];
                     let quantised = quantise(from, &mut part, layout.offset);
                     call.quantised(row + r, step).write(quantised);
                     for (s, four) in part.as_chunks::<4>().0[..steps].iter().enumerate() {
@@ -299,7 +317,8 @@ impl Share<'_> {
         }
     }
 
-    /// One or two tiles: the panel is read once, straight from memory; a second tile finds it in the first-level cache.
+    /// One or two tiles: the panel is read once, straight from memory; a second tile finds each stretch in the first-level
+    /// cache.
     ///
     /// # Safety
     /// As [`Self::multiply`].
@@ -308,23 +327,15 @@ impl Share<'_> {
         let (call, layout) = (self.call, self.call.layout);
         let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
         let mut sums = [0.0f32; FEW_ROWS * MAX_PANEL];
-        let most = match call.tiles() {
-            1 => layout.part_steps(),
-            _ => layout.part_steps().min(BLOCK_STEPS),
-        };
-        for run in 0..layout.runs() {
-            for from in (0..layout.run_steps()).step_by(most) {
-                let steps = most.min(layout.run_steps() - from);
-                let stretch = self.stretch::<A, F>(weight, run, from, steps);
-                for t in 0..call.tiles() {
-                    let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
-                    let step = run * layout.run_steps() + from;
-                    let x = call.packed_x::<A>(row, end - row, step);
-                    let sums = &mut sums[row * layout.panel..];
-                    let (rows, quantised) = (end - row, call.quantised(row, step));
-                    // SAFETY: the stretch lies in the panel, x has its steps, `sums` a panel for each row.
-                    unsafe { tile::<A, F, NV>(rows, stretch, x, quantised, sums.as_mut_ptr()) };
-                }
+        let mut stretches = Stretches::new::<A, F>(layout, weight);
+        while let Some((step, stretch)) = stretches.next(layout.steps()) {
+            for t in 0..call.tiles() {
+                let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+                let x = call.packed_x::<A>(row, end - row, step);
+                let sums = &mut sums[row * layout.panel..];
+                let (rows, quantised) = (end - row, call.quantised(row, step));
+                // SAFETY: the stretch lies in the panel, x has its steps, `sums` a panel for each row.
+                unsafe { tile::<A, F, NV>(rows, stretch, x, quantised, sums.as_mut_ptr()) };
             }
         }
         for row in 0..call.m {
@@ -359,9 +370,17 @@ impl Share<'_> {
             sums.write_bytes(0, rows * layout.panel);
             std::slice::from_raw_parts_mut(sums, rows * layout.panel)
         };
+        let mut stretches = Stretches::new::<A, F>(layout, weight);
         for block in (0..layout.steps()).step_by(BLOCK_STEPS) {
-            // SAFETY: the panel is one of format `F`, and the scratch has room for a block.
-            let parts = unsafe { self.block::<A, F, NV>(weight, block, decoded) };
+            let mut parts = [(0, Stretch::EMPTY); MAX_PARTS];
+            for part in &mut parts {
+                let Some((step, stretch)) = stretches.next(block + BLOCK_STEPS) else {
+                    break;
+                };
+                let to = decoded.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
+                // SAFETY: the stretch is one of format `F`, and the scratch has room for a block's operands.
+                *part = (step, unsafe { decode::<A, F, NV>(stretch, to) });
+            }
             for t in tiles.clone() {
                 let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
                 let sums = &mut sums[(row - first_row) * layout.panel..];
@@ -380,70 +399,6 @@ impl Share<'_> {
         for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
             // SAFETY: as above.
             unsafe { self.finish(first_row + row, panel, sums) };
-        }
-    }
-
-    /// The stretches of the block of steps that starts at `block`, decoded to `to`, each with its first step.
-    ///
-    /// # Safety
-    /// The CPU has `A`; the panel is one of format `F`; `to` has room for a block.
-    #[inline(always)]
-    unsafe fn block<A: Arith, F: Format<A>, const NV: usize>(
-        &self,
-        panel: *const u8,
-        block: usize,
-        to: *mut u8,
-    ) -> [(usize, Stretch); MAX_PARTS] {
-        let layout = self.call.layout;
-        let end = (block + BLOCK_STEPS).min(layout.steps());
-        let mut parts = [(0, Stretch::EMPTY); MAX_PARTS];
-        let mut step = block;
-        for part in &mut parts {
-            if step == end {
-                break;
-            }
-            let (run, from) = (step / layout.run_steps(), step % layout.run_steps());
-            let rest_of_part = layout.part_steps() - from % layout.part_steps();
-            let steps = (layout.run_steps() - from)
-                .min(end - step)
-                .min(rest_of_part);
-            let stretch = self.stretch::<A, F>(panel, run, from, steps);
-            let to = to.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
-            // SAFETY: these steps lie in the block.
-            *part = (step, unsafe { decode::<A, F, NV>(stretch, to) });
-            step += steps;
-        }
-        parts
-    }
-
-    /// Where step `step` of a panel starts, in bytes.
-    #[inline(always)]
-    fn offset<A: Arith, F: Format<A>>(&self, step: usize) -> usize {
-        let layout = self.call.layout;
-        let unit_bytes = F::BYTES * (layout.panel / A::LANES);
-        let (run, step) = (step / layout.run_steps(), step % layout.run_steps());
-        run * layout.run_bytes() + step / F::STEPS * unit_bytes
-    }
-
-    /// `steps` steps from `step` of a run; both are whole units.
-    #[inline(always)]
-    fn stretch<A: Arith, F: Format<A>>(
-        &self,
-        panel: *const u8,
-        run: usize,
-        step: usize,
-        steps: usize,
-    ) -> Stretch {
-        let layout = self.call.layout;
-        let scales = run * layout.run_bytes() + layout.run_data_bytes();
-        Stretch {
-            weight: panel.wrapping_add(self.offset::<A, F>(run * layout.run_steps() + step)),
-            units: steps / F::STEPS,
-            scales: if layout.has_group_scales() {
-                panel.wrapping_add(scales).cast()
-            } else {
-                std::ptr::null()
-            },
         }
     }
 
@@ -488,6 +443,72 @@ impl Share<'_> {
         }
         // SAFETY: `ops` checked the shape of `out`; this part is ours.
         unsafe { store_f32(call.out.dtype, y.as_ptr(), call.out.element(row, first), n) };
+    }
+}
+
+/// Cuts a panel into what is added up before it meets other sums: nothing longer than a block, a run, or a part of x.
+///
+/// The cuts are the same for any number of rows, so that a row's results do not depend on its neighbours.
+struct Stretches {
+    /// Where the run starts, and its bytes.
+    run: *const u8,
+    run_bytes: usize,
+    /// Where its scales are, from its start, if it has any.
+    scales: Option<usize>,
+    unit_steps: usize,
+    unit_bytes: usize,
+    steps: usize,
+    run_steps: usize,
+    part_steps: usize,
+    /// The next step: of the panel, of its run, of its part.
+    at: [usize; 3],
+}
+
+impl Stretches {
+    /// Of the panel at `panel`, of format `F`.
+    #[inline(always)]
+    fn new<A: Arith, F: Format<A>>(layout: &Layout, panel: *const u8) -> Self {
+        Self {
+            run: panel,
+            run_bytes: layout.run_bytes(),
+            scales: layout.has_group_scales().then(|| layout.run_data_bytes()),
+            unit_steps: F::STEPS,
+            unit_bytes: F::BYTES * (layout.panel / A::LANES),
+            steps: layout.steps(),
+            run_steps: layout.run_steps(),
+            part_steps: layout.part_steps(),
+            at: [0; 3],
+        }
+    }
+
+    /// The next one that starts before step `end`, with its first step.
+    #[inline(always)]
+    fn next(&mut self, end: usize) -> Option<(usize, Stretch)> {
+        let [step, in_run, in_part] = self.at;
+        if step >= end.min(self.steps) {
+            return None;
+        }
+        let steps = (BLOCK_STEPS - step % BLOCK_STEPS)
+            .min(self.run_steps - in_run)
+            .min(self.part_steps - in_part);
+        let stretch = Stretch {
+            weight: self
+                .run
+                .wrapping_add(in_run / self.unit_steps * self.unit_bytes),
+            units: steps / self.unit_steps,
+            scales: match self.scales {
+                Some(at) => self.run.wrapping_add(at).cast(),
+                None => std::ptr::null(),
+            },
+        };
+        self.at = [step + steps, in_run + steps, in_part + steps];
+        if self.at[1] == self.run_steps {
+            self.run = self.run.wrapping_add(self.run_bytes);
+            self.at = [step + steps, 0, 0];
+        } else if self.at[2] == self.part_steps {
+            self.at[2] = 0;
+        }
+        Some((step, stretch))
     }
 }
 

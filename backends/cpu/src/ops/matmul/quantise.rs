@@ -1,35 +1,45 @@
 //! Rounding x to eight bits, as [`ops::Matmul::activation_block`] says.
 
-use ops::{ACTIVATION_BLOCK, SMALLEST_ACTIVATION};
+use ops::SMALLEST_ACTIVATION;
 
 use crate::simd::{Float, Quantised};
 
-/// Integers of one part of a row, zeros past its end. `offset` is what the weight's integers were moved up by.
+/// Bits of a float that are not its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+
+/// Added to a number below 2²², it leaves the nearest integer, ties to even, in the low bits.
+const TO_INTEGER: f32 = 12_582_912.0;
+
+/// Integers of one part of a row, at most `N`, zeros past its end. `offset` is what the weight's integers were moved up by.
+///
+/// Without branches or sums of floats, so that its loops become vectors.
 #[inline(always)]
-pub(super) fn quantise<T: Float>(
+pub(super) fn quantise<T: Float, const N: usize>(
     x: &[T],
-    to: &mut [i8; ACTIVATION_BLOCK],
+    to: &mut [i8; N],
     offset: i32,
 ) -> Quantised {
-    let (mut most, mut poison) = (0.0f32, 0.0f32);
-    let mut values = [0.0f32; ACTIVATION_BLOCK];
+    let mut values = [0.0f32; N];
     for (value, x) in values.iter_mut().zip(x) {
         *value = x.to_f32();
-        most = most.max(value.abs());
-        // NaN where x is no number.
-        poison += *value * 0.0;
     }
+    // Magnitudes are ordered as their bits are.
+    let mut most = 0;
+    for value in &values {
+        most = most.max(value.to_bits() & MAGNITUDE);
+    }
+    let most = f32::from_bits(most);
     let (scale, inverse) = match most >= SMALLEST_ACTIVATION {
         true => (most / 127.0, 127.0 / most),
         false => (0.0, 0.0),
     };
     let mut sum = 0;
-    for (to, value) in to.iter_mut().zip(values) {
-        *to = (value * inverse).round_ties_even() as i8;
+    for (to, value) in to.iter_mut().zip(&values) {
+        *to = (value * inverse + TO_INTEGER).to_bits() as i8;
         sum += i32::from(*to);
     }
     Quantised {
-        scale: scale + poison,
+        scale: if most.is_finite() { scale } else { f32::NAN },
         start: -offset * sum,
     }
 }

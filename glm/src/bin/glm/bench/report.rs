@@ -171,7 +171,7 @@ fn head(out: &mut impl Write, facts: &Facts) -> std::io::Result<()> {
         writeln!(out, "limits: {bytes:.1} GB/s by {}", limits.bytes_by)?;
         let peaks = limits.operations_per_second.iter();
         let peaks: Vec<String> = peaks
-            .map(|(dtype, peak)| format!("{dtype} {:.1} GFLOP/s", peak / 1e9))
+            .map(|(dtype, peak)| format!("{dtype} {:.1} GOP/s", peak / 1e9))
             .collect();
         writeln!(
             out,
@@ -183,7 +183,7 @@ fn head(out: &mut impl Write, facts: &Facts) -> std::io::Result<()> {
     writeln!(out)?;
     writeln!(
         out,
-        "| test | median | fastest … slowest | GB/s | GFLOP/s | of the limit |"
+        "| test | median | fastest … slowest | GB/s | GOP/s | of the limit |"
     )?;
     writeln!(out, "|---|---|---|---|---|---|")
 }
