@@ -35,7 +35,7 @@ impl CpuDevice {
         // Where bf16 is converted in registers, a model gains nothing by activations of it.
         if cpu.isa.has_bf16() {
             native_floats.push(DType::BF16);
-            // The instruction for bf16 products (vdpbf16ps) treats numbers below the normal range as zero.
+            // The instructions for bf16 products (vdpbf16ps, bfdot) treat numbers below the normal range as zero.
             numerics.flushes.push(DType::BF16);
         }
         Self {

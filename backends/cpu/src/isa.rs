@@ -12,8 +12,14 @@ pub enum Level {
     Scalar,
     /// 128-bit NEON (aarch64).
     Neon,
+    /// With products of fours of integers (`sdot`).
+    NeonDot,
+    /// With products of bf16 pairs (`bfdot`) too.
+    NeonBf16,
     /// 256-bit AVX2 with FMA and F16C.
     Avx2,
+    /// With products of fours of integers (AVX-VNNI, `vpdpbusd`).
+    Avx2Vnni,
     /// 512-bit AVX-512 F, BW, DQ, VL.
     Avx512,
     /// With products of fours of integers (`vpdpbusd`).
@@ -36,10 +42,13 @@ pub(crate) enum Vectors {
 
 impl Level {
     /// Every level.
-    pub const ALL: [Level; 6] = [
+    pub const ALL: [Level; 9] = [
         Level::Scalar,
         Level::Neon,
+        Level::NeonDot,
+        Level::NeonBf16,
         Level::Avx2,
+        Level::Avx2Vnni,
         Level::Avx512,
         Level::Avx512Vnni,
         Level::Avx512Bf16,
@@ -51,12 +60,22 @@ impl Level {
             Level::Scalar => true,
             #[cfg(target_arch = "aarch64")]
             Level::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => {
+                Level::Neon.is_available() && std::arch::is_aarch64_feature_detected!("dotprod")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonBf16 => {
+                Level::NeonDot.is_available() && std::arch::is_aarch64_feature_detected!("bf16")
+            }
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => Level::Avx2.is_available() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => {
                 Level::Avx2.is_available()
@@ -84,6 +103,8 @@ impl Level {
             // Twice as fast as f32 products on AMD's Zen 4, half as fast on Intel's Sapphire Rapids and its successors.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => vendor() == *b"AuthenticAMD",
+            // Measured nowhere, and each of its sums may lose twice as much as one in f32.
+            Level::NeonBf16 => false,
             _ => true,
         }
     }
@@ -93,7 +114,10 @@ impl Level {
         match self {
             Level::Scalar => "scalar",
             Level::Neon => "neon",
+            Level::NeonDot => "neon-dotprod",
+            Level::NeonBf16 => "neon-bf16",
             Level::Avx2 => "avx2",
+            Level::Avx2Vnni => "avx2-vnni",
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512-vnni",
             Level::Avx512Bf16 => "avx512-bf16",
@@ -168,9 +192,9 @@ impl Isa {
     pub(crate) fn vectors(self) -> Vectors {
         match self.0 {
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => Vectors::Neon,
+            Level::Neon | Level::NeonDot | Level::NeonBf16 => Vectors::Neon,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => Vectors::Avx2,
+            Level::Avx2 | Level::Avx2Vnni => Vectors::Avx2,
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Vectors::Avx512,
             _ => Vectors::Scalar,
@@ -179,7 +203,7 @@ impl Isa {
 
     /// Whether products of bf16 pairs are used.
     pub fn has_bf16(self) -> bool {
-        self.0 == Level::Avx512Bf16
+        matches!(self.0, Level::Avx512Bf16 | Level::NeonBf16)
     }
 }
 

@@ -90,18 +90,10 @@ pub fn open(options: &Options) -> Result<Accelerator> {
         )
         .with_source(e)
     })?;
-    let rounds_activations = options.activations == Activations::Int8;
-    if rounds_activations && simd::Path::int8(isa).is_none() {
-        return Err(Error::unsupported(
-            "open the CPU",
-            format!("there is no kernel of int8 activations for {isa}"),
-        )
-        .next_step("open it without --activations int8"));
-    }
     let cpu = device::Cpu {
         pool: Arc::new(pool),
         isa,
-        rounds_activations,
+        rounds_activations: options.activations == Activations::Int8,
         id: DeviceId::new(),
     };
     Ok(Accelerator {

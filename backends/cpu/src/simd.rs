@@ -24,6 +24,8 @@ mod formats;
 mod neon;
 mod scalar;
 
+use hal::WeightFormat;
+
 use crate::isa::{Isa, Level, Vectors};
 
 pub(crate) use convert::{Float, Rows, load_f32, store_f32};
@@ -97,8 +99,8 @@ pub(crate) trait FloatArith: Arith {
     fn pack(x: [f32; 2]) -> Self::Scalar;
 }
 
-/// Arithmetic on x rounded to eight bits: [`Arith::Scalar`] is four of them, the first lowest, and weights are integers
-/// without a sign, moved up by their format's offset.
+/// Arithmetic on x rounded to eight bits, -127 to 127: [`Arith::Scalar`] is four of them, the first lowest, and weights
+/// are integers moved up by [`Path::offset`].
 pub(crate) trait IntArith: Arith<Scalar = u32> {}
 
 /// One row of a part of x that was rounded to eight bits.
@@ -141,7 +143,7 @@ pub(crate) trait Task {
     ///
     /// # Safety
     /// As [`Self::with_f32`].
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where
         I8: Format<A>,
@@ -195,17 +197,33 @@ impl Path {
         })
     }
 
-    /// Products of fours of integers, where there is a kernel of them.
-    pub(crate) fn int8(isa: Isa) -> Option<Self> {
-        (isa.level() != Level::Neon).then_some(Self {
+    /// Products of fours of integers.
+    pub(crate) fn int8(isa: Isa) -> Self {
+        Self {
             isa,
             products: Products::Int8,
-        })
+        }
     }
 
     /// Whether x is rounded to eight bits.
     pub(crate) fn is_int8(self) -> bool {
         self.products == Products::Int8
+    }
+
+    /// What integers of a weight are moved up by in memory: where x is integers too, those of four bits, to be read
+    /// without a sign, and those of eight for instructions that take them so.
+    pub(crate) fn offset(self, weight: WeightFormat) -> i32 {
+        match weight {
+            _ if !self.is_int8() => 0,
+            #[cfg(target_arch = "aarch64")]
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_)
+                if self.isa.vectors() == Vectors::Neon =>
+            {
+                0
+            }
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => 128,
+            _ => 8,
+        }
     }
 
     /// Rows of one panel: the lanes of its `NV` vectors.
@@ -257,12 +275,24 @@ pub(crate) fn run<T: Task>(path: Path, task: &T) {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512Bf16 => unsafe { avx512::run_bf16(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonBf16 => unsafe { neon::run_bf16(task) },
             level => unreachable!("{level} has no products of bf16"),
         },
         Products::Int8 => match path.isa.level() {
             // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::run_int8(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot(task) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::run_int8(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => unsafe { avx2::run_vnni(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => unsafe { avx512::run_int8(task) },

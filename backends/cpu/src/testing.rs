@@ -6,10 +6,14 @@ use ops::Context;
 
 use crate::{Activations, Level, Options, open};
 
+/// The levels of this CPU.
+pub(crate) fn levels() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|level| level.is_available())
+}
+
 /// This CPU at every level it has, on one thread and on three.
 pub(crate) fn contexts() -> Vec<Context> {
-    let levels = Level::ALL.into_iter().filter(|level| level.is_available());
-    levels
+    levels()
         .flat_map(|level| [1, 3].map(|threads| context(level, threads)))
         .collect()
 }

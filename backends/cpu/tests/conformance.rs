@@ -17,20 +17,9 @@ conformance::tests!(cpu);
 #[test]
 fn every_instruction_set_is_what_its_card_says() {
     let levels = Level::ALL.into_iter().filter(|level| level.is_available());
-    let float = levels.clone().map(|level| (level, Activations::Float));
-    for (level, activations) in float.chain(levels.map(|level| (level, Activations::Int8))) {
-        let accelerator = backend_cpu::open(&Options {
-            level: Some(level),
-            activations,
-            ..Options::default()
-        });
-        let accelerator = match accelerator {
-            Err(e) if activations == Activations::Int8 => {
-                conformance::skip("cpu:int8", e);
-                continue;
-            }
-            opened => opened.unwrap(),
-        };
+    let both = [Activations::Float, Activations::Int8];
+    for (level, activations) in levels.flat_map(|level| both.map(|class| (level, class))) {
+        let accelerator = opened(Some(level), activations);
         let findings = probe(&accelerator).unwrap();
         println!("{level}, {activations:?}\n{findings}");
         let wrong = findings.contradictions(&accelerator.device.info().numerics);
@@ -38,30 +27,30 @@ fn every_instruction_set_is_what_its_card_says() {
     }
 }
 
-/// The CPU with activations of eight bits, where it has kernels of integers.
-fn of_integers() -> Option<Accelerator> {
-    let opened = backend_cpu::open(&Options {
-        activations: Activations::Int8,
+fn opened(level: Option<Level>, activations: Activations) -> Accelerator {
+    backend_cpu::open(&Options {
+        level,
+        activations,
         ..Options::default()
-    });
-    opened
-        .inspect_err(|e| conformance::skip("cpu:int8", e))
-        .ok()
+    })
+    .unwrap()
+}
+
+/// The CPU with activations of eight bits.
+fn of_integers() -> Accelerator {
+    opened(None, Activations::Int8)
 }
 
 #[test]
 fn products_of_integers_conform() {
-    let Some(accelerator) = of_integers() else {
-        return;
-    };
-    let report = Suite::new(accelerator).run::<ops::Matmul>();
+    let report = Suite::new(of_integers()).run::<ops::Matmul>();
     println!("{report}");
     report.require_pass().unwrap();
 }
 
 #[test]
 fn every_property_holds() {
-    for accelerator in [cpu(), primitive()].into_iter().chain(of_integers()) {
+    for accelerator in [cpu(), primitive(), of_integers()] {
         for property in properties(&accelerator) {
             assert!(property.is_fine(), "{property}");
         }
@@ -82,11 +71,7 @@ macro_rules! every_level {
         #[test]
         fn every_instruction_set_conforms() {
             for level in Level::ALL.into_iter().filter(|level| level.is_available()) {
-                let options = Options {
-                    level: Some(level),
-                    ..Options::default()
-                };
-                let suite = Suite::new(backend_cpu::open(&options).unwrap());
+                let suite = Suite::new(opened(Some(level), Activations::Float));
                 $(
                     let report = suite.run_where::<ops::$op>(|case| case.id().len() % 10 == 0);
                     report.require_pass().unwrap_or_else(|e| panic!("{level}: {e}"));

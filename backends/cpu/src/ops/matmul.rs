@@ -1,8 +1,8 @@
 //! Matrix product with a weight.
 //!
 //! Numeric class: weights dequantised exactly, sums in f32. Products of bf16 x with bf16, int8 and int4 weights are
-//! `vdpbf16ps` where the CPU gains by it (both factors exact, subnormals flushed to zero), f32 products otherwise; the scale
-//! of a row multiplies the finished sum, the scale of a group that group's part of it.
+//! `vdpbf16ps` (or `bfdot`) where the level has it: both factors exact, subnormals flushed to zero; f32 products otherwise.
+//! The scale of a row multiplies the finished sum, the scale of a group that group's part of it.
 //! x is never rounded to a shorter type, unless the CPU was opened with [`crate::Activations::Int8`]: then products with
 //! int8 and int4 weights are those of integers ([`Matmul::activation_block`]), the same on every instruction set.
 //!
@@ -48,7 +48,7 @@ pub(super) fn plan(cpu: &Cpu, op: &Matmul) -> Planned {
 
 fn choose(cpu: &Cpu, op: &Matmul) -> Path {
     if cpu.rounds_activations && op.activation_block().is_some() {
-        return Path::int8(cpu.isa).expect("asked for when the CPU was opened");
+        return Path::int8(cpu.isa);
     }
     let exact_in_bf16 = !matches!(op.weight, WeightFormat::Dense(DType::F32 | DType::F16));
     match Path::bf16(cpu.isa) {
@@ -136,8 +136,8 @@ mod tests {
     use ops::{Act, Context, MatmulArgs, Op, Plan};
 
     use super::*;
-    use crate::testing::{Random, context, contexts, decode, encode, opened};
-    use crate::{Activations, Isa, Level};
+    use crate::testing::{Random, context, contexts, decode, encode, levels, opened};
+    use crate::{Activations, Level};
 
     /// Elements between rows beyond their length.
     const GAP: usize = 3;
@@ -297,11 +297,9 @@ mod tests {
         }
     }
 
-    /// This CPU at every level that has kernels of integers, on one thread and on three.
+    /// This CPU at every level, with activations of eight bits.
     fn of_integers() -> Vec<Context> {
-        let levels = Level::ALL.into_iter();
-        levels
-            .filter(|level| Isa::at(*level).is_ok_and(|isa| Path::int8(isa).is_some()))
+        levels()
             .flat_map(|level| [1, 3].map(|threads| opened(level, threads, Activations::Int8)))
             .collect()
     }

@@ -12,6 +12,10 @@ pub(super) struct Avx2;
 #[derive(Clone, Copy)]
 pub(super) struct Avx2Int8;
 
+/// The same by `vpdpbusd`.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2Vnni;
+
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run<T: Task>(task: &T) {
     // SAFETY: the features of this function.
@@ -24,7 +28,13 @@ pub(super) unsafe fn run_int8<T: Task>(task: &T) {
     unsafe { task.with_int8::<Avx2Int8, 2>() }
 }
 
-/// What both kinds do with their sums.
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+pub(super) unsafe fn run_vnni<T: Task>(task: &T) {
+    // SAFETY: the features of this function.
+    unsafe { task.with_int8::<Avx2Vnni, 2>() }
+}
+
+/// What all kinds do with their sums.
 macro_rules! sums {
     () => {
         type Sum = __m256;
@@ -83,43 +93,56 @@ impl F32Arith for Avx2 {
     }
 }
 
-impl Arith for Avx2Int8 {
-    type Acc = __m256i;
-    type Operand = __m256i;
-    type Scalar = u32;
-    const STEP: usize = 4;
+/// Arithmetic on integers, by the products of fours given.
+macro_rules! integers {
+    ($arith:ident, $($dot:tt)*) => {
+        impl Arith for $arith {
+            type Acc = __m256i;
+            type Operand = __m256i;
+            type Scalar = u32;
+            const STEP: usize = 4;
 
-    sums! {}
+            sums! {}
 
-    simd! {
-        fn start(x: *const Quantised) -> __m256i = _mm256_set1_epi32((*x).start);
-        fn finish(acc: __m256i, x: *const Quantised) -> __m256 =
-            _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps((*x).scale));
-        fn operand(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
-        fn store_operand(at: *mut u8, operand: __m256i) -> () =
-            _mm256_storeu_si256(at.cast(), operand);
-        fn splat(x: u32) -> __m256i = _mm256_set1_epi32(x as i32);
-        fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = {
-            let even = _mm256_madd_epi16(
-                _mm256_and_si256(w, _mm256_set1_epi16(255)),
-                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
-            );
-            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
-            _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
-        };
-    }
+            simd! {
+                fn start(x: *const Quantised) -> __m256i = _mm256_set1_epi32((*x).start);
+                fn finish(acc: __m256i, x: *const Quantised) -> __m256 =
+                    _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps((*x).scale));
+                fn operand(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+                fn store_operand(at: *mut u8, operand: __m256i) -> () =
+                    _mm256_storeu_si256(at.cast(), operand);
+                fn splat(x: u32) -> __m256i = _mm256_set1_epi32(x as i32);
+                $($dot)*
+            }
+        }
+
+        impl IntArith for $arith {}
+
+        impl Format<$arith> for I4 {
+            type Raw = __m256i;
+            const STEPS: usize = 2;
+            const BYTES: usize = 32;
+
+            simd! {
+                fn load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+                fn operand(raw: __m256i) -> __m256i = _mm256_and_si256(raw, _mm256_set1_epi8(15));
+                fn next(raw: __m256i) -> __m256i = _mm256_srli_epi16::<4>(raw);
+            }
+        }
+    };
 }
 
-impl IntArith for Avx2Int8 {}
+integers! { Avx2Int8,
+    fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = {
+        let even = _mm256_madd_epi16(
+            _mm256_and_si256(w, _mm256_set1_epi16(255)),
+            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
+        );
+        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
+        _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+    };
+}
 
-impl Format<Avx2Int8> for I4 {
-    type Raw = __m256i;
-    const STEPS: usize = 2;
-    const BYTES: usize = 32;
-
-    simd! {
-        fn load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
-        fn operand(raw: __m256i) -> __m256i = _mm256_and_si256(raw, _mm256_set1_epi8(15));
-        fn next(raw: __m256i) -> __m256i = _mm256_srli_epi16::<4>(raw);
-    }
+integers! { Avx2Vnni,
+    fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(acc, w, x);
 }

@@ -28,7 +28,7 @@ pub(crate) trait Format<A: Arith> {
     }
 }
 
-/// Operands as `A` uses them: f32, or bf16 for `vdpbf16ps`.
+/// Operands as `A` uses them: f32, pairs of bf16, or fours of int8.
 pub(crate) struct Native;
 /// f16 elements.
 pub(crate) struct F16;

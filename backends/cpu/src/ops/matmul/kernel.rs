@@ -125,7 +125,7 @@ impl Task for Share<'_> {
         }
     }
 
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     #[inline(always)]
     unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where

@@ -25,7 +25,7 @@ pub(crate) struct Layout {
     pub(super) panel: usize,
     /// Columns that one instruction multiplies.
     pub(super) step: usize,
-    /// What integers are moved up by, so that they have no sign: where x is integers too.
+    /// [`Path::offset`].
     pub(super) offset: i32,
     /// Columns of x that are rounded together, where they are.
     activation_block: Option<usize>,
@@ -33,17 +33,13 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub(super) fn new(path: Path, op: &Matmul) -> Self {
-        let offset = match op.weight {
-            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => 128,
-            _ => 8,
-        };
         Self {
             format: op.weight,
             n: op.n,
             k: op.k,
             panel: path.panel(),
             step: path.step(),
-            offset: if path.is_int8() { offset } else { 0 },
+            offset: path.offset(op.weight),
             activation_block: op.activation_block().filter(|_| path.is_int8()),
         }
     }
