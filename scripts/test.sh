@@ -3,7 +3,8 @@
 # these on Debian and Ubuntu where it is root, else says how. Arguments go to `cargo test`.
 #
 # DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader, NVIDIA's compiler and AscendCL's headers; what was
-# installed or fetched must then be a device; what could not be is not tested, and the reason is printed.
+# installed or fetched must then be a device; what could not be is not tested, and the reason is printed. It also runs the CPU's products
+# for aarch64 on emulated cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$PWD/target/drivers
@@ -22,9 +23,10 @@ installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx
 
 # One at a time: a release that lacks one package still gets the others.
 install_packages() {
-    local missing=() package
+    local missing=() package emulator=()
+    [ "${DRIVERS:-}" != all ] || emulator=(qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
     for package in ocl-icd-libopencl1 pocl-opencl-icd oclgrind libvulkan1 mesa-vulkan-drivers \
-        libamdhip64-5 libhiprtc-builtins5 libamdhip64-dev; do
+        libamdhip64-5 libhiprtc-builtins5 libamdhip64-dev "${emulator[@]}"; do
         installed "$package" || missing+=("$package")
     done
     [ "${#missing[@]}" -gt 0 ] || [ "${DRIVERS:-}" = all ] || return 0
@@ -118,6 +120,24 @@ fetch_ascend_headers() {
     export GLM_ASCEND_HEADERS=$headers
 }
 
+# A core without products of fours of integers, one with them, and one with those of bf16 pairs too. The longest test is of float
+# kernels, which the last core has all of.
+test_neon() {
+    local target=aarch64-unknown-linux-gnu core tool skip
+    for tool in qemu-aarch64 aarch64-linux-gnu-gcc rustup; do
+        command -v "$tool" >/dev/null || { say "NOT TESTED: NEON kernels: there is no $tool${excuse:+: $excuse}"; return 0; }
+    done
+    rustup -q target add $target >&2 || { say "NOT TESTED: NEON kernels: rustup has no $target"; return 0; }
+    for core in cortex-a57 neoverse-n1 max; do
+        say "NEON kernels on an emulated $core"
+        skip=()
+        [ "$core" = max ] || skip=(--skip every_format_type_and_level)
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $core" \
+            cargo test -p glm-backend-cpu --target $target --lib -- matmul isa "${skip[@]}"
+    done
+}
+
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then
     install_packages
     if [ "${DRIVERS:-}" = all ]; then
@@ -156,4 +176,5 @@ if [ "${DRIVERS:-}" = all ]; then
         [ -n "$excuse" ] || exit 1
     done
 fi
-exec cargo test --workspace --features glm/wgpu "$@"
+cargo test --workspace --features glm/wgpu "$@"
+[ "${DRIVERS:-}" != all ] || test_neon
