@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View};
 use ops::{CopyArgs, Plan, StridedCopy};
 
+use crate::checkpoint::random::Kind;
+
 /// Geometry of a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
@@ -151,6 +153,15 @@ impl KvCache {
         ))
     }
 
+    /// Fills all pages with random numbers, for measuring speed.
+    pub(crate) fn randomise(&self, stream: &mut dyn Stream) -> Result<()> {
+        let block = Kind::floats(self.shape.dtype, -1, true).period(1);
+        for buffer in self.k.iter().chain(&self.v) {
+            repeat(stream, buffer, self.shape.layer_bytes(), &block)?;
+        }
+        stream.synchronize()
+    }
+
     /// Tokens that could still be stored.
     pub fn free_tokens(&self) -> usize {
         self.pool.state().free.len() * self.shape.page_size
@@ -258,11 +269,22 @@ fn zeroed(device: &dyn Device, stream: &mut dyn Stream, shape: &CacheShape) -> R
     const CHUNK_BYTES: usize = 1 << 20;
     let buffer = device.alloc(shape.layer_bytes())?;
     let zeros = vec![0; CHUNK_BYTES.min(shape.layer_bytes())];
-    for at in (0..shape.layer_bytes()).step_by(CHUNK_BYTES) {
-        let len = CHUNK_BYTES.min(shape.layer_bytes() - at);
-        stream.upload(&View::at(&buffer, at, DType::U8, &[len])?, &zeros[..len])?;
-    }
+    repeat(stream, &buffer, shape.layer_bytes(), &zeros)?;
     Ok(buffer)
+}
+
+/// Writes `block` again and again over the first `bytes` bytes of `buffer`.
+pub(crate) fn repeat(
+    stream: &mut dyn Stream,
+    buffer: &Buffer,
+    bytes: usize,
+    block: &[u8],
+) -> Result<()> {
+    for at in (0..bytes).step_by(block.len().max(1)) {
+        let len = block.len().min(bytes - at);
+        stream.upload(&View::at(buffer, at, DType::U8, &[len])?, &block[..len])?;
+    }
+    Ok(())
 }
 
 /// One sequence of tokens in a cache. Its pages are free again when it is dropped.

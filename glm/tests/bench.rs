@@ -110,6 +110,74 @@ fn tests_of_a_model_are_all_combinations() {
 }
 
 #[test]
+fn depths_in_any_order_and_beyond_the_published_context() {
+    let more = [
+        "--context",
+        "5000",
+        "-d",
+        "4990,0,16",
+        "-n",
+        "4,12",
+        "-p",
+        "0",
+    ];
+    let args = [&TINY[..4], &["-r", "1"], &more].concat();
+    let filled = self::document(&[&args[..], &["--random-cache"]].concat());
+    let document = document(&args);
+    let model = |document: &Value| document["runs"][0]["model"].clone();
+    assert_eq!(model(&document)["context"], 4994);
+    assert_eq!(model(&document)["random_cache"], false);
+    assert_eq!(model(&filled)["random_cache"], true);
+    assert_eq!(keys(&filled), keys(&document));
+    let wanted = [
+        "d4990/tg4",
+        "d4990/tg12",
+        "d0/tg4",
+        "d0/tg12",
+        "d16/tg4",
+        "d16/tg12",
+    ];
+    let wanted: Vec<_> = wanted.iter().map(|w| format!("tiny/bf16/b1/{w}")).collect();
+    assert_eq!(keys(&document), wanted);
+    for result in results(&document) {
+        let skipped = result["key"] == wanted[1].as_str();
+        assert_eq!(result["skipped"].is_string(), skipped, "{result}");
+    }
+}
+
+/// Where a product rounds activations to integers, the limit is that of integers.
+#[test]
+fn a_share_is_of_the_limit_of_the_numbers_multiplied() {
+    for (activations, numbers) in [("f32", "f32"), ("int8", "i8")] {
+        let args = [
+            "--shape",
+            "tiny",
+            "--dtype",
+            "int8",
+            "--activations",
+            activations,
+        ];
+        let document = document(&[&args[..], &["-p", "512", "-n", "0", "-r", "1"]].concat());
+        let run = &document["runs"][0];
+        assert_eq!(run["model"]["products"], numbers);
+        let [result] = &results(&document)[..] else {
+            panic!("{document}")
+        };
+        let limits = &run["limits"];
+        let peak = &limits["operations_per_second"];
+        let peak = [&peak[numbers], &peak["f32"]]
+            .into_iter()
+            .find_map(Value::as_f64)
+            .unwrap();
+        let number = |value: &Value| value.as_f64().unwrap();
+        let moving = number(&result["bytes"]) / number(&limits["bytes_per_second"]);
+        let least = moving.max(number(&result["operations"]) / peak);
+        let share = least / number(&result["seconds"]["median"]);
+        assert!((share / number(&result["share"]) - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
 fn several_numbers_of_threads_are_several_runs() {
     let document = document(&[&TINY[..], &["-t", "1,2"]].concat());
     let threads = document["runs"].as_array().unwrap().iter();
@@ -424,6 +492,7 @@ fn what_cannot_be_measured_is_refused_or_said() {
         &["nothing:0"],
     );
     fails(&["no-such-folder", "-q"], 4, &["no-such-folder"]);
+    fails(&["--context", "64"], 2, &["--shape"]);
     // Beyond the context: each test says so, and a run of such tests alone measured nothing.
     let output = bench(&[
         "--shape", "tiny", "-p", "8", "-n", "5000", "-r", "1", "-o", "json",

@@ -6,6 +6,7 @@ use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View};
 use ops::{ArgList, Context, How, Op, Plan};
 
 use super::Amounts;
+use crate::cache::repeat;
 use crate::checkpoint::random::Kind;
 
 /// Memory of the copies that launches take turns with: far beyond the last cache of any device.
@@ -93,10 +94,7 @@ impl Placed {
         let (buffer, _) = &placed.places[0];
         let bytes = dtype.bytes() * shape.iter().product::<usize>();
         let block = Kind::floats(dtype, -1, true).period(1);
-        for at in (0..bytes).step_by(block.len()) {
-            let len = block.len().min(bytes - at);
-            stream.upload(&View::at(buffer, at, DType::U8, &[len])?, &block[..len])?;
-        }
+        repeat(stream, buffer, bytes, &block)?;
         Ok(placed)
     }
 

@@ -64,6 +64,22 @@ impl<'m> Running<'m> {
         self.sequences.iter_mut().for_each(|s| s.truncate(len));
     }
 
+    /// Makes each sequence `len` tokens long without computing them: keys and values are random numbers. What a step over them
+    /// costs is the same.
+    ///
+    /// # Errors
+    /// `InvalidArgument` beyond the model's context; `OutOfMemory`; what writing reports.
+    pub fn fill(&mut self, context: &Context, len: usize) -> Result<()> {
+        let mut stream = context.device().stream()?;
+        self.model.cache().randomise(&mut *stream)?;
+        for sequence in &mut self.sequences {
+            sequence.truncate(0);
+            sequence.reserve(len)?;
+            sequence.advance(len);
+        }
+        Ok(())
+    }
+
     /// Appends `tokens` random tokens to each sequence, in as few steps as the model allows, and chooses what follows.
     ///
     /// # Errors
@@ -235,6 +251,26 @@ mod tests {
             assert_eq!(running.next, vec![wanted[0]; batch]);
             assert!(took.host_seconds <= took.seconds && took.host_seconds > 0.0);
         }
+    }
+
+    #[test]
+    fn a_filled_cache_is_one_of_so_many_tokens() {
+        let cpu = backend_cpu::open(&backend_cpu::Options::default()).unwrap();
+        let context = Context::new(cpu);
+        let mut model = model(&context, 2, 64);
+        let mut running = Running::new(&context, &mut model, 2).unwrap();
+        running.prefill(3, 1).unwrap();
+        running.fill(&context, 40).unwrap();
+        running.decode(4).unwrap();
+        assert!(running.sequences.iter().all(|s| s.len() == 44));
+        // Another cache, so other tokens than after the same number of computed ones.
+        let chosen = running.next.clone();
+        running.rewind(0);
+        running.prefill(40, 1).unwrap();
+        running.decode(4).unwrap();
+        assert_ne!(running.next, chosen);
+        let e = running.fill(&context, 65).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::InvalidArgument);
     }
 
     #[test]

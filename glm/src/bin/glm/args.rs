@@ -458,6 +458,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", requires = "shape")]
     pub(crate) layers: Option<usize>,
 
+    /// Tokens that a sequence of the shape may have, instead of the published model's
+    #[arg(long, value_name = "N", requires = "shape")]
+    pub(crate) context: Option<NonZeroUsize>,
+
     /// Tokens of prompts [default: 512, less where the context is short]
     #[arg(long, short, value_delimiter = ',', value_name = "N,N,…")]
     pub(crate) prompt: Option<Vec<usize>>,
@@ -475,6 +479,11 @@ pub(crate) struct Bench {
         value_name = "N,N,…"
     )]
     pub(crate) depth: Vec<usize>,
+
+    /// Write random numbers into the cache for the tokens of --depth instead of computing them: speed is the same, and long
+    /// caches take no minutes
+    #[arg(long)]
+    pub(crate) random_cache: bool,
 
     /// Sequences at a time
     #[arg(

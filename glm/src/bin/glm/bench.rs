@@ -12,10 +12,10 @@ use std::time::Instant;
 use ::ops::Context;
 use glm::architecture::Architecture;
 use glm::checkpoint::Checkpoint;
-use glm::model::{Model, Options};
+use glm::model::{Model, Options, Work};
 use glm::speed::{Clock, Figure, Limits, Running, Spread, Took};
 use glm::{backends, shapes};
-use hal::{Error, WeightFormat};
+use hal::{DType, Error, WeightFormat};
 use serde_json::json;
 
 use crate::args::{Bench, BenchWhat, Global};
@@ -96,8 +96,11 @@ impl Subject {
             });
         };
         // What the user typed, not what a file holds: usage.
-        let architecture =
+        let mut architecture =
             shapes::architecture(shape, args.layers).map_err(|e| Failure::Error(e, 2))?;
+        if let Some(context) = args.context {
+            architecture.context = context.get();
+        }
         let dtype = global.dtype.and_then(|d| d.activations());
         let dense = WeightFormat::Dense(dtype.unwrap_or(architecture.dtype));
         let format = global.dtype.map_or(dense, |d| d.weights());
@@ -187,7 +190,12 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
         "layers": subject.architecture.layers,
         "parameters": subject.architecture.parameters(),
         "activations": model.dtype().name(),
+        "products": match model.work().token.integers > 0.0 {
+            true => DType::I8.name(),
+            false => model.dtype().name(),
+        },
         "cache": model.cache().shape().dtype.name(),
+        "random_cache": args.random_cache,
         "load_seconds": start.elapsed().as_secs_f64(),
         "footprint_bytes": {
             "weights": model.footprint().weights,
@@ -195,14 +203,19 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
             "buffers": model.footprint().buffers,
         },
         "step_weight_bytes": model.work().weight_bytes,
+        "context": model.context(),
         "chunk": model.max_tokens(),
     });
     let about = format!(
-        "{} ({} layers, {format}, weights {}), {}",
+        "{} ({} layers, {format}, weights {}), {}{}",
         subject.name,
         subject.architecture.layers,
         subject.weights,
         output::bytes(model.footprint().weights as u64),
+        match args.random_cache {
+            true => "; random numbers in the cache for the tokens of a depth",
+            false => "",
+        },
     );
     writer.begin(Facts::new(global, &context, &limits, Some((facts, about))))?;
     let bench = Bencher {
@@ -210,13 +223,13 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
         context: &context,
         limits: &limits,
         runs: args.report.runs,
+        dtype: model.dtype(),
+        random_cache: args.random_cache,
         prefix: format!("{}/{format}", subject.name),
         most,
     };
     for &batch in &tests.batches {
-        for &depth in &tests.depths {
-            bench.tests(&mut model, &tests, [batch, depth], writer)?;
-        }
+        bench.tests(&mut model, &tests, batch, writer)?;
     }
     Ok(())
 }
@@ -227,40 +240,67 @@ struct Bencher<'a> {
     context: &'a Context,
     limits: &'a Limits,
     runs: NonZeroUsize,
+    /// Type of the model's floats.
+    dtype: DType,
+    /// Whether tokens of a depth are random numbers in the cache.
+    random_cache: bool,
     prefix: String,
     /// Tokens that the model was made for.
     most: usize,
 }
 
 impl Bencher<'_> {
+    /// All tests of `batch` sequences. What is in the cache stays for the next depth.
     fn tests(
         &self,
         model: &mut Model,
         tests: &Tests,
-        [batch, depth]: [usize; 2],
+        batch: usize,
         writer: &mut Writer,
     ) -> Result<(), Failure> {
-        let (dtype, work, chunk) = (model.dtype(), model.work(), model.max_tokens());
-        let threads = self
-            .global
-            .threads()
-            .map_or(String::new(), |t| format!("/t{t}"));
-        let key =
-            |test: &str, n: usize| format!("{}/b{batch}/d{depth}/{test}{n}{threads}", self.prefix);
+        let (work, chunk) = (model.work(), model.max_tokens());
         let list = [("pp", &tests.prompts), ("tg", &tests.decoded)];
         let list = list
             .iter()
             .flat_map(|(test, all)| all.iter().map(|&n| (*test, n)));
         let list: BTreeSet<(&str, usize)> = list.collect();
         let mut running = Running::new(self.context, model, batch)?;
-        if depth > 0 && list.iter().any(|(_, n)| depth + n <= self.most) {
-            say(
-                self.global,
-                &format!("{batch} x {depth} tokens into the cache"),
-            );
-            running.prefill(depth, 1)?;
+        let mut filled = 0;
+        for &depth in &tests.depths {
+            if list.iter().any(|(_, n)| depth + n <= self.most) {
+                filled = filled.min(depth);
+                running.rewind(filled);
+                if filled < depth {
+                    let what = format!("{batch} x {depth} tokens into the cache");
+                    say(self.global, &what);
+                    match self.random_cache {
+                        true => running.fill(self.context, depth)?,
+                        false => running.prefill(depth - filled, 1).map(drop)?,
+                    }
+                    filled = depth;
+                }
+            }
+            self.at_depth(&mut running, &list, [batch, depth], (work, chunk), writer)?;
         }
-        for (test, n) in list {
+        Ok(())
+    }
+
+    /// The tests of `list` for `batch` sequences that have `depth` tokens each.
+    fn at_depth(
+        &self,
+        running: &mut Running<'_>,
+        list: &BTreeSet<(&str, usize)>,
+        [batch, depth]: [usize; 2],
+        (work, chunk): (Work, usize),
+        writer: &mut Writer,
+    ) -> Result<(), Failure> {
+        let threads = self
+            .global
+            .threads()
+            .map_or(String::new(), |t| format!("/t{t}"));
+        let key =
+            |test: &str, n: usize| format!("{}/b{batch}/d{depth}/{test}{n}{threads}", self.prefix);
+        for &(test, n) in list {
             let key = key(test, n);
             if depth + n > self.most {
                 let why = format!("the model was made for {} tokens", self.most);
@@ -291,7 +331,7 @@ impl Bencher<'_> {
                 tokens: Some(tokens),
                 tokens_per_second: Some(tokens as f64 / seconds.median),
                 host_seconds: Some(queued.median),
-                ..Figure::measured(key, seconds, amounts, dtype, self.limits)
+                ..Figure::measured(key, seconds, amounts, self.dtype, self.limits)
             })?;
         }
         Ok(())

@@ -171,11 +171,11 @@ fn head(out: &mut impl Write, facts: &Facts) -> std::io::Result<()> {
         writeln!(out, "limits: {bytes:.1} GB/s by {}", limits.bytes_by)?;
         let peaks = limits.operations_per_second.iter();
         let peaks: Vec<String> = peaks
-            .map(|(dtype, peak)| format!("{dtype} {:.1} GOP/s", peak / 1e9))
+            .map(|(dtype, peak)| format!("{dtype} {:.1}", peak / 1e9))
             .collect();
         writeln!(
             out,
-            "        {} by {}",
+            "        {} GOP/s by {}",
             peaks.join(", "),
             limits.operations_by
         )?;
