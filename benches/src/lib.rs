@@ -1,7 +1,8 @@
 //! What the machine could do, and what the kernels do of it.
 //!
 //! - `cargo run --release -p glm-benches --bin roofline` prints limits and products side by side;
-//!   `cargo bench -p glm-benches` gives each its distribution.
+//!   `cargo bench -p glm-benches` gives limits and every operation their distributions.
+//! - `peers/peers.py` runs other programs beside ours, `curves.py` draws how speed and memory grow.
 //! - Whole models and single operations on any device are measured by the tool itself: `glm bench`.
 
 use glm::architecture::Architecture;

@@ -1,5 +1,8 @@
 //! The arguments of one case in device memory, between guards, and what is there after a run.
 
+use std::fmt;
+use std::time::Duration;
+
 use hal::{Buffer, DType, Error, ErrorKind, Result, Stream, View};
 use ops::reference::Tensor;
 use ops::{ArgList, Context, HostWeight, How, Op, Plan, Role};
@@ -78,6 +81,51 @@ impl Placed {
             }
         }
         before.iter().zip(&after).position(|(a, b)| a != b)
+    }
+}
+
+/// Carries out so many launches.
+type Launching<'a> = dyn FnMut(u64) -> Result<Duration> + 'a;
+
+/// One operation with its arguments, launched again and again.
+pub struct Launches<'a> {
+    /// How it was planned.
+    pub how: How,
+    /// Bytes that a launch must read and write.
+    pub bytes: f64,
+    run: Box<Launching<'a>>,
+}
+
+impl Launches<'_> {
+    /// Launches it `n` times, and gives the time that took by the device's own clock.
+    ///
+    /// # Errors
+    /// What the launches report.
+    pub fn run(&mut self, n: u64) -> Result<Duration> {
+        (self.run)(n)
+    }
+
+    /// Median seconds of one launch.
+    pub(crate) fn median(&mut self) -> Result<f64> {
+        const ROUNDS: usize = 11;
+        /// Launches that together take less than this are too short for a clock.
+        const LEAST: f64 = 2e-3;
+        let mut seconds = |n| Ok::<_, Error>(self.run(n)?.as_secs_f64());
+        // The first ones also warm caches up.
+        let mut n = 1;
+        while seconds(n)? < LEAST && n < 1 << 20 {
+            n *= 2;
+        }
+        let rounds: Result<Vec<f64>> = (0..ROUNDS).map(|_| seconds(n)).collect();
+        let mut rounds = rounds?;
+        rounds.sort_by(f64::total_cmp);
+        Ok(rounds[ROUNDS / 2] / n as f64)
+    }
+}
+
+impl fmt::Debug for Launches<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} bytes", self.how, self.bytes)
     }
 }
 
@@ -213,11 +261,8 @@ impl<'a> Bench<'a> {
         self.shapes.iter().map(Vec::as_slice).collect()
     }
 
-    /// Median seconds of one launch, by the device's own clock, and the bytes of all arguments.
-    pub(crate) fn time<O: Op>(&self, plan: &Plan<O>) -> Result<(f64, f64)> {
-        const ROUNDS: usize = 11;
-        /// Launches that together take less than this are too short for a clock.
-        const LEAST: f64 = 2e-3;
+    /// The arguments in place, to launch `plan` with them again and again.
+    pub(crate) fn launches<O: Op>(self, plan: Plan<O>) -> Result<Launches<'a>> {
         let device = self.context.device();
         let mut stream = device.stream()?;
         let workspace = device.alloc(plan.workspace_bytes(&self.shapes()))?;
@@ -228,26 +273,20 @@ impl<'a> Bench<'a> {
             }
             bytes += placed.view()?.bytes();
         }
-        let args = self.args()?;
-        let workspace = View::of_bytes(&workspace);
-        let mut launches = |n: usize| -> Result<f64> {
-            let start = stream.record()?;
-            for _ in 0..n {
-                plan.run_list(&mut *stream, &args, &workspace)?;
-            }
-            let end = stream.record()?;
-            stream.synchronize()?;
-            Ok(end.since(&start)?.as_secs_f64())
-        };
-        // The first ones also warm caches up.
-        let mut n = 1;
-        while launches(n)? < LEAST && n < 1 << 20 {
-            n *= 2;
-        }
-        let rounds: Result<Vec<f64>> = (0..ROUNDS).map(|_| launches(n)).collect();
-        let mut rounds = rounds?;
-        rounds.sort_by(f64::total_cmp);
-        Ok((rounds[ROUNDS / 2] / n as f64, bytes as f64))
+        Ok(Launches {
+            how: plan.how(),
+            bytes: bytes as f64,
+            run: Box::new(move |n| {
+                let (args, workspace) = (self.args()?, View::of_bytes(&workspace));
+                let start = stream.record()?;
+                for _ in 0..n {
+                    plan.run_list(&mut *stream, &args, &workspace)?;
+                }
+                let end = stream.record()?;
+                stream.synchronize()?;
+                end.since(&start)
+            }),
+        })
     }
 
     /// Runs the plan over memory filled with `poison`; the outputs' elements, and what was touched that must not be.

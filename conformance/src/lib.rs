@@ -52,10 +52,11 @@ pub mod runner;
 pub mod shapes;
 mod skip;
 mod soak;
-mod speed;
+pub mod speed;
 mod suite;
 pub mod waivers;
 
+pub use bench::Launches;
 pub use bound::{Bound, Expected, Model};
 pub use case::{Case, Layout, Operand};
 pub use cases::Conformance;

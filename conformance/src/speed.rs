@@ -4,13 +4,16 @@
 //! Bandwidth is that of the device's own copy of 64 MiB, the peak that of its own largest matrix product. What fits in
 //! a cache may exceed the roof.
 
+use std::fmt;
+
 use hal::{DType, Error, ErrorKind, Result, WeightFormat};
 use ops::{
     Act, Activation, AddLayerNorm, AddRmsNorm, Argmax, Attention, BatchedMatmul, Binary, Cast,
-    Elementwise, Embedding, Glu, Half, KvWrite, LayerNorm, Matmul, RmsNorm, Rope, RopeKvWrite,
-    Softmax, StridedCopy, TopK,
+    Elementwise, Embedding, Glu, Half, How, KvWrite, LayerNorm, Matmul, RmsNorm, Rope, RopeKvWrite,
+    Sample, SampleControl, Softmax, StridedCopy, TopK,
 };
 
+use crate::bench::Launches;
 use crate::cases::Conformance;
 use crate::outcome::Speed;
 use crate::shapes::{TYPICAL, attention_case, matmul_case, rope_case, rope_kv_write_case};
@@ -24,6 +27,11 @@ const TOKENS: usize = 128;
 
 /// The checks of this level.
 pub(crate) fn checks() -> Vec<Check> {
+    timings().into_iter().map(Timing::check).collect()
+}
+
+/// The operations that this level measures.
+pub fn timings() -> Vec<Timing> {
     let m = TYPICAL;
     let (hidden, ffn) = (m.hidden, m.ffn[0]);
     let normal = |shape: &[usize]| Operand::random(shape, Generator::Normal);
@@ -39,20 +47,20 @@ pub(crate) fn checks() -> Vec<Check> {
         for tokens in [1, TOKENS] {
             let make = move || matmul_case(product(hidden, hidden, DTYPE, weight), tokens);
             let flops = 2.0 * (tokens * hidden * hidden) as f64;
-            list.push(check(&format!("{tokens}_{name}"), flops, None, make));
+            list.push(timing(&format!("{tokens}_{name}"), flops, None, make));
         }
     }
     for tokens in [1, TOKENS] {
         let flops = 4.0 * (tokens * m.heads * m.head_dim * (1024 + tokens / 2)) as f64;
         let make = move || attention_case(&TYPICAL, DTYPE, tokens, 1024);
-        list.push(check::<Attention>(
+        list.push(timing::<Attention>(
             &format!("{tokens}_over_1024"),
             flops,
             None,
             make,
         ));
     }
-    list.push(check::<BatchedMatmul>(
+    list.push(timing::<BatchedMatmul>(
         "heads",
         2.0 * 32.0 * (128 * 128 * 128) as f64,
         None,
@@ -70,7 +78,7 @@ pub(crate) fn checks() -> Vec<Check> {
             )
         },
     ));
-    list.push(check::<Softmax>(
+    list.push(timing::<Softmax>(
         "scores",
         5.0 * (32 * 128 * 1024) as f64,
         None,
@@ -84,7 +92,7 @@ pub(crate) fn checks() -> Vec<Check> {
             Case::new(op, vec![Operand::out(&shape), normal(&shape)])
         },
     ));
-    list.push(check::<RmsNorm>("rows", 4.0 * n, None, move || {
+    list.push(timing::<RmsNorm>("rows", 4.0 * n, None, move || {
         let op = RmsNorm {
             dim: hidden,
             dtype: DTYPE,
@@ -95,7 +103,7 @@ pub(crate) fn checks() -> Vec<Check> {
             vec![Operand::out(&rows), normal(&rows), normal(&[hidden])],
         )
     }));
-    list.push(check::<LayerNorm>("rows", 7.0 * n, None, move || {
+    list.push(timing::<LayerNorm>("rows", 7.0 * n, None, move || {
         let op = LayerNorm {
             dim: hidden,
             dtype: DTYPE,
@@ -107,7 +115,7 @@ pub(crate) fn checks() -> Vec<Check> {
             vec![Operand::out(&rows), normal(&rows), vector(), vector()],
         )
     }));
-    list.push(check::<AddRmsNorm>("rows", 6.0 * n, None, move || {
+    list.push(timing::<AddRmsNorm>("rows", 6.0 * n, None, move || {
         let op = AddRmsNorm {
             dim: hidden,
             dtype: DTYPE,
@@ -126,7 +134,7 @@ pub(crate) fn checks() -> Vec<Check> {
             ],
         )
     }));
-    list.push(check::<AddLayerNorm>("rows", 9.0 * n, None, move || {
+    list.push(timing::<AddLayerNorm>("rows", 9.0 * n, None, move || {
         let op = AddLayerNorm {
             dim: hidden,
             dtype: DTYPE,
@@ -146,7 +154,7 @@ pub(crate) fn checks() -> Vec<Check> {
             ],
         )
     }));
-    list.push(check::<Rope>("queries", 3.0 * n / 2.0, None, move || {
+    list.push(timing::<Rope>("queries", 3.0 * n / 2.0, None, move || {
         let op = Rope {
             head_dim: m.head_dim,
             rotary_dim: m.rotary_dim,
@@ -160,14 +168,14 @@ pub(crate) fn checks() -> Vec<Check> {
         TOKENS * (m.heads + m.kv_heads) * m.head_dim,
         2 * TOKENS * m.kv_heads * m.head_dim,
     );
-    list.push(check::<RopeKvWrite>(
+    list.push(timing::<RopeKvWrite>(
         "prompt",
         (3 * turned / 2) as f64,
         // Turned in place; then the keys are there, and the values are read.
         Some((4 * turned + 3 * new) as f64),
         move || rope_kv_write_case(&m, DTYPE, TOKENS),
     ));
-    list.push(check::<Glu>(
+    list.push(timing::<Glu>(
         "swiglu",
         10.0 * (TOKENS * ffn) as f64,
         None,
@@ -185,14 +193,14 @@ pub(crate) fn checks() -> Vec<Check> {
             )
         },
     ));
-    list.push(check::<Activation>("gelu", 20.0 * n, None, move || {
+    list.push(timing::<Activation>("gelu", 20.0 * n, None, move || {
         let op = Activation {
             act: Act::GeluTanh,
             dtype: DTYPE,
         };
         Case::new(op, vec![Operand::out(&rows), normal(&rows)])
     }));
-    list.push(check::<Elementwise>("sum", 2.0 * n, None, move || {
+    list.push(timing::<Elementwise>("sum", 2.0 * n, None, move || {
         let op = Elementwise {
             kind: Binary::Add,
             dtype: DTYPE,
@@ -200,20 +208,20 @@ pub(crate) fn checks() -> Vec<Check> {
         };
         Case::new(op, vec![Operand::out(&rows), normal(&rows), normal(&rows)])
     }));
-    list.push(check::<Cast>("to_f32", n, None, move || {
+    list.push(timing::<Cast>("to_f32", n, None, move || {
         let op = Cast {
             from: DTYPE,
             to: DType::F32,
         };
         Case::new(op, vec![Operand::out(&rows), normal(&rows)])
     }));
-    list.push(check::<StridedCopy>("rows", n, None, move || {
+    list.push(timing::<StridedCopy>("rows", n, None, move || {
         let op = StridedCopy { dtype: DTYPE };
         let x = normal(&rows).layout(crate::Layout::Padded(64));
         Case::new(op, vec![Operand::out(&rows), x])
     }));
     let picked = 4.0 * n;
-    list.push(check::<Embedding>("rows", n, Some(picked), move || {
+    list.push(timing::<Embedding>("rows", n, Some(picked), move || {
         let (vocab, dim) = (4096, hidden);
         let op = Embedding {
             vocab,
@@ -230,7 +238,7 @@ pub(crate) fn checks() -> Vec<Check> {
         )
     }));
     let written = (8 * TOKENS * m.kv_heads * m.head_dim) as f64;
-    list.push(check::<KvWrite>(
+    list.push(timing::<KvWrite>(
         "prompt",
         written / 8.0,
         Some(written),
@@ -262,11 +270,43 @@ pub(crate) fn checks() -> Vec<Check> {
             )
         },
     ));
-    list.push(check::<Argmax>("logits", m.vocab as f64, None, move || {
-        let op = Argmax { dtype: DType::F32 };
-        Case::new(op, vec![Operand::out(&[1]), normal(&[1, m.vocab])])
-    }));
-    list.push(check::<TopK>("logits", m.vocab as f64, None, move || {
+    list.push(timing::<Argmax>(
+        "logits",
+        m.vocab as f64,
+        None,
+        move || {
+            let op = Argmax { dtype: DType::F32 };
+            Case::new(op, vec![Operand::out(&[1]), normal(&[1, m.vocab])])
+        },
+    ));
+    list.push(timing::<Sample>(
+        "logits",
+        m.vocab as f64,
+        None,
+        move || {
+            let control = SampleControl {
+                temperature: 0.8,
+                top_p: 0.8,
+                repetition_penalty: 1.1,
+                top_k: 50,
+                seed: 1,
+                step: 0,
+            };
+            let history = (0..TOKENS).map(|i| (i * 31 % m.vocab) as f64).collect();
+            Case::new(
+                Sample { vocab: m.vocab },
+                vec![
+                    Operand::out(&[1]),
+                    normal(&[1, m.vocab]),
+                    Operand::values(&[1, 3], control.floats().map(f64::from).to_vec()),
+                    Operand::values(&[1, 4], control.ints().map(f64::from).to_vec()),
+                    Operand::values(&[1, TOKENS], history),
+                    Operand::values(&[1], vec![TOKENS as f64]),
+                ],
+            )
+        },
+    ));
+    list.push(timing::<TopK>("logits", m.vocab as f64, None, move || {
         let op = TopK {
             k: 50,
             dtype: DType::F32,
@@ -290,63 +330,107 @@ fn product(n: usize, k: usize, dtype: DType, weight: WeightFormat) -> Matmul {
     }
 }
 
-/// One measurement. `bytes` where not every argument is read in full.
-fn check<O: Conformance>(
+/// One operation. `bytes` where not every argument is read in full.
+fn timing<O: Conformance>(
     name: &str,
-    flops: f64,
+    operations: f64,
     bytes: Option<f64>,
     make: impl Fn() -> Case<O> + Send + Sync + 'static,
-) -> Check {
-    let about = format!("{} {name}", O::NAME);
-    let run = {
-        let about = about.clone();
-        move |suite: &Suite| {
-            let outcome = Outcome::new(O::NAME, about.clone());
-            match measure(suite, &make(), flops, bytes) {
-                Ok((how, speed)) => Outcome {
-                    how: Some(how),
-                    speed: Some(speed),
-                    ..outcome
-                },
-                Err(e) => {
-                    let status = match e.kind() {
-                        ErrorKind::Unsupported => Status::Unsupported,
-                        ErrorKind::OutOfMemory => Status::NotRun,
-                        ErrorKind::DeviceLost => Status::DeviceLost,
-                        _ => Status::Fail,
-                    };
-                    outcome.ended(status, e.to_string())
-                }
-            }
-        }
-    };
-    Check::with_outcome(Level::Speed, O::NAME, &format!("speed/{name}"), &about, run)
+) -> Timing {
+    Timing {
+        op: O::NAME,
+        name: name.into(),
+        operations,
+        bytes,
+        make: Box::new(move |suite| suite.launches(&make())),
+    }
 }
 
-fn measure<O: Conformance>(
-    suite: &Suite,
-    case: &Case<O>,
-    flops: f64,
+/// Makes the arguments of an operation.
+type Making = dyn for<'a> Fn(&'a Suite) -> Result<Launches<'a>> + Send + Sync;
+
+/// An operation at one of these sizes.
+pub struct Timing {
+    /// Its name.
+    pub op: &'static str,
+    /// What tells it from others of the same operation.
+    pub name: String,
+    /// Operations of a launch, two for each multiply-add.
+    pub operations: f64,
     bytes: Option<f64>,
-) -> Result<(ops::How, Speed)> {
-    let [bandwidth, peak] = suite.ceilings()?;
-    let (how, seconds, all_bytes) = suite.time(case)?;
-    let bytes = bytes.unwrap_or(all_bytes);
-    let speed = Speed {
-        seconds,
-        bytes,
-        flops,
-        of_roofline: (bytes / bandwidth).max(flops / peak) / seconds,
-        bandwidth,
-        peak,
-    };
-    match seconds > 0.0 && speed.of_roofline.is_finite() {
-        true => Ok((how, speed)),
-        false => Err(Error::new(
-            ErrorKind::Unexpected,
-            format!("time {}", O::NAME),
-            format!("a launch took {seconds} s by the device's clock"),
-        )),
+    make: Box<Making>,
+}
+
+impl Timing {
+    /// Its arguments on the suite's device, ready to be launched.
+    ///
+    /// # Errors
+    /// What planning and allocating report.
+    pub fn launches<'a>(&self, suite: &'a Suite) -> Result<Launches<'a>> {
+        let mut launches = (self.make)(suite)?;
+        launches.bytes = self.bytes.unwrap_or(launches.bytes);
+        Ok(launches)
+    }
+
+    /// The measurement as a check.
+    fn check(self) -> Check {
+        let (op, about) = (self.op, format!("{} {}", self.op, self.name));
+        let name = format!("speed/{}", self.name);
+        let run = {
+            let about = about.clone();
+            move |suite: &Suite| {
+                let outcome = Outcome::new(op, about.clone());
+                match self.measure(suite) {
+                    Ok((how, speed)) => Outcome {
+                        how: Some(how),
+                        speed: Some(speed),
+                        ..outcome
+                    },
+                    Err(e) => {
+                        let status = match e.kind() {
+                            ErrorKind::Unsupported => Status::Unsupported,
+                            ErrorKind::OutOfMemory => Status::NotRun,
+                            ErrorKind::DeviceLost => Status::DeviceLost,
+                            _ => Status::Fail,
+                        };
+                        outcome.ended(status, e.to_string())
+                    }
+                }
+            }
+        };
+        Check::with_outcome(Level::Speed, op, &name, &about, run)
+    }
+
+    fn measure(&self, suite: &Suite) -> Result<(How, Speed)> {
+        let [bandwidth, peak] = suite.ceilings()?;
+        let mut launches = self.launches(suite)?;
+        let (seconds, bytes, flops) = (launches.median()?, launches.bytes, self.operations);
+        let speed = Speed {
+            seconds,
+            bytes,
+            flops,
+            of_roofline: (bytes / bandwidth).max(flops / peak) / seconds,
+            bandwidth,
+            peak,
+        };
+        match seconds > 0.0 && speed.of_roofline.is_finite() {
+            true => Ok((launches.how, speed)),
+            false => Err(Error::new(
+                ErrorKind::Unexpected,
+                format!("time {}", self.op),
+                format!("a launch took {seconds} s by the device's clock"),
+            )),
+        }
+    }
+}
+
+impl fmt::Debug for Timing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}, {} operations",
+            self.op, self.name, self.operations
+        )
     }
 }
 
@@ -360,14 +444,14 @@ pub(crate) fn ceilings(suite: &Suite) -> Result<[f64; 2]> {
             Operand::random(&shape, Generator::Constant),
         ],
     );
-    let (_, seconds, bytes) = suite.time(&copy)?;
-    let bandwidth = bytes / seconds;
+    let mut copies = suite.launches(&copy)?;
+    let bandwidth = copies.bytes / copies.median()?;
     let (m, n, k) = (512, 2048, 2048);
     let mut peak = 0.0f64;
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let case = matmul_case(product(n, k, dtype, WeightFormat::Dense(dtype)), m);
-        match suite.time(&case) {
-            Ok((_, seconds, _)) => peak = peak.max(2.0 * (m * n * k) as f64 / seconds),
+        match suite.launches(&case).and_then(|mut l| l.median()) {
+            Ok(seconds) => peak = peak.max(2.0 * (m * n * k) as f64 / seconds),
             Err(e) if e.kind() == ErrorKind::Unsupported => {}
             Err(e) => return Err(e),
         }

@@ -7,7 +7,7 @@ use hal::{Device, Error, ErrorKind, Numerics, Result, WeightFormat};
 use ops::reference::Tensor;
 use ops::{Accelerator, Arg, Context, How, Op, Role};
 
-use crate::bench::{Bench, POISON};
+use crate::bench::{Bench, Launches, POISON};
 use crate::bound::{Bound, Expected};
 use crate::case::Case;
 use crate::cases::Conformance;
@@ -130,12 +130,10 @@ impl Suite {
         outcome
     }
 
-    /// How `case` is carried out, the median time of one launch in seconds, and the bytes of all its arguments.
-    pub(crate) fn time<O: Conformance>(&self, case: &Case<O>) -> Result<(How, f64, f64)> {
+    /// `case`, to be timed.
+    pub(crate) fn launches<O: Conformance>(&self, case: &Case<O>) -> Result<Launches<'_>> {
         let plan = self.context.plan(case.op.clone())?;
-        let bench = Bench::new(&self.context, &plan, case)?;
-        let (seconds, bytes) = bench.time(&plan)?;
-        Ok((plan.how(), seconds, bytes))
+        Bench::new(&self.context, &plan, case)?.launches(plan)
     }
 
     /// What the device reaches by itself: bytes per second and operations per second, measured once.

@@ -1,4 +1,4 @@
-//! Tunes one product: `tune DEVICE N K X WEIGHT [SECONDS]`, for example `tune opencl:0 4096 4096 f16 int4`.
+//! Tunes one product on OpenCL: `tune DEVICE N K X WEIGHT [SECONDS]`, for example `tune opencl:0 4096 4096 f16 int4`.
 //!
 //! `glm tune` does the same for every product of a model.
 
