@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use hal::{Buffer, DType, Device, Error, Numerics, Result, Stream, View, WeightFormat};
+use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
 use ops::{Context, Embedding, EmbeddingArgs, HostWeight, Matmul, MatmulArgs, Plan};
 
 use crate::architecture::{Architecture, Norm, QkvNames};

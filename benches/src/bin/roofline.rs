@@ -2,8 +2,8 @@
 //!
 //! `roofline [word…]`: only rows that contain every word, for example `roofline 1.5b m=1 int4`.
 
-use backend_cpu::Options;
 use backend_cpu::limits::{Limit, Limits, best};
+use backend_cpu::{Isa, Options};
 use benches::shapes;
 use glm::speed::{Operation, Product};
 use hal::{DType, Result, Stream, WeightFormat};
@@ -69,13 +69,13 @@ fn compare(
 ) -> Result<String> {
     // Memory is mapped on its first use.
     product.launch(stream)?;
-    let compute = if x == DType::BF16 && Limit::Bf16.is_available() {
+    let compute = if x == DType::BF16 && Isa::detect().has_bf16() {
         Limit::Bf16
     } else {
         Limit::F32
     };
     // The limit that would take longer binds.
-    let operations = product.operations;
+    let operations = product.amounts.operations();
     let reading = bytes / limits.measure(Limit::Read, SECONDS);
     let computing = operations / limits.measure(compute, SECONDS);
     let (limit, amount, unit) = if reading > computing {

@@ -140,5 +140,5 @@ fn product_of(context: &Context, clock: &mut Clock, dtype: DType, edge: usize) -
     let product = Product::warm(context, [edge, edge], dtype, WeightFormat::Dense(dtype))?;
     let mut operation = product.rows(context, edge)?;
     let seconds = clock.time(&mut operation)?.least;
-    Ok([operation.operations, seconds])
+    Ok([operation.amounts.operations(), seconds])
 }
