@@ -55,8 +55,8 @@ pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize>(
     }
 }
 
-/// `$body` for each `$i` of `0..$n`, up to six, written out: a loop that the compiler leaves one keeps its sums in memory, and
-/// stores all of them at every step.
+/// `$body` for each `$i` of `0..$n`, up to six, written out. A long body in a loop leaves it a loop, and what it indexes lies in
+/// memory: all sums were stored at every step.
 macro_rules! each {
     ($i:ident in $n:expr => $body:block) => {
         each!(@ $i in $n => $body, 0 1 2 3 4 5)
@@ -74,6 +74,10 @@ macro_rules! each {
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators would put closures between the intrinsics and their target features"
+)]
 unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
     stretch: Stretch,
     mut x: *const A::Scalar,
@@ -85,14 +89,14 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
     unsafe {
         let mut w = stretch.weight;
         let mut sums = [[A::start(quantised); NV]; MR];
-        each!(r in MR => {
+        for r in 1..MR {
             sums[r] = [A::start(quantised.wrapping_add(r)); NV];
-        });
+        }
         for _ in 0..stretch.units {
             let mut raw = [F::load(w); NV];
-            each!(v in NV => {
+            for v in 1..NV {
                 raw[v] = F::load(w.add(v * F::BYTES));
-            });
+            }
             if !F::NATIVE || MR < MAX_ROWS {
                 let mut line = 0;
                 while line < NV * F::BYTES {
@@ -103,35 +107,35 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
             w = w.add(NV * F::BYTES);
             for _ in 0..F::STEPS {
                 let mut operands = [F::operand(raw[0]); NV];
-                each!(v in NV => {
+                raw[0] = F::next(raw[0]);
+                for v in 1..NV {
                     operands[v] = F::operand(raw[v]);
                     raw[v] = F::next(raw[v]);
-                });
-                each!(r in MR => {
+                }
+                for r in 0..MR {
                     let x = A::splat(x.add(r).read());
-                    each!(v in NV => {
+                    for v in 0..NV {
                         sums[r][v] = A::dot(sums[r][v], operands[v], x);
-                    });
-                });
+                    }
+                }
                 x = x.add(MR);
             }
         }
-        let grouped = !stretch.scales.is_null();
         let mut scales = [A::zero(); NV];
-        if grouped {
-            each!(v in NV => {
+        if !stretch.scales.is_null() {
+            for v in 0..NV {
                 scales[v] = A::load_f16(stretch.scales.add(v * A::LANES));
-            });
+            }
         }
         each!(r in MR => {
             each!(v in NV => {
                 let out = out.add((r * NV + v) * A::LANES);
                 let old = A::load(out);
                 let sum = A::finish(sums[r][v], quantised.wrapping_add(r));
-                let new = if grouped {
-                    A::mul_add(scales[v], sum, old)
-                } else {
+                let new = if stretch.scales.is_null() {
                     A::add(old, sum)
+                } else {
+                    A::mul_add(scales[v], sum, old)
                 };
                 A::store(out, new);
             });
