@@ -1,19 +1,22 @@
 //! Attention by tiles: online softmax over blocks of the cache, so that no matrix of rows times slots exists.
 //!
 //! A tile is up to [`TILE`] query rows, tokens times the heads that share one key-value head, so that each key and
-//! value is read once for all of them. **The vector lanes of scores are query rows**, `[slots, rows]`: maximum and sum
-//! of the softmax need no horizontal step, and any head size fits. With enough rows to fill vectors, scores `K · Qᵀ`
-//! and results `[dim, rows] += Vᵀ · P` are products of one small kernel. With fewer, scores are dot products along
-//! the head and results are `[rows, dim] += Pᵀ · V`, by the same kernel.
+//! value is read once for all of them. A tile of [`few`] rows is bound by reading, one of [`many`] by its products.
 //!
 //! A sequence of few tokens is a single tile; its cache is cut into chunks, by its length alone, that run in parallel
-//! and are combined in order. So results depend on neither threads nor neighbours in the batch.
+//! and are combined in order ([`combine`]). So results depend on neither threads nor neighbours in the batch.
 
+mod combine;
+mod few;
+mod many;
+mod product;
+
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hal::{Result, Stream, View};
+use hal::{DType, Result, Stream, View};
 use ops::{Attention, Launch};
 
 use super::native::{Planned, with_float};
@@ -24,7 +27,7 @@ use crate::device::Cpu;
 use crate::memory::address;
 
 /// Query rows of one tile.
-const TILE: usize = 64;
+const TILE: usize = 96;
 /// Slots of one block of the online softmax.
 const BLOCK: usize = 64;
 /// The least slots of one chunk, and the most chunks of a sequence.
@@ -34,22 +37,17 @@ const MAX_CHUNKS: usize = 32;
 const ALONE_PRODUCTS: usize = 1 << 17;
 
 pub(super) fn plan(cpu: &Cpu, op: &Attention) -> Planned {
-    let launch = |run: Run| -> Arc<dyn Launch> {
-        Arc::new(Native {
-            cpu: cpu.clone(),
-            op: op.clone(),
-            run,
-        })
-    };
-    Ok(with_float!(op.dtype, T => with_float!(op.kv, Kv => launch(run::<T, Kv>))).flatten())
+    let floats = [op.dtype, op.kv].map(|dtype| with_float!(dtype, T => size_of::<T>()));
+    if floats.contains(&None) {
+        return Ok(None);
+    }
+    let (cpu, op) = (cpu.clone(), op.clone());
+    Ok(Some(Arc::new(Native { cpu, op })))
 }
-
-type Run = fn(&Cpu, &Attention, &[View<'_>], &View<'_>);
 
 struct Native {
     cpu: Cpu,
     op: Attention,
-    run: Run,
 }
 
 impl Launch for Native {
@@ -69,7 +67,7 @@ impl Launch for Native {
         args: &[View<'_>],
         workspace: &View<'_>,
     ) -> Result<()> {
-        (self.run)(&self.cpu, &self.op, args, workspace);
+        run(&self.cpu, &self.op, args, workspace);
         Ok(())
     }
 }
@@ -79,7 +77,7 @@ impl Launch for Native {
 struct Sizes {
     /// Query heads per key-value head.
     group: usize,
-    /// Elements per head, rounded up so that vectors and blocks of rows divide it.
+    /// Elements per head, rounded up to whole vectors.
     dim: usize,
 }
 
@@ -87,7 +85,7 @@ impl Sizes {
     fn new(op: &Attention) -> Self {
         Self {
             group: (op.heads / op.kv_heads.max(1)).max(1),
-            dim: op.head_dim.max(1).next_multiple_of(16),
+            dim: op.head_dim.max(1).next_multiple_of(MAX_LANES),
         }
     }
 
@@ -112,12 +110,7 @@ fn max_chunks(slots: usize) -> usize {
     slots.div_ceil(CHUNK).min(MAX_CHUNKS)
 }
 
-fn run<T: Element, Kv: Element>(
-    cpu: &Cpu,
-    op: &Attention,
-    args: &[View<'_>],
-    workspace: &View<'_>,
-) {
+fn run(cpu: &Cpu, op: &Attention, args: &[View<'_>], workspace: &View<'_>) {
     // SAFETY: only read.
     let ints = |i: usize| unsafe { Tensor::<i32>::new(&args[i]) };
     let sizes = Sizes::new(op);
@@ -127,12 +120,7 @@ fn run<T: Element, Kv: Element>(
     let problem = Problem {
         op,
         sizes,
-        // SAFETY: each row of `out` is written by one task, and by another only after all tasks.
-        out: unsafe { Tensor::<T>::new(&args[0]) },
-        // SAFETY: only read.
-        q: unsafe { Tensor::<T>::new(&args[1]) },
-        // SAFETY: only read.
-        pages: [2, 3].map(|i| unsafe { Tensor::<Kv>::new(&args[i]) }),
+        args,
         table: ints(4),
         q_start: ints(5),
         kv_len: ints(6),
@@ -158,13 +146,16 @@ fn run<T: Element, Kv: Element>(
     }
     let cut: usize = problem.sequences().map(|s| s.cut_rows(op.heads)).sum();
     cpu.rows(cut, problem.chunks * op.head_dim, |rows| {
-        cpu.isa.run(Combine {
+        cpu.isa.run(combine::Combine {
             problem: &problem,
             rows,
         });
     });
     problem.zero_the_rest();
 }
+
+/// Where the keys or values of a block's slots lie.
+type Places = [*const u8; BLOCK];
 
 /// Memory that threads take disjoint parts of.
 #[derive(Clone, Copy)]
@@ -184,14 +175,12 @@ impl Shared {
     }
 }
 
-/// One launch.
-struct Problem<'a, T, Kv> {
+/// One launch. Few places know the types of numbers: every kernel is compiled once per instruction set and type of
+/// cache, not for each pair of types.
+struct Problem<'a> {
     op: &'a Attention,
     sizes: Sizes,
-    out: Tensor<'a, T>,
-    q: Tensor<'a, T>,
-    /// keys, values
-    pages: [Tensor<'a, Kv>; 2],
+    args: &'a [View<'a>],
     table: Tensor<'a, i32>,
     q_start: Tensor<'a, i32>,
     kv_len: Tensor<'a, i32>,
@@ -237,9 +226,9 @@ struct Task<'s> {
     chunk: usize,
 }
 
-impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
+impl Problem<'_> {
     fn sequences(&self) -> impl Iterator<Item = Sequence> {
-        let tokens = self.q.dim(0);
+        let tokens = self.args[0].dim(0);
         let int = |t: &Tensor<'_, i32>, i| t.flat().get(i).max(0) as usize;
         let mut start = int(&self.q_start, 0).min(tokens);
         let mut cut_before = 0;
@@ -296,27 +285,26 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
     fn zero_the_rest(&self) {
         let start = self.q_start.flat().get(0).max(0) as usize;
         let end = self.sequences().last().map_or(0, |s| s.tokens.end);
-        let tokens = self.out.dim(0);
+        let tokens = self.args[0].dim(0);
         for t in (0..start.min(tokens)).chain(end..tokens) {
             for h in 0..self.op.heads {
-                self.out
-                    .row([t, h])
-                    .0
-                    .iter()
-                    .for_each(|x| x.set(T::narrow(0.0)));
+                with_float!(self.op.dtype, T => {
+                    let zero = |x: &Cell<T>| x.set(T::narrow(0.0));
+                    self.out::<T>().row([t, h]).0.iter().for_each(zero);
+                });
             }
         }
     }
 }
 
 /// Takes tasks until there are none.
-struct Tasks<'p, 'a, T, Kv> {
-    problem: &'p Problem<'a, T, Kv>,
+struct Tasks<'p, 'a> {
+    problem: &'p Problem<'a>,
     thread: usize,
     next: &'p AtomicUsize,
 }
 
-impl<T: Element, Kv: Element> Kernel for Tasks<'_, '_, T, Kv> {
+impl Kernel for Tasks<'_, '_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let problem = self.problem;
@@ -349,102 +337,107 @@ impl<T: Element, Kv: Element> Kernel for Tasks<'_, '_, T, Kv> {
     }
 }
 
-impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
+impl<'a> Problem<'a> {
+    fn out<T: Element>(&self) -> Tensor<'a, T> {
+        // SAFETY: each row is written by one task, and by another only after all tasks.
+        unsafe { Tensor::new(&self.args[0]) }
+    }
+
+    fn q<T: Element>(&self) -> Tensor<'a, T> {
+        // SAFETY: only read.
+        unsafe { Tensor::new(&self.args[1]) }
+    }
+
+    /// Keys (0) or values (1).
+    fn pages<Kv: Element>(&self, which: usize) -> Tensor<'a, Kv> {
+        // SAFETY: only read.
+        unsafe { Tensor::new(&self.args[2 + which]) }
+    }
+
     /// Attention of one tile over its chunk of the cache.
     #[inline(always)]
     fn tile<V: Lanes>(&self, task: &Task<'_>, scratch: &mut [f32]) {
-        let (dim, sequence) = (self.sizes.dim, task.sequence);
-        let rows = task.rows.len();
-        // Whole vectors.
-        let lanes = rows.next_multiple_of(V::N);
-        let narrow = 2 * rows <= V::N;
-        let (q, rest) = scratch.split_at_mut(dim * lanes);
-        let (results, rest) = rest.split_at_mut(dim * lanes);
-        let (scores, rest) = rest.split_at_mut(BLOCK * lanes);
-        let (block, rest) = rest.split_at_mut(BLOCK * dim);
-        let (seen, rest) = rest.split_at_mut(lanes);
-        let (max, rest) = rest.split_at_mut(lanes);
-        let (sum, rest) = rest.split_at_mut(lanes);
-        let rescale = &mut rest[..lanes];
-        // Distances between rows and between elements of queries and results.
-        let [row_step, step] = if narrow { [dim, 1] } else { [1, lanes] };
-
-        q.fill(0.0);
-        results.fill(0.0);
-        max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
-        seen.fill(0.0);
-        let chunk = match sequence.chunks {
-            1 => 0..sequence.kv_len,
+        let kv_len = task.sequence.kv_len;
+        let chunk = match task.sequence.chunks {
+            1 => 0..kv_len,
             _ => {
-                let slots = chunk_slots(sequence.kv_len);
+                let slots = chunk_slots(kv_len);
                 task.chunk * slots..(task.chunk + 1) * slots
             }
         };
-        let (mut least, mut most) = (usize::MAX, 0);
-        for (r, row) in task.rows.clone().enumerate() {
-            let place = self.place(task, row);
-            for (d, x) in self.q.row(place).0.iter().enumerate() {
-                q[r * row_step + d * step] = x.get().widen();
-            }
-            let n = self.visible(sequence, place[0]);
-            seen[r] = n as f32;
-            (least, most) = (least.min(n), most.max(n));
+        if !few::are_few::<V>(task.rows.len()) {
+            return self.many::<V>(task, chunk, scratch);
         }
+        let read = if self.in_place() {
+            self.op.kv
+        } else {
+            DType::F32
+        };
+        with_float!(read, E => self.few::<V, E>(task, chunk, scratch));
+    }
 
-        let end = most.min(chunk.end);
-        for start in (chunk.start..end).step_by(BLOCK) {
-            let slots = start..end.min(start + BLOCK);
-            let n = slots.len();
-            self.gather::<V>(0, task, slots.clone(), block);
-            scores.fill(0.0);
-            if narrow {
-                dots::<V>(scores, lanes, &block[..n * dim], q, rows, dim);
-            } else {
-                product::<V>(scores, (block, [dim, 1]), n, q, dim, lanes);
-            }
-            let hidden = (slots.end > least).then_some(Row::of(seen));
-            let state = State { max, sum, rescale };
-            softmax::<V>(scores, slots.clone(), self.op.scale, hidden, state);
-            self.gather::<V>(1, task, slots, block);
-            if rescale[..rows].iter().any(|&factor| factor != 1.0) {
-                for (r, &factor) in rescale
-                    .iter()
-                    .enumerate()
-                    .take(if narrow { rows } else { 0 })
-                {
-                    multiply::<V>(&mut results[r * dim..(r + 1) * dim], &[factor; MAX_LANES]);
-                }
-                for row in results
-                    .chunks_exact_mut(lanes)
-                    .take(if narrow { 0 } else { dim })
-                {
-                    multiply::<V>(row, rescale);
-                }
-            }
-            if narrow {
-                product::<V>(results, (scores, [1, lanes]), rows, block, n, dim);
-            } else {
-                product::<V>(results, (block, [1, dim]), dim, scores, n, lanes);
-            }
-        }
+    /// Whether rows of the cache are whole vectors, so that few query rows read them where they lie.
+    fn in_place(&self) -> bool {
+        self.op.head_dim == self.sizes.dim
+    }
 
-        for (r, row) in task.rows.clone().enumerate() {
-            let place = self.place(task, row);
-            let result = results[r * row_step..].iter().step_by(step);
-            if sequence.chunks == 1 {
-                let factor = inverse(sum[r]);
-                for (out, x) in self.out.row(place).0.iter().zip(result) {
-                    out.set(T::narrow(x * factor));
-                }
-            } else {
-                let at = self.partial(sequence, place, task.chunk);
-                // SAFETY: this row and chunk are this task's alone.
-                let partial = unsafe { self.partials.part(at, self.sizes.partial()) };
-                (partial[0], partial[1]) = (max[r], sum[r]);
-                for (to, x) in partial[2..].iter_mut().zip(result) {
-                    *to = *x;
-                }
+    /// Keys (0) or values (1) of `slots`, in pieces that lie side by side.
+    #[inline(always)]
+    fn pieces<Kv: Element>(
+        &self,
+        which: usize,
+        task: &Task<'_>,
+        slots: Range<usize>,
+    ) -> impl Iterator<Item = Row<'a, Kv>> {
+        let (page_size, head_dim, last) = (
+            self.op.page_size,
+            self.op.head_dim,
+            self.op.pages.saturating_sub(1),
+        );
+        let (pages, table) = (self.pages(which), self.table.row([task.sequence.index]));
+        let (head, mut start) = (task.kv_head, slots.start);
+        std::iter::from_fn(move || {
+            if start >= slots.end {
+                return None;
+            }
+            let page = table.get(start / page_size).max(0) as usize;
+            let first = start % page_size;
+            let n = (page_size - first).min(slots.end - start);
+            start += n;
+            let page = pages.plane([page.min(last), head]);
+            Some(page.part(first * head_dim..(first + n) * head_dim))
+        })
+    }
+
+    /// Where the keys (0) or values (1) of `slots` lie. Behind the last slot that slot is repeated; without any, nothing
+    /// changes.
+    #[inline(always)]
+    fn find(&self, which: usize, task: &Task<'_>, slots: Range<usize>, places: &mut Places) {
+        let Some(last) = slots.len().checked_sub(1) else {
+            return;
+        };
+        with_float!(self.op.kv, Kv => {
+            let pieces = self.pieces::<Kv>(which, task, slots);
+            let rows = pieces.flat_map(|piece| piece.0.chunks_exact(self.op.head_dim.max(1)));
+            for (place, row) in places.iter_mut().zip(rows) {
+                *place = row.as_ptr().cast();
+            }
+        });
+        let last_place = places[last];
+        places[last..].fill(last_place);
+    }
+
+    /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them.
+    ///
+    /// The parts go through four quarters of the block at a time, which lie in four pages: hardware that follows a stream
+    /// of addresses does so inside a page, and these are four.
+    #[inline(always)]
+    fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
+        let bytes = self.op.head_dim * self.op.kv.bytes();
+        for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
+            let place = places[i % 4 * (BLOCK / 4) + i / 4];
+            for line in (0..bytes).step_by(64) {
+                V::prefetch(place.wrapping_add(line));
             }
         }
     }
@@ -452,227 +445,57 @@ impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
     /// Keys (0) or values (1) of `slots` as f32 `[slots, dim]`.
     #[inline(always)]
     fn gather<V: Lanes>(&self, which: usize, task: &Task<'_>, slots: Range<usize>, to: &mut [f32]) {
-        let page_size = self.op.page_size;
-        let table = self.table.row([task.sequence.index]);
-        for (j, row) in slots.zip(to.chunks_exact_mut(self.sizes.dim)) {
-            let page = table.get(j / page_size).max(0) as usize;
-            let page = page.min(self.op.pages - 1);
-            let x = self.pages[which].row([page, task.kv_head, j % page_size]);
-            Row::of(row).copy_from::<V, Kv>(x);
-        }
-    }
-}
-
-/// The state of the online softmax, a number per row each.
-struct State<'a> {
-    max: &'a mut [f32],
-    sum: &'a mut [f32],
-    /// Out: what earlier results are to be multiplied with.
-    rescale: &'a mut [f32],
-}
-
-/// Turns scores `[slots, rows]` into the exponentials of their distances to the running maximum.
-/// A row sees the first `seen` slots.
-#[inline(always)]
-fn softmax<V: Lanes>(
-    scores: &mut [f32],
-    slots: Range<usize>,
-    scale: f32,
-    seen: Option<Row<'_, f32>>,
-    state: State<'_>,
-) {
-    let lanes = state.max.len();
-    let scores = Row::of(&mut scores[..slots.len() * lanes]);
-    let [old, sum, rescale] = [state.max, state.sum, state.rescale].map(Row::of);
-    let scale = V::splat(scale);
-    let hidden = V::splat(f32::NEG_INFINITY);
-    for lane in (0..lanes).step_by(V::N) {
-        let mut max = old.load::<V>(lane);
-        let last = old.load::<V>(lane);
-        for (i, slot) in slots.clone().enumerate() {
-            let at = i * lanes + lane;
-            let mut x = scores.load::<V>(at) * scale;
-            if let Some(seen) = seen {
-                let seen = seen.load::<V>(lane);
-                x = V::splat(slot as f32).less(seen, x, hidden);
+        let (dim, head_dim) = (self.sizes.dim, self.op.head_dim);
+        let mut rows = to.chunks_exact_mut(dim);
+        with_float!(self.op.kv, Kv => {
+            for piece in self.pieces::<Kv>(which, task, slots) {
+                for start in (0..piece.len()).step_by(head_dim.max(1)) {
+                    let Some(row) = rows.next() else { return };
+                    Row::of(row).copy_from::<V, Kv>(piece.part(start..start + head_dim));
+                }
             }
-            scores.store(at, x);
-            max = max.max(x);
-        }
-        old.store(lane, max);
-        // While a row has seen nothing its maximum is −∞, and the exponentials must be 0 all the same.
-        let shift = max.less(V::splat(f32::MIN), V::splat(0.0), max);
-        let factor = (last - shift).exp();
-        let mut total = sum.load::<V>(lane) * factor;
-        for i in 0..slots.len() {
-            let at = i * lanes + lane;
-            let x = (scores.load::<V>(at) - shift).exp();
-            scores.store(at, x);
-            total = total + x;
-        }
-        sum.store(lane, total);
-        rescale.store(lane, factor);
+        });
     }
-}
 
-/// `row[i] *= factors[i]`, the factors repeated when there are fewer.
-#[inline(always)]
-fn multiply<V: Lanes>(row: &mut [f32], factors: &[f32]) {
-    let (row, n) = (Row::of(row), factors.len());
-    for i in (0..row.len()).step_by(V::N) {
-        // SAFETY: factors come in whole vectors, as many as are used or one.
-        let factor = unsafe { V::load_f32(factors[i % n..][..V::N].as_ptr()) };
-        row.store(i, row.load::<V>(i) * factor);
-    }
-}
-
-/// `scores[j, r] = keys[j, ..] · q[r, ..]` for a few rows; rows of scores have `lanes` elements, the others `dim`.
-#[inline(always)]
-fn dots<V: Lanes>(
-    scores: &mut [f32],
-    lanes: usize,
-    keys: &[f32],
-    q: &[f32],
-    rows: usize,
-    dim: usize,
-) {
-    assert!(dim.is_multiple_of(V::N) && q.len() >= rows * dim);
-    for (key, scores) in keys.chunks_exact(dim).zip(scores.chunks_exact_mut(lanes)) {
-        let mut r = 0;
-        while r < rows {
-            let (q, scores) = (&q[r * dim..], &mut scores[r..]);
-            // SAFETY: as many rows of q are left, and a key has `dim` elements, whole vectors.
-            r += unsafe {
-                match rows - r {
-                    4.. => dot::<V, 4>(scores, key, q),
-                    2.. => dot::<V, 2>(scores, key, q),
-                    _ => dot::<V, 1>(scores, key, q),
-                }
-            };
-        }
-    }
-}
-
-/// `R` dot products with one key; returns `R`.
-///
-/// # Safety
-/// `q` has `R` rows as long as the key, which is whole vectors.
-#[inline(always)]
-unsafe fn dot<V: Lanes, const R: usize>(scores: &mut [f32], key: &[f32], q: &[f32]) -> usize {
-    let mut sums = [V::splat(0.0); R];
-    for d in (0..key.len()).step_by(V::N) {
-        // SAFETY: the caller's promise.
-        let k = unsafe { V::load_f32(key.as_ptr().add(d)) };
-        for (r, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: the caller's promise.
-            let q = unsafe { V::load_f32(q.as_ptr().add(r * key.len() + d)) };
-            *sum = k.mul_add(q, *sum);
-        }
-    }
-    for (score, sum) in scores.iter_mut().zip(sums) {
-        *score = sum.sum();
-    }
-    R
-}
-
-/// `c[m, ..] += Σ_k a(m, k) · b[k, ..]`, `a(m, k)` at `m · steps[0] + k · steps[1]`. Rows of b and c have `lanes`
-/// elements, whole vectors.
-#[inline(always)]
-fn product<V: Lanes>(
-    c: &mut [f32],
-    a: (&[f32], [usize; 2]),
-    rows: usize,
-    b: &[f32],
-    depth: usize,
-    lanes: usize,
-) {
-    assert!(lanes.is_multiple_of(V::N) && rows > 0 && depth > 0);
-    assert!(c.len() >= rows * lanes && b.len() >= depth * lanes);
-    assert!(a.0.len() > (rows - 1) * a.1[0] + (depth - 1) * a.1[1]);
-    let call = Product {
-        c: c.as_mut_ptr(),
-        a: a.0.as_ptr(),
-        steps: a.1,
-        b: b.as_ptr(),
-        depth,
-        lanes,
-    };
-    for lane in (0..lanes).step_by(2 * V::N) {
-        let wide = lane + 2 * V::N <= lanes;
-        let mut row = 0;
-        while row < rows {
-            // SAFETY: checked above for every row and lane.
-            row += unsafe {
-                match (rows - row, wide) {
-                    (8.., true) if V::MANY_REGISTERS => call.block::<V, 8, true>(row, lane),
-                    (4.., true) => call.block::<V, 4, true>(row, lane),
-                    (2.., true) => call.block::<V, 2, true>(row, lane),
-                    (_, true) => call.block::<V, 1, true>(row, lane),
-                    (8.., false) => call.block::<V, 8, false>(row, lane),
-                    (2.., false) => call.block::<V, 2, false>(row, lane),
-                    (_, false) => call.block::<V, 1, false>(row, lane),
-                }
-            };
-        }
-    }
-}
-
-struct Product {
-    c: *mut f32,
-    a: *const f32,
-    steps: [usize; 2],
-    b: *const f32,
-    depth: usize,
-    lanes: usize,
-}
-
-impl Product {
-    /// `M` rows of one vector, or of two, in registers. Returns `M`.
-    ///
-    /// # Safety
-    /// The block lies inside.
+    /// Queries of a row of the sequence times the scale.
     #[inline(always)]
-    unsafe fn block<V: Lanes, const M: usize, const WIDE: bool>(
+    fn query<V: Lanes>(&self, task: &Task<'_>, row: usize, to: &mut [f32]) {
+        let (place, factor) = (self.place(task, row), V::splat(self.op.scale));
+        let to = Row::of(to);
+        with_float!(self.op.dtype, T => {
+            let from = self.q::<T>().row(place);
+            for d in (0..to.len()).step_by(V::N) {
+                to.store(d, from.load::<V>(d) * factor);
+            }
+        });
+    }
+
+    /// Puts the result of a row of the sequence where it belongs: exponentials times values, with their maximum and sum.
+    #[inline(always)]
+    fn finish<V: Lanes>(
         &self,
+        task: &Task<'_>,
         row: usize,
-        lane: usize,
-    ) -> usize {
-        let Self { lanes, steps, .. } = *self;
-        let (mut left, mut right) = ([V::splat(0.0); M], [V::splat(0.0); M]);
-        // SAFETY: the caller's promise.
-        let mut a = unsafe { self.a.add(row * steps[0]) };
-        // SAFETY: as above.
-        let mut b = unsafe { self.b.add(lane) };
-        for _ in 0..self.depth {
-            // SAFETY: as above.
-            let b0 = unsafe { V::load_f32(b) };
-            let mut b1 = b0;
-            if WIDE {
-                // SAFETY: as above.
-                b1 = unsafe { V::load_f32(b.add(V::N)) };
-            }
-            for m in 0..M {
-                // SAFETY: as above.
-                let a = V::splat(unsafe { *a.add(m * steps[0]) });
-                left[m] = a.mul_add(b0, left[m]);
-                if WIDE {
-                    right[m] = a.mul_add(b1, right[m]);
+        max: f32,
+        sum: f32,
+        result: Row<'_, f32>,
+    ) {
+        let place = self.place(task, row);
+        if task.sequence.chunks == 1 {
+            let factor = V::splat(inverse(sum));
+            with_float!(self.op.dtype, T => {
+                let out = self.out::<T>().row(place);
+                for d in (0..out.len()).step_by(V::N) {
+                    out.store(d, result.load::<V>(d) * factor);
                 }
-            }
-            (a, b) = (a.wrapping_add(steps[1]), b.wrapping_add(lanes));
+            });
+        } else {
+            let at = self.partial(task.sequence, place, task.chunk);
+            // SAFETY: this row and chunk are this task's alone.
+            let partial = unsafe { self.partials.part(at, self.sizes.partial()) };
+            (partial[0], partial[1]) = (max, sum);
+            Row::of(&mut partial[2..]).copy_from::<V, f32>(result);
         }
-        for m in 0..M {
-            // SAFETY: as above.
-            unsafe {
-                let c = self.c.add((row + m) * lanes + lane);
-                (V::load_f32(c) + left[m]).store_f32(c);
-                if WIDE {
-                    let c = c.add(V::N);
-                    (V::load_f32(c) + right[m]).store_f32(c);
-                }
-            }
-        }
-        M
     }
 }
 
@@ -682,196 +505,12 @@ fn inverse(sum: f32) -> f32 {
     if sum == 0.0 { 0.0 } else { 1.0 / sum }
 }
 
-/// Combines the chunks of rows, in order.
-struct Combine<'p, 'a, T, Kv> {
-    problem: &'p Problem<'a, T, Kv>,
-    /// Of all rows that were cut: tokens times heads.
-    rows: Range<usize>,
-}
-
-impl<T: Element, Kv: Element> Kernel for Combine<'_, '_, T, Kv> {
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        let (problem, heads) = (self.problem, self.problem.op.heads);
-        let cut = problem.sequences().filter(|s| s.chunks > 1);
-        for sequence in cut {
-            let first = sequence.cut_before * heads;
-            let own = first..first + sequence.tokens.len() * heads;
-            for row in self.rows.start.max(own.start)..self.rows.end.min(own.end) {
-                let row = row - own.start;
-                let place = [sequence.tokens.start + row / heads, row % heads];
-                problem.combine::<V>(&sequence, place);
-            }
-        }
-    }
-}
-
-impl<T: Element, Kv: Element> Problem<'_, T, Kv> {
-    #[inline(always)]
-    fn combine<V: Lanes>(&self, sequence: &Sequence, place: [usize; 2]) {
-        let (chunks, size) = (sequence.chunks, self.sizes.partial());
-        let start = self.partial(sequence, place, 0);
-        // SAFETY: all chunks are done, and the row is this thread's.
-        let partials = Row::of(unsafe { self.partials.part(start, chunks * size) });
-        let partial = |c: usize| partials.part(c * size..(c + 1) * size);
-        let max = (0..chunks).fold(f32::NEG_INFINITY, |max, c| max.max(partial(c).get(0)));
-        let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
-        let mut sum = 0.0;
-        for c in 0..chunks {
-            let factor = (partial(c).get(0) - shift).exp();
-            sum += partial(c).get(1) * factor;
-            // From here on the place of the maximum holds the factor.
-            partial(c).set(0, factor);
-        }
-        let factor = V::splat(inverse(sum));
-        let out = self.out.row(place);
-        for i in (0..out.len()).step_by(V::N) {
-            let mut total = V::splat(0.0);
-            for c in 0..chunks {
-                let weight = V::splat(partial(c).get(0));
-                total = partial(c).part(2..size).load::<V>(i).mul_add(weight, total);
-            }
-            out.store(i, total * factor);
-        }
-    }
+/// `e^x`, and 0 below the normal range.
+#[inline(always)]
+fn exp_normal(x: f32) -> f32 {
+    let y = x.exp();
+    if y < f32::MIN_POSITIVE { 0.0 } else { y }
 }
 
 #[cfg(test)]
-mod tests {
-    use hal::DType;
-    use ops::{Mask, Op, reference};
-
-    use super::*;
-    use crate::ops::testing::{Arg, check, inputs};
-
-    /// Tokens, slots in use, prefix.
-    type Lengths = (usize, usize, i32);
-
-    fn norm(rows: &reference::Tensor) -> f64 {
-        let squares = |r| rows.row(r).iter().map(|x| x * x).sum::<f64>();
-        (0..rows.rows()).map(squares).fold(0.0, f64::max).sqrt()
-    }
-
-    /// Sequences with `lead` tokens of none before them and one after, their pages scattered.
-    fn keeps_its_bound(op: &Attention, lead: usize, sequences: &[Lengths]) {
-        let tokens = lead + sequences.iter().map(|s| s.0).sum::<usize>() + 1;
-        let most = sequences.iter().map(|s| s.1).max().unwrap_or(0);
-        let max_pages = most.div_ceil(op.page_size).max(1);
-        let page = |s: usize, i: usize| (7 * (s * max_pages + i) + 3) % op.pages;
-        let table: Vec<i32> = (0..sequences.len())
-            .flat_map(|s| (0..max_pages).map(move |i| page(s, i) as i32))
-            .collect();
-        let mut starts = vec![lead as i32];
-        for s in sequences {
-            starts.push(starts[starts.len() - 1] + s.0 as i32);
-        }
-        let lens: Vec<i32> = sequences.iter().map(|s| s.1 as i32).collect();
-        let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
-        let shape = [tokens, op.heads, op.head_dim];
-        let mut args = vec![
-            Arg::out(&shape).padded(),
-            Arg::random(&shape, 2.0, 1).padded(),
-            Arg::random(&cache, 1.0, 2),
-            Arg::random(&cache, 1.0, 3),
-            Arg::ints(&[sequences.len(), max_pages], &table),
-            Arg::ints(&[sequences.len() + 1], &starts),
-            Arg::ints(&[sequences.len()], &lens),
-        ];
-        if op.mask == Mask::Prefix {
-            let prefix: Vec<i32> = sequences.iter().map(|s| s.2).collect();
-            args.push(Arg::ints(&[sequences.len()], &prefix));
-        }
-        // Scores err by at most `score`, exponentials by twice that; sums run over all slots.
-        let u = 2f64.powi(-24);
-        let mut inputs = inputs(op, &args);
-        let scale = f64::from(op.scale).abs();
-        let score = (op.head_dim + 3) as f64 * u * scale * norm(&inputs[0]) * norm(&inputs[1]);
-        let relative = 2.0 * score + (2 * most + 40) as f64 * u;
-        inputs[2] = inputs[2].map(f64::abs);
-        let magnitude = op.reference(&[&shape], &inputs).remove(0);
-        check(op, &args, |_, i, _| magnitude.data[i] * relative);
-    }
-
-    const OP: Attention = Attention {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 32,
-        pages: 97,
-        page_size: 16,
-        scale: 0.17,
-        mask: Mask::Causal,
-        dtype: DType::F32,
-        kv: DType::F16,
-    };
-
-    #[test]
-    fn every_mask_in_mixed_batches() {
-        let batch = [
-            (1, 40, 0),
-            (5, 5, 3),
-            (0, 9, 0),
-            (37, 91, 17),
-            (2, 64, 80),
-            (3, 0, 1),
-        ];
-        for mask in [Mask::Causal, Mask::Prefix, Mask::Full] {
-            keeps_its_bound(&Attention { mask, ..OP }, 2, &batch);
-        }
-        keeps_its_bound(&OP, 3, &[]);
-    }
-
-    #[test]
-    fn every_head_size_group_and_type() {
-        let batch = [(1, 70, 0), (21, 30, 0)];
-        for (head_dim, heads, kv_heads) in [
-            (1, 1, 1),
-            (3, 2, 1),
-            (33, 3, 3),
-            (64, 8, 2),
-            (80, 4, 4),
-            (128, 16, 1),
-            (256, 2, 2),
-            (320, 2, 1),
-        ] {
-            let op = Attention {
-                head_dim,
-                heads,
-                kv_heads,
-                ..OP
-            };
-            keeps_its_bound(&op, 0, &batch);
-        }
-        for (dtype, kv) in [
-            (DType::F16, DType::F16),
-            (DType::BF16, DType::BF16),
-            (DType::BF16, DType::F32),
-            (DType::F32, DType::F32),
-        ] {
-            keeps_its_bound(
-                &Attention {
-                    dtype,
-                    kv,
-                    page_size: 5,
-                    ..OP
-                },
-                0,
-                &batch,
-            );
-        }
-    }
-
-    #[test]
-    fn long_sequences_are_cut_and_combined() {
-        let op = Attention {
-            pages: 40,
-            page_size: 100,
-            ..OP
-        };
-        keeps_its_bound(
-            &op,
-            1,
-            &[(1, 1300, 0), (2, 512, 0), (3, 1025, 0), (40, 1500, 0)],
-        );
-        keeps_its_bound(&Attention { heads: 2, ..op }, 0, &[(1, 3000, 0)]);
-    }
-}
+mod tests;

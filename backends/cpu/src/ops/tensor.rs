@@ -72,6 +72,23 @@ impl<'a, T: bytemuck::Pod> Tensor<'a, T> {
         Row(unsafe { std::slice::from_raw_parts(start, len) })
     }
 
+    /// The elements at `index` of all dimensions but the last two, which lie side by side.
+    #[inline(always)]
+    pub(crate) fn plane<const LEAD: usize>(&self, index: [usize; LEAD]) -> Row<'a, T> {
+        assert!(LEAD + 2 == self.rank);
+        let mut offset = 0;
+        for (i, at) in index.into_iter().enumerate() {
+            assert!(at < self.shape[i]);
+            offset += at * self.strides[i];
+        }
+        debug_assert!(self.shape[LEAD] <= 1 || self.strides[LEAD] == self.shape[LEAD + 1]);
+        let len = self.shape[LEAD] * self.shape[LEAD + 1];
+        // An empty plane may lie at the end of its buffer, hence the wrapping.
+        let start = self.base.wrapping_add(offset).cast::<Cell<T>>();
+        // SAFETY: as in `row`.
+        Row(unsafe { std::slice::from_raw_parts(start, len) })
+    }
+
     /// All elements of a contiguous view.
     pub(crate) fn flat(&self) -> Row<'a, T> {
         let len = self.shape.iter().product();

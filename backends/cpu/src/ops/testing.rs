@@ -230,6 +230,13 @@ fn run<O: Op>(op: &O, args: &[Arg], each: impl Fn(&str, usize, usize, DType, f64
     }
 }
 
+/// The bytes of argument 0, a dense output, after one launch.
+pub(crate) fn output<O: Op>(op: &O, args: &[Arg], context: &Context) -> Vec<u8> {
+    let margin = MARGIN * op.signature()[0].dtype.bytes();
+    let image = launch(op, args, context, &format!("{op:?}")).swap_remove(0);
+    image[margin..image.len() - margin].to_vec()
+}
+
 /// All arguments after one launch, as bytes with their margins.
 fn launch<O: Op>(op: &O, args: &[Arg], context: &Context, what: &str) -> Vec<Vec<u8>> {
     let (device, signature) = (context.device(), op.signature());

@@ -1,0 +1,322 @@
+//! Few query rows: the vector lanes are elements of a head, and keys and values are read where they lie.
+//!
+//! Such a tile is bound by reading the cache. So each key and value is read once for four rows, widened in registers, and
+//! while one block is worked on the next one is asked for. Scores are dot products, four slots at a time, so that their
+//! horizontal sums share their shuffles.
+
+use std::ops::Range;
+
+use super::{BLOCK, Places, Problem, Task, exp_normal};
+use crate::ops::tensor::Row;
+use crate::ops::vector::{Element, Lanes};
+
+/// The most rows of such a tile.
+pub(super) const MOST: usize = 8;
+/// Rows that are worked on together.
+const TOGETHER: usize = 4;
+
+/// Whether `rows` rows are few.
+pub(super) fn are_few<V: Lanes>(rows: usize) -> bool {
+    rows <= TOGETHER.max(V::N / 2)
+}
+
+impl Problem<'_> {
+    /// Attention of a tile of few rows over the slots of `chunk`. `E` is the type of the cache where its rows are whole
+    /// vectors, else f32.
+    #[inline(always)]
+    pub(super) fn few<V: Lanes, E: Element>(
+        &self,
+        task: &Task<'_>,
+        chunk: Range<usize>,
+        scratch: &mut [f32],
+    ) {
+        let (dim, rows) = (self.sizes.dim, task.rows.len());
+        let (q, rest) = scratch.split_at_mut(rows * dim);
+        let (results, rest) = rest.split_at_mut(rows * dim);
+        let (scores, rest) = rest.split_at_mut(rows * BLOCK);
+        let (key_block, rest) = rest.split_at_mut(BLOCK * dim);
+        let value_block = &mut rest[..BLOCK * dim];
+        let mut seen = [0; MOST];
+        let mut max = [f32::NEG_INFINITY; MOST];
+        let mut sum = [0.0; MOST];
+        results.fill(0.0);
+        for (r, q) in q.chunks_exact_mut(dim).enumerate() {
+            let row = task.rows.start + r;
+            self.query::<V>(task, row, q);
+            seen[r] = self.visible(task.sequence, self.place(task, row)[0]);
+        }
+
+        let end = chunk.end.min(seen.into_iter().max().unwrap_or(0));
+        let block = |start: usize| start.min(end)..end.min(start + BLOCK);
+        let mut keys: Places = [std::ptr::null(); BLOCK];
+        let mut values = keys;
+        self.reach::<V>(0, task, block(chunk.start), &mut keys, key_block);
+        self.ask::<V>(&keys, 0, 1);
+        for start in (chunk.start..end).step_by(BLOCK) {
+            let slots = block(start);
+            let n = slots.len();
+            self.reach::<V>(1, task, slots.clone(), &mut values, value_block);
+            // SAFETY: found before.
+            unsafe { self.dots::<V, E>(scores, &keys, n, &values, q) };
+            let mut rescale = [1.0; MOST];
+            for (r, scores) in scores.chunks_exact_mut(BLOCK).enumerate() {
+                scores[seen[r].clamp(start, slots.end) - start..].fill(f32::NEG_INFINITY);
+                let width = n.next_multiple_of(V::N);
+                rescale[r] = softmax::<V>(&mut scores[..width], &mut max[r], &mut sum[r]);
+            }
+            self.reach::<V>(0, task, block(start + BLOCK), &mut keys, key_block);
+            // SAFETY: found before.
+            unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
+        }
+
+        for (r, result) in results.chunks_exact_mut(dim).enumerate() {
+            let row = task.rows.start + r;
+            self.finish::<V>(task, row, max[r], sum[r], Row::of(result));
+        }
+    }
+
+    /// Finds the keys (0) or values (1) of `slots`, or copies them to `to` where their rows are not whole vectors.
+    #[inline(always)]
+    fn reach<V: Lanes>(
+        &self,
+        which: usize,
+        task: &Task<'_>,
+        slots: Range<usize>,
+        places: &mut Places,
+        to: &mut [f32],
+    ) {
+        if self.in_place() {
+            return self.find(which, task, slots, places);
+        }
+        let last = slots.len().saturating_sub(1);
+        self.gather::<V>(which, task, slots, to);
+        for (i, place) in places.iter_mut().enumerate() {
+            *place = to[i.min(last) * self.sizes.dim..].as_ptr().cast();
+        }
+    }
+
+    /// `scores[r, j] = keys[j] · q[r]` for the first `n` slots, and anything for up to three behind them. Asks for what
+    /// lies `ahead`.
+    ///
+    /// # Safety
+    /// At each of `keys` lie `dim` elements, whole vectors.
+    #[inline(always)]
+    unsafe fn dots<V: Lanes, E: Element>(
+        &self,
+        scores: &mut [f32],
+        keys: &Places,
+        n: usize,
+        ahead: &Places,
+        q: &[f32],
+    ) {
+        let dim = self.sizes.dim;
+        let rows = q.len() / dim;
+        assert!(dim.is_multiple_of(V::N) && scores.len() >= rows * BLOCK && n <= BLOCK);
+        for j in (0..n).step_by(4) {
+            self.ask::<V>(ahead, j / 4, BLOCK / 4);
+            let keys = [keys[j], keys[j + 1], keys[j + 2], keys[j + 3]].map(<*const u8>::cast);
+            let mut r = 0;
+            while r < rows {
+                // SAFETY: as many rows of q and scores are left; keys are the caller's promise.
+                r += unsafe {
+                    let q = q.as_ptr().add(r * dim);
+                    let scores = scores.as_mut_ptr().add(r * BLOCK + j);
+                    match rows - r {
+                        TOGETHER.. if V::MANY_REGISTERS => {
+                            dot::<V, E, TOGETHER>(scores, keys, q, dim)
+                        }
+                        2.. => dot::<V, E, 2>(scores, keys, q, dim),
+                        _ => dot::<V, E, 1>(scores, keys, q, dim),
+                    }
+                };
+            }
+        }
+    }
+
+    /// `results[r] = results[r] · rescale[r] + Σ_j p[r, j] · values[j]` over the first `n` slots. Asks for what lies
+    /// `ahead`.
+    ///
+    /// # Safety
+    /// At each of `values` lie `dim` elements, whole vectors.
+    #[inline(always)]
+    unsafe fn weigh<V: Lanes, E: Element>(
+        &self,
+        results: &mut [f32],
+        rescale: &[f32; MOST],
+        p: &[f32],
+        values: (&Places, usize),
+        ahead: &Places,
+    ) {
+        let dim = self.sizes.dim;
+        let rows = results.len() / dim;
+        assert!(dim.is_multiple_of(V::N) && p.len() >= rows * BLOCK && values.1 <= BLOCK);
+        let call = Weigh {
+            problem: self,
+            results: results.as_mut_ptr(),
+            rescale,
+            p: p.as_ptr(),
+            values,
+            ahead,
+        };
+        for r in (0..rows).step_by(TOGETHER) {
+            let mut d = 0;
+            while d < dim {
+                // SAFETY: as many rows and elements are left.
+                d += unsafe {
+                    match (dim - d) / V::N {
+                        4.. => call.column::<V, E, 4>(r, rows.min(r + TOGETHER), d),
+                        _ => call.column::<V, E, 1>(r, rows.min(r + TOGETHER), d),
+                    }
+                };
+            }
+        }
+    }
+}
+
+/// Scores of `R` rows and four slots. Returns `R`.
+///
+/// # Safety
+/// There are `R` rows of q, and room for their scores, and all keys have `dim` elements, whole vectors.
+#[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators would put closures between the intrinsics and their target features"
+)]
+unsafe fn dot<V: Lanes, E: Element, const R: usize>(
+    scores: *mut f32,
+    keys: [*const E; 4],
+    q: *const f32,
+    dim: usize,
+) -> usize {
+    let mut sums = [[V::splat(0.0); 4]; R];
+    // SAFETY: the caller's promise.
+    unsafe {
+        for d in (0..dim).step_by(V::N) {
+            let mut k = [V::splat(0.0); 4];
+            for j in 0..4 {
+                k[j] = E::load::<V>(keys[j].add(d));
+            }
+            for r in 0..R {
+                let q = V::load_f32(q.add(r * dim + d));
+                for j in 0..4 {
+                    sums[r][j] = k[j].mul_add(q, sums[r][j]);
+                }
+            }
+        }
+        for r in 0..R {
+            V::store_sums(sums[r], scores.add(r * BLOCK));
+        }
+    }
+    R
+}
+
+/// Turns the scores of one row into the exponentials of their distances to the running maximum. Returns what earlier
+/// results are to be multiplied with.
+#[inline(always)]
+fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
+    let scores = Row::of(scores);
+    let mut largest = V::splat(*max);
+    for i in (0..scores.len()).step_by(V::N) {
+        largest = largest.max(scores.load(i));
+    }
+    let last = std::mem::replace(max, largest.largest());
+    // While a row has seen nothing its maximum is −∞, and the exponentials must be 0 all the same.
+    let shift = if *max < f32::MIN { 0.0 } else { *max };
+    let mut total = V::splat(0.0);
+    for i in (0..scores.len()).step_by(V::N) {
+        let x = (scores.load::<V>(i) - V::splat(shift)).exp_normal();
+        scores.store(i, x);
+        total = total + x;
+    }
+    let rescale = exp_normal(last - shift);
+    *sum = *sum * rescale + total.sum();
+    rescale
+}
+
+/// One call of [`Problem::weigh`].
+struct Weigh<'a> {
+    problem: &'a Problem<'a>,
+    results: *mut f32,
+    rescale: &'a [f32; MOST],
+    p: *const f32,
+    values: (&'a Places, usize),
+    ahead: &'a Places,
+}
+
+impl Weigh<'_> {
+    /// `NV` vectors at `d` of the results from `r` to `end`. Returns their elements.
+    ///
+    /// # Safety
+    /// The rows exist, and the vectors lie inside all values.
+    #[inline(always)]
+    unsafe fn column<V: Lanes, E: Element, const NV: usize>(
+        &self,
+        mut r: usize,
+        end: usize,
+        d: usize,
+    ) -> usize {
+        while r < end {
+            // SAFETY: as many rows are left.
+            r += unsafe {
+                match end - r {
+                    TOGETHER.. if V::MANY_REGISTERS => self.block::<V, E, TOGETHER, NV>(r, d),
+                    2.. => self.block::<V, E, 2, NV>(r, d),
+                    _ => self.block::<V, E, 1, NV>(r, d),
+                }
+            };
+        }
+        NV * V::N
+    }
+
+    /// `NV` vectors of `R` results. Returns `R`.
+    ///
+    /// # Safety
+    /// As [`Self::column`].
+    #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "iterators would put closures between the intrinsics and their target features"
+    )]
+    unsafe fn block<V: Lanes, E: Element, const R: usize, const NV: usize>(
+        &self,
+        row: usize,
+        d: usize,
+    ) -> usize {
+        let dim = self.problem.sizes.dim;
+        let (places, n) = self.values;
+        let mut sums = [[V::splat(0.0); NV]; R];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for r in 0..R {
+                let rescale = V::splat(self.rescale[row + r]);
+                for v in 0..NV {
+                    let result = self.results.add((row + r) * dim + d + v * V::N);
+                    sums[r][v] = V::load_f32(result) * rescale;
+                }
+            }
+            let p = self.p.add(row * BLOCK);
+            for j in 0..n {
+                if row == 0 && d == 0 && j % 4 == 0 {
+                    self.problem.ask::<V>(self.ahead, j / 4, BLOCK / 4);
+                }
+                let value = places[j].cast::<E>().add(d);
+                let mut x = [V::splat(0.0); NV];
+                for v in 0..NV {
+                    x[v] = E::load::<V>(value.add(v * V::N));
+                }
+                for r in 0..R {
+                    let p = V::splat(*p.add(r * BLOCK + j));
+                    for v in 0..NV {
+                        sums[r][v] = p.mul_add(x[v], sums[r][v]);
+                    }
+                }
+            }
+            for r in 0..R {
+                for v in 0..NV {
+                    sums[r][v].store_f32(self.results.add((row + r) * dim + d + v * V::N));
+                }
+            }
+        }
+        R
+    }
+}

@@ -1,0 +1,203 @@
+//! Many query rows: the vector lanes are rows, so that the softmax needs no horizontal step and any head size fits.
+//!
+//! Such a tile is bound by its products. Keys and values are widened to f32 a block at a time, once for all rows.
+
+use std::ops::Range;
+
+use super::product::{VECTORS, product};
+use super::{BLOCK, Problem, Task};
+use crate::ops::tensor::Row;
+use crate::ops::vector::Lanes;
+
+/// Rows of one part of a product whose other operand stays in the first-level cache.
+const PART: usize = 16;
+
+impl Problem<'_> {
+    /// Attention of a tile of many rows over the slots of `chunk`.
+    #[inline(always)]
+    pub(super) fn many<V: Lanes>(&self, task: &Task<'_>, chunk: Range<usize>, scratch: &mut [f32]) {
+        let dim = self.sizes.dim;
+        // Whole vectors.
+        let lanes = task.rows.len().next_multiple_of(V::N);
+        let (q, rest) = scratch.split_at_mut(dim * lanes);
+        let (results, rest) = rest.split_at_mut(dim * lanes);
+        let (scores, rest) = rest.split_at_mut(BLOCK * lanes);
+        let (block, rest) = rest.split_at_mut(BLOCK * dim);
+        let (seen, rest) = rest.split_at_mut(lanes);
+        let (max, rest) = rest.split_at_mut(lanes);
+        let (sum, rest) = rest.split_at_mut(lanes);
+        let rescale = &mut rest[..lanes];
+
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
+        seen.fill(0.0);
+        let (mut least, mut most) = (usize::MAX, 0);
+        for (seen, row) in seen.iter_mut().zip(task.rows.clone()) {
+            let n = self.visible(task.sequence, self.place(task, row)[0]);
+            *seen = n as f32;
+            (least, most) = (least.min(n), most.max(n));
+        }
+        let end = most.min(chunk.end);
+        let slots_from = |start: usize| start.min(end)..end.min(start + BLOCK);
+        let mut places = [std::ptr::null(); BLOCK];
+        self.find(0, task, slots_from(chunk.start), &mut places);
+        self.ask::<V>(&places, 0, 1);
+        // The place of the results is free.
+        self.transpose_q::<V>(task, q, lanes, results);
+        results.fill(0.0);
+        // What is asked for comes in parts, between the parts of a product.
+        let part_rows = match lanes <= VECTORS * V::N {
+            true => PART,
+            false => BLOCK.max(dim),
+        };
+        for start in (chunk.start..end).step_by(BLOCK) {
+            let slots = slots_from(start);
+            let n = slots.len();
+            self.gather::<V>(0, task, slots.clone(), block);
+            self.find(1, task, slots.clone(), &mut places);
+            let parts = n.div_ceil(part_rows);
+            for part in 0..parts {
+                self.ask::<V>(&places, part, parts);
+                let first = part * part_rows;
+                let rows = part_rows.min(n - first);
+                let keys = (&block[first * dim..], [dim, 1]);
+                let scores = &mut scores[first * lanes..];
+                product::<V>(scores, None, keys, rows, q, dim, lanes);
+            }
+            let hidden = (slots.end > least).then_some(Row::of(seen));
+            let state = State { max, sum, rescale };
+            softmax::<V>(scores, slots.clone(), hidden, state);
+            self.gather::<V>(1, task, slots, block);
+            self.find(0, task, slots_from(start + BLOCK), &mut places);
+            let parts = dim.div_ceil(part_rows);
+            for part in 0..parts {
+                self.ask::<V>(&places, part, parts);
+                let first = part * part_rows;
+                let rows = part_rows.min(dim - first);
+                let values = (&block[first..], [1, dim]);
+                let results = &mut results[first * lanes..];
+                product::<V>(results, Some(rescale), values, rows, scores, n, lanes);
+            }
+        }
+        // The place of the queries is free.
+        self.transpose_results::<V>(task, results, [max, sum], q);
+    }
+
+    /// Queries times the scale as `[dim, lanes]`; lanes of no row are 0. `rows` has room for four.
+    #[inline(always)]
+    fn transpose_q<V: Lanes>(
+        &self,
+        task: &Task<'_>,
+        to: &mut [f32],
+        lanes: usize,
+        rows: &mut [f32],
+    ) {
+        let dim = self.sizes.dim;
+        assert!(to.len() >= dim * lanes && rows.len() >= 4 * dim);
+        for first in (0..lanes).step_by(4) {
+            for (i, row) in rows.chunks_exact_mut(dim).take(4).enumerate() {
+                match first + i < task.rows.len() {
+                    true => self.query::<V>(task, task.rows.start + first + i, row),
+                    false => row.fill(0.0),
+                }
+            }
+            for d in (0..dim).step_by(V::N) {
+                let mut x = [V::splat(0.0); 4];
+                for (i, x) in x.iter_mut().enumerate() {
+                    // SAFETY: four rows lie inside.
+                    *x = unsafe { V::load_f32(rows.as_ptr().add(i * dim + d)) };
+                }
+                for (j, x) in V::transpose(x).into_iter().enumerate() {
+                    // SAFETY: elements up to `d + N` of rows up to `first + 4` lie inside.
+                    unsafe {
+                        x.store_fours(to.as_mut_ptr().add((d + j) * lanes + first), 4 * lanes)
+                    };
+                }
+            }
+        }
+    }
+
+    /// Results `[dim, lanes]` to where they belong. `rows` has room for four.
+    #[inline(always)]
+    fn transpose_results<V: Lanes>(
+        &self,
+        task: &Task<'_>,
+        results: &[f32],
+        [max, sum]: [&[f32]; 2],
+        rows: &mut [f32],
+    ) {
+        let (dim, lanes) = (self.sizes.dim, max.len());
+        assert!(results.len() >= dim * lanes && rows.len() >= 4 * dim);
+        for first in (0..task.rows.len()).step_by(4) {
+            for d in (0..dim).step_by(V::N) {
+                let mut x = [V::splat(0.0); 4];
+                for (j, x) in x.iter_mut().enumerate() {
+                    // SAFETY: elements up to `d + N` of rows up to `first + 4` lie inside.
+                    *x = unsafe {
+                        V::load_fours(results.as_ptr().add((d + j) * lanes + first), 4 * lanes)
+                    };
+                }
+                for (i, x) in V::transpose(x).into_iter().enumerate() {
+                    // SAFETY: four rows lie inside.
+                    unsafe { x.store_f32(rows.as_mut_ptr().add(i * dim + d)) };
+                }
+            }
+            for (i, result) in rows.chunks_exact_mut(dim).take(4).enumerate() {
+                let r = first + i;
+                if r < task.rows.len() {
+                    let row = task.rows.start + r;
+                    self.finish::<V>(task, row, max[r], sum[r], Row::of(result));
+                }
+            }
+        }
+    }
+}
+
+/// The state of the online softmax, a number per row each.
+struct State<'a> {
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+    /// Out: what earlier results are to be multiplied with.
+    rescale: &'a mut [f32],
+}
+
+/// Turns scores `[slots, rows]` into the exponentials of their distances to the running maximum.
+/// A row sees the first `seen` slots.
+#[inline(always)]
+fn softmax<V: Lanes>(
+    scores: &mut [f32],
+    slots: Range<usize>,
+    seen: Option<Row<'_, f32>>,
+    state: State<'_>,
+) {
+    let lanes = state.max.len();
+    let scores = Row::of(&mut scores[..slots.len() * lanes]);
+    let [running, sum, rescale] = [state.max, state.sum, state.rescale].map(Row::of);
+    let hidden = V::splat(f32::NEG_INFINITY);
+    for lane in (0..lanes).step_by(V::N) {
+        let last = running.load::<V>(lane);
+        let mut max = last;
+        for (i, slot) in slots.clone().enumerate() {
+            let at = i * lanes + lane;
+            let mut x = scores.load::<V>(at);
+            if let Some(seen) = seen {
+                x = V::splat(slot as f32).less(seen.load::<V>(lane), x, hidden);
+                scores.store(at, x);
+            }
+            max = max.max(x);
+        }
+        running.store(lane, max);
+        // While a row has seen nothing its maximum is −∞, and the exponentials must be 0 all the same.
+        let shift = max.less(V::splat(f32::MIN), V::splat(0.0), max);
+        let factor = (last - shift).exp_normal();
+        let mut total = sum.load::<V>(lane) * factor;
+        for i in 0..slots.len() {
+            let at = i * lanes + lane;
+            let x = (scores.load::<V>(at) - shift).exp_normal();
+            scores.store(at, x);
+            total = total + x;
+        }
+        sum.store(lane, total);
+        rescale.store(lane, factor);
+    }
+}

@@ -1,0 +1,187 @@
+//! Attention against its f64 reference, at every level and on one thread and three.
+
+use hal::DType;
+use ops::{Mask, Op, reference};
+
+use super::*;
+use crate::ops::testing::{Arg, check, inputs, output};
+use crate::testing::contexts;
+
+/// Tokens, slots in use, prefix.
+type Lengths = (usize, usize, i32);
+
+fn norm(rows: &reference::Tensor) -> f64 {
+    let squares = |r| rows.row(r).iter().map(|x| x * x).sum::<f64>();
+    (0..rows.rows()).map(squares).fold(0.0, f64::max).sqrt()
+}
+
+/// Sequences with `lead` tokens of none before them and one after, their pages scattered.
+fn arguments(op: &Attention, lead: usize, sequences: &[Lengths], q_size: f64) -> Vec<Arg> {
+    let tokens = lead + sequences.iter().map(|s| s.0).sum::<usize>() + 1;
+    let most = sequences.iter().map(|s| s.1).max().unwrap_or(0);
+    let max_pages = most.div_ceil(op.page_size).max(1);
+    let page = |s: usize, i: usize| (7 * (s * max_pages + i) + 3) % op.pages;
+    let table: Vec<i32> = (0..sequences.len())
+        .flat_map(|s| (0..max_pages).map(move |i| page(s, i) as i32))
+        .collect();
+    let mut starts = vec![lead as i32];
+    for s in sequences {
+        starts.push(starts[starts.len() - 1] + s.0 as i32);
+    }
+    let lens: Vec<i32> = sequences.iter().map(|s| s.1 as i32).collect();
+    let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
+    let shape = [tokens, op.heads, op.head_dim];
+    let mut args = vec![
+        Arg::out(&shape).padded(),
+        Arg::random(&shape, q_size, 1).padded(),
+        Arg::random(&cache, 1.0, 2),
+        Arg::random(&cache, 1.0, 3),
+        Arg::ints(&[sequences.len(), max_pages], &table),
+        Arg::ints(&[sequences.len() + 1], &starts),
+        Arg::ints(&[sequences.len()], &lens),
+    ];
+    if op.mask == Mask::Prefix {
+        let prefix: Vec<i32> = sequences.iter().map(|s| s.2).collect();
+        args.push(Arg::ints(&[sequences.len()], &prefix));
+    }
+    args
+}
+
+fn keeps_its_bound(op: &Attention, lead: usize, sequences: &[Lengths]) {
+    is_within_its_bound(op, &arguments(op, lead, sequences, 2.0));
+}
+
+fn is_within_its_bound(op: &Attention, args: &[Arg]) {
+    // Scores err by at most `score`, exponentials by twice that; sums run over all slots.
+    let u = 2f64.powi(-24);
+    let mut inputs = inputs(op, args);
+    let scale = f64::from(op.scale).abs();
+    let score = (op.head_dim + 3) as f64 * u * scale * norm(&inputs[0]) * norm(&inputs[1]);
+    // exp(x) - 1 is more than x for scores as large as those of `no_probability_is_subnormal`.
+    let most = inputs[5].data.iter().copied().fold(0.0, f64::max);
+    let relative = (2.0 * score).exp_m1() + (2.0 * most + 40.0) * u;
+    inputs[2] = inputs[2].map(f64::abs);
+    let magnitude = op.reference(&[&inputs[0].shape.clone()], &inputs).remove(0);
+    check(op, args, |_, i, _| magnitude.data[i] * relative);
+}
+
+const OP: Attention = Attention {
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 32,
+    pages: 97,
+    page_size: 16,
+    scale: 0.17,
+    mask: Mask::Causal,
+    dtype: DType::F32,
+    kv: DType::F16,
+};
+
+#[test]
+fn every_mask_in_mixed_batches() {
+    let batch = [
+        (1, 40, 0),
+        (5, 5, 3),
+        (0, 9, 0),
+        (37, 91, 17),
+        (2, 64, 80),
+        (3, 0, 1),
+    ];
+    for mask in [Mask::Causal, Mask::Prefix, Mask::Full] {
+        keeps_its_bound(&Attention { mask, ..OP }, 2, &batch);
+    }
+    keeps_its_bound(&OP, 3, &[]);
+}
+
+#[test]
+fn every_head_size_group_and_type() {
+    let batch = [(1, 70, 0), (21, 30, 0)];
+    for (head_dim, heads, kv_heads) in [
+        (1, 1, 1),
+        (3, 2, 1),
+        (33, 3, 3),
+        (64, 8, 2),
+        (80, 4, 4),
+        (128, 16, 1),
+        (256, 2, 2),
+        (320, 2, 1),
+    ] {
+        let op = Attention {
+            head_dim,
+            heads,
+            kv_heads,
+            ..OP
+        };
+        keeps_its_bound(&op, 0, &batch);
+    }
+    for (dtype, kv) in [
+        (DType::F16, DType::F16),
+        (DType::BF16, DType::BF16),
+        (DType::BF16, DType::F32),
+        (DType::F32, DType::F32),
+    ] {
+        keeps_its_bound(
+            &Attention {
+                dtype,
+                kv,
+                page_size: 5,
+                ..OP
+            },
+            0,
+            &batch,
+        );
+    }
+}
+
+#[test]
+fn long_sequences_are_cut_and_combined() {
+    let op = Attention {
+        pages: 40,
+        page_size: 100,
+        ..OP
+    };
+    keeps_its_bound(
+        &op,
+        1,
+        &[(1, 1300, 0), (2, 512, 0), (3, 1025, 0), (40, 1500, 0)],
+    );
+    keeps_its_bound(&Attention { heads: 2, ..op }, 0, &[(1, 3000, 0)]);
+}
+
+/// Scores hundreds apart: most probabilities are 0, many would be below the normal range.
+#[test]
+fn no_probability_is_subnormal() {
+    for head_dim in [32, 33] {
+        let op = Attention { head_dim, ..OP };
+        is_within_its_bound(&op, &arguments(&op, 0, &[(1, 700, 0), (40, 200, 0)], 100.0));
+    }
+}
+
+/// One token over a cache in chunks, few tokens, a prompt: the same bits alone and among others, on any threads.
+#[test]
+fn a_sequence_does_not_see_its_neighbours() {
+    for own in [(1, 700, 0), (3, 300, 0), (9, 700, 0), (60, 200, 0)] {
+        let batch = [(3, 90, 0), own, (1, 1500, 0), (70, 100, 0)];
+        let mut args = arguments(&OP, 2, &batch, 2.0);
+        let given = inputs(&OP, &args);
+        args[0] = Arg::out(&given[0].shape);
+        let (first, row) = (2 + 3, OP.heads * OP.head_dim);
+        let part = first * row..(first + own.0) * row;
+        let shape = [own.0, OP.heads, OP.head_dim];
+        let pages = given[3].shape[1];
+        let alone = [
+            Arg::out(&shape),
+            Arg::new(&shape, given[0].data[part.clone()].to_vec()),
+            Arg::new(&given[1].shape, given[1].data.clone()),
+            Arg::new(&given[2].shape, given[2].data.clone()),
+            Arg::new(&[1, pages], given[3].data[pages..2 * pages].to_vec()),
+            Arg::ints(&[2], &[0, own.0 as i32]),
+            Arg::ints(&[1], &[own.1 as i32]),
+        ];
+        for context in contexts() {
+            let among = output(&OP, &args, &context);
+            let alone = output(&OP, &alone, &context);
+            assert!(alone == among[4 * part.start..4 * part.end], "{own:?}");
+        }
+    }
+}
