@@ -7,6 +7,7 @@ pub(super) const VECTORS: usize = 3;
 /// Rows of a block with 32 vector registers, and with 16.
 const MANY: usize = 8;
 const FEW: usize = 4;
+/// Rows of a block of one vector alone, with 32 registers.
 const TALL: usize = 16;
 
 /// `c[m, ..] = c[m, ..] · factors + Σ_k a(m, k) · b[k, ..]`, without the first part if there are none. `a(m, k)` lies at
