@@ -6,7 +6,7 @@ use crate::simd::{Arith, Format, Quantised};
 pub(crate) const MAX_ROWS: usize = 6;
 
 /// How far ahead of its use a weight is asked for: beyond what hardware prefetchers reach within one page.
-const AHEAD_BYTES: usize = 2048;
+const AHEAD_BYTES: usize = 4096;
 
 /// One stretch of columns of a panel.
 #[derive(Clone, Copy)]
