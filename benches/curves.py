@@ -111,14 +111,11 @@ def cpu():
         return None
 
 
-def rate(run, figure):
-    """Tokens per second: slowest, median and fastest, and what the limits of the run allow."""
-    limits, tokens, seconds = run["limits"], figure["tokens"], figure["seconds"]
-    peaks = limits["operations_per_second"]
-    peak = peaks.get(run["model"]["products"], peaks.get("f32"))
-    least = figure["bytes"] / limits["bytes_per_second"]
-    least = max(least, figure["operations"] / peak) if peak else least
-    return [tokens / seconds["most"], tokens / seconds["median"], tokens / seconds["least"], tokens / least]
+def rate(figure):
+    """Tokens per second: slowest, median and fastest, and what the limits of the run allow: the figure has its share of it."""
+    tokens, seconds = figure["tokens"], figure["seconds"]
+    median = tokens / seconds["median"]
+    return [tokens / seconds["most"], median, tokens / seconds["least"], median / figure["share"]]
 
 
 def points(runs, test, axis):
@@ -129,7 +126,7 @@ def points(runs, test, axis):
             key = KEY.fullmatch(figure["key"])
             if key and "seconds" in figure and key[3] == test:
                 x = {"b": key[1], "d": key[2], "t": run["threads"]}[axis]
-                found.append((int(x), rate(run, figure)))
+                found.append((int(x), rate(figure)))
     return sorted(found)
 
 

@@ -33,7 +33,7 @@ use plans::{Limits, Plans};
 pub(crate) use prefix::PREFIX_ENCODER;
 use prefix::Prefix;
 use replay::Replays;
-pub use work::{Products, Work};
+pub use work::Work;
 
 /// How a model is loaded.
 #[derive(Clone, Copy, Debug, PartialEq)]

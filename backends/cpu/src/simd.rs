@@ -30,6 +30,8 @@ use crate::isa::{Isa, Level, Vectors};
 
 pub(crate) use convert::{Float, Rows, load_f32, store_f32};
 pub(crate) use formats::{BF16, F16, Format, I4, I8, Native};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::widen_f16;
 
 /// Multiply-accumulate over vectors of `LANES` f32 sums, `STEP` products per sum and instruction.
 ///
@@ -97,6 +99,13 @@ use float_sums;
 pub(crate) trait FloatArith: Arith {
     /// The values of x that make one [`Arith::Scalar`], zeros past the end.
     fn pack(x: [f32; 2]) -> Self::Scalar;
+}
+
+/// Two values of x as they lie in a lane of bf16 pairs, the first in the low half. Exact: they come from bf16.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn bf16_pair(x: [f32; 2]) -> u32 {
+    x[0].to_bits() >> 16 | x[1].to_bits() & 0xffff_0000
 }
 
 /// Arithmetic on x rounded to eight bits, -127 to 127: [`Arith::Scalar`] is four of them, the first lowest, and weights

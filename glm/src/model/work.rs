@@ -1,72 +1,18 @@
 //! What a step of a model must read and compute, whatever computes it.
 
-use std::ops::{Add, Mul};
-
-use hal::Numerics;
-
 use super::Model;
 use crate::cache::CacheShape;
 use crate::speed::Amounts;
-use crate::weights::Linear;
-
-/// Multiply-adds, with floats and with integers of eight bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Products {
-    /// With floats.
-    pub floats: f64,
-    /// With integers.
-    pub integers: f64,
-}
-
-impl Products {
-    /// Those of one row with `matrix`, on a device with this card.
-    fn of(matrix: &Linear, card: &Numerics) -> Self {
-        let (op, none) = (matrix.op(), Self::default());
-        let products = op.n as f64 * op.k as f64;
-        match op.multiplies_integers(card) {
-            true => Self {
-                integers: products,
-                ..none
-            },
-            false => Self {
-                floats: products,
-                ..none
-            },
-        }
-    }
-}
-
-impl Add for Products {
-    type Output = Self;
-
-    fn add(self, other: Self) -> Self {
-        Self {
-            floats: self.floats + other.floats,
-            integers: self.integers + other.integers,
-        }
-    }
-}
-
-impl Mul<f64> for Products {
-    type Output = Self;
-
-    fn mul(self, times: f64) -> Self {
-        Self {
-            floats: self.floats * times,
-            integers: self.integers * times,
-        }
-    }
-}
 
 /// What steps of a model read and compute.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Work {
     /// Bytes of the matrices of the layers and of the output layer, which every step reads whatever its tokens.
     pub weight_bytes: usize,
-    /// Of one token, with the layers' matrices.
-    pub token: Products,
-    /// Of one row of logits.
-    pub logits: Products,
+    /// Operations of one token with the layers' matrices.
+    pub token: Amounts,
+    /// Operations of one row of logits.
+    pub logits: Amounts,
     /// Bytes of the keys and values of one slot, over all layers.
     pub slot_bytes: usize,
     /// Multiply-adds of one token with the keys and values of one slot, over all layers.
@@ -92,12 +38,9 @@ impl Work {
         self.amounts(bytes, products, slots)
     }
 
-    fn amounts(&self, bytes: f64, products: Products, seen: f64) -> Amounts {
-        Amounts {
-            bytes,
-            floats: 2.0 * (products.floats + seen * self.slot_products as f64),
-            integers: 2.0 * products.integers,
-        }
+    /// `products` with the matrices, and what the cache's slots that are `seen` take; `bytes` in all.
+    fn amounts(&self, bytes: f64, products: Amounts, seen: f64) -> Amounts {
+        products + Amounts::from([bytes, 2.0 * seen * self.slot_products as f64])
     }
 }
 
@@ -114,10 +57,10 @@ impl Model {
         let matrices = layers.flat_map(|layer| [&layer.qkv, &layer.dense, &layer.up, &layer.down]);
         let query = self.network.top_query.as_ref().map(|top| &top.query);
         let card = &self.device.info().numerics;
-        let (mut weight_bytes, mut token) = (self.network.head.bytes(), Products::default());
+        let (mut weight_bytes, mut token) = (self.network.head.bytes(), Amounts::default());
         for matrix in matrices.chain(query) {
             weight_bytes += matrix.bytes();
-            token = token + Products::of(matrix, card);
+            token = token + Amounts::product(matrix.op(), 1.0, card);
         }
         let CacheShape {
             kv_heads,
@@ -128,7 +71,7 @@ impl Model {
         Work {
             weight_bytes,
             token,
-            logits: Products::of(&self.network.head, card),
+            logits: Amounts::product(self.network.head.op(), 1.0, card),
             slot_bytes: 2 * a.layers * kv_heads * head_dim * dtype.bytes(),
             slot_products: 2 * a.layers * a.heads * head_dim,
         }
@@ -141,11 +84,15 @@ mod tests {
 
     #[test]
     fn steps_read_weights_and_what_they_see() {
-        let products = |floats, integers| Products { floats, integers };
+        let operations = |floats, integers| Amounts {
+            bytes: 0.0,
+            floats,
+            integers,
+        };
         let work = Work {
             weight_bytes: 1000,
-            token: products(40.0, 60.0),
-            logits: products(10.0, 0.0),
+            token: operations(80.0, 120.0),
+            logits: operations(20.0, 0.0),
             slot_bytes: 4,
             slot_products: 2,
         };

@@ -1,7 +1,9 @@
 //! What a measurement gave, and what of a limit that is.
 
-use hal::DType;
-use ops::How;
+use std::ops::{Add, Mul};
+
+use hal::{DType, Numerics};
+use ops::{How, Matmul};
 use serde::{Deserialize, Serialize};
 
 use super::Limits;
@@ -44,6 +46,30 @@ pub struct Amounts {
     pub integers: f64,
 }
 
+impl Add for Amounts {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            floats: self.floats + other.floats,
+            integers: self.integers + other.integers,
+        }
+    }
+}
+
+impl Mul<f64> for Amounts {
+    type Output = Self;
+
+    fn mul(self, times: f64) -> Self {
+        Self {
+            bytes: self.bytes * times,
+            floats: self.floats * times,
+            integers: self.integers * times,
+        }
+    }
+}
+
 impl From<[f64; 2]> for Amounts {
     /// Of bytes and operations with floats.
     fn from([bytes, floats]: [f64; 2]) -> Self {
@@ -56,6 +82,18 @@ impl From<[f64; 2]> for Amounts {
 }
 
 impl Amounts {
+    /// The operations of `rows` rows of a product on a device with this card.
+    pub fn product(op: &Matmul, rows: f64, card: &Numerics) -> Self {
+        let operations = 2.0 * rows * op.n as f64 * op.k as f64;
+        match op.multiplies_integers(card) {
+            true => Self {
+                integers: operations,
+                ..Self::default()
+            },
+            false => Self::from([0.0, operations]),
+        }
+    }
+
     /// Operations of either kind.
     pub fn operations(&self) -> f64 {
         self.floats + self.integers

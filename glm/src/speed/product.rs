@@ -90,14 +90,9 @@ impl Product {
         ];
         stream.synchronize()?;
         let bytes = self.weight_bytes() + x_bytes + out_bytes;
-        let operations = 2.0 * m as f64 * op.n as f64 * op.k as f64;
-        let amounts = match op.multiplies_integers(&device.info().numerics) {
-            true => Amounts {
-                bytes: bytes as f64,
-                integers: operations,
-                ..Amounts::default()
-            },
-            false => [bytes as f64, operations].into(),
+        let amounts = Amounts {
+            bytes: bytes as f64,
+            ..Amounts::product(op, m as f64, &device.info().numerics)
         };
         Operation::new(context, &self.plan, args, amounts)
     }

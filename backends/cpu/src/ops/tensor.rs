@@ -59,33 +59,40 @@ impl<'a, T: bytemuck::Pod> Tensor<'a, T> {
     #[inline(always)]
     pub(crate) fn row<const LEAD: usize>(&self, index: [usize; LEAD]) -> Row<'a, T> {
         assert!(LEAD + 1 == self.rank);
-        let mut offset = 0;
-        for (i, at) in index.into_iter().enumerate() {
-            assert!(at < self.shape[i]);
-            offset += at * self.strides[i];
-        }
         debug_assert!(self.shape[LEAD] <= 1 || self.strides[LEAD] == 1);
         let len = self.shape[LEAD];
-        // An empty row may lie at the end of its buffer, hence the wrapping.
-        let start = self.base.wrapping_add(offset).cast::<Cell<T>>();
-        // SAFETY: the index is inside the shape, the view inside its buffer, and a cell is its element.
-        Row(unsafe { std::slice::from_raw_parts(start, len) })
+        // SAFETY: elements of the last dimension lie side by side.
+        unsafe { self.side_by_side(index, len) }
     }
 
     /// The elements at `index` of all dimensions but the last two, which lie side by side.
     #[inline(always)]
     pub(crate) fn plane<const LEAD: usize>(&self, index: [usize; LEAD]) -> Row<'a, T> {
         assert!(LEAD + 2 == self.rank);
+        debug_assert!(self.shape[LEAD] <= 1 || self.strides[LEAD] == self.shape[LEAD + 1]);
+        let len = self.shape[LEAD] * self.shape[LEAD + 1];
+        // SAFETY: as the caller of this says of them, elements of the last two dimensions lie side by side.
+        unsafe { self.side_by_side(index, len) }
+    }
+
+    /// The `len` elements from `index` of the first dimensions on.
+    ///
+    /// # Safety
+    /// That many elements of the other dimensions lie side by side.
+    #[inline(always)]
+    unsafe fn side_by_side<const LEAD: usize>(
+        &self,
+        index: [usize; LEAD],
+        len: usize,
+    ) -> Row<'a, T> {
         let mut offset = 0;
         for (i, at) in index.into_iter().enumerate() {
             assert!(at < self.shape[i]);
             offset += at * self.strides[i];
         }
-        debug_assert!(self.shape[LEAD] <= 1 || self.strides[LEAD] == self.shape[LEAD + 1]);
-        let len = self.shape[LEAD] * self.shape[LEAD + 1];
-        // An empty plane may lie at the end of its buffer, hence the wrapping.
+        // An empty one may lie at the end of its buffer, hence the wrapping.
         let start = self.base.wrapping_add(offset).cast::<Cell<T>>();
-        // SAFETY: as in `row`.
+        // SAFETY: the index is inside the shape, the view inside its buffer, and a cell is its element.
         Row(unsafe { std::slice::from_raw_parts(start, len) })
     }
 

@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, float_sums};
+use super::{
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, bf16_pair, float_sums,
+};
 
 /// f32 products.
 #[derive(Clone, Copy)]
@@ -132,10 +134,9 @@ impl Arith for Avx512Bf16 {
 }
 
 impl FloatArith for Avx512Bf16 {
-    /// The first in the low half. Exact: `x` comes from bf16.
     #[inline(always)]
     fn pack(x: [f32; 2]) -> u32 {
-        x[0].to_bits() >> 16 | x[1].to_bits() & 0xffff_0000
+        bf16_pair(x)
     }
 }
 
