@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::{DType, Result, Stream, View};
+use half::bf16;
 use ops::{Attention, Launch};
 
 use super::native::{Planned, with_float};
@@ -79,6 +80,8 @@ struct Sizes {
     group: usize,
     /// Elements per head, rounded up to whole vectors.
     dim: usize,
+    /// Whether queries and keys are pairs of bf16, in whole vectors.
+    pairs: bool,
 }
 
 impl Sizes {
@@ -86,7 +89,15 @@ impl Sizes {
         Self {
             group: (op.heads / op.kv_heads.max(1)).max(1),
             dim: op.head_dim.max(1).next_multiple_of(MAX_LANES),
+            pairs: [op.dtype, op.kv] == [DType::BF16; 2]
+                && op.head_dim.is_multiple_of(2 * MAX_LANES),
         }
+    }
+
+    /// Scalars of a query or key as they are multiplied: elements, or pairs of them.
+    #[inline(always)]
+    fn width<V: Lanes>(self) -> usize {
+        if V::PAIRS { self.dim / 2 } else { self.dim }
     }
 
     /// Floats that one thread works in.
@@ -119,6 +130,7 @@ fn run(cpu: &Cpu, op: &Attention, args: &[View<'_>], workspace: &View<'_>) {
     let base: *mut f32 = base.wrapping_add(base.align_offset(64)).cast();
     let problem = Problem {
         op,
+        asks_far: cpu.isa.asks_far(),
         sizes,
         args,
         table: ints(4),
@@ -132,11 +144,15 @@ fn run(cpu: &Cpu, op: &Attention, args: &[View<'_>], workspace: &View<'_>) {
     };
     let next = AtomicUsize::new(0);
     let tasks = |thread| {
-        cpu.isa.run(Tasks {
+        let tasks = Tasks {
             problem: &problem,
             thread,
             next: &next,
-        });
+        };
+        match sizes.pairs {
+            true => cpu.isa.run_with_pairs(tasks),
+            false => cpu.isa.run(tasks),
+        }
     };
     let products: usize = problem.sequences().map(|s| problem.products(&s)).sum();
     if products < ALONE_PRODUCTS {
@@ -179,6 +195,8 @@ impl Shared {
 /// cache, not for each pair of types.
 struct Problem<'a> {
     op: &'a Attention,
+    /// [`crate::Isa::asks_far`].
+    asks_far: bool,
     sizes: Sizes,
     args: &'a [View<'a>],
     table: Tensor<'a, i32>,
@@ -416,11 +434,15 @@ impl<'a> Problem<'a> {
         let Some(last) = slots.len().checked_sub(1) else {
             return;
         };
+        let row_bytes = self.op.head_dim * self.op.kv.bytes();
         with_float!(self.op.kv, Kv => {
-            let pieces = self.pieces::<Kv>(which, task, slots);
-            let rows = pieces.flat_map(|piece| piece.0.chunks_exact(self.op.head_dim.max(1)));
-            for (place, row) in places.iter_mut().zip(rows) {
-                *place = row.as_ptr().cast();
+            let mut free = places.iter_mut();
+            for piece in self.pieces::<Kv>(which, task, slots) {
+                let first: *const u8 = piece.0.as_ptr().cast();
+                let rows = piece.len() * self.op.kv.bytes() / row_bytes.max(1);
+                for (i, place) in free.by_ref().take(rows).enumerate() {
+                    *place = first.wrapping_add(i * row_bytes);
+                }
             }
         });
         let last_place = places[last];
@@ -428,17 +450,45 @@ impl<'a> Problem<'a> {
     }
 
     /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them.
-    ///
-    /// The parts go through four quarters of the block at a time, which lie in four pages: hardware that follows a stream
-    /// of addresses does so inside a page, and these are four.
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
         let bytes = self.op.head_dim * self.op.kv.bytes();
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
-            let place = places[i % 4 * (BLOCK / 4) + i / 4];
-            for line in (0..bytes).step_by(64) {
-                V::prefetch(place.wrapping_add(line));
-            }
+            self.ask_for::<V>(self.asked(places, i), 0..bytes);
+        }
+    }
+
+    /// The `i`-th of `places` to be asked for.
+    ///
+    /// Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
+    /// follows a stream of addresses does so inside a page, and these are four.
+    #[inline(always)]
+    fn asked(&self, places: &Places, i: usize) -> *const u8 {
+        match self.asks_far {
+            true => places[i],
+            false => places[i % 4 * (BLOCK / 4) + i / 4],
+        }
+    }
+
+    /// Asks for some bytes of one key or value.
+    #[inline(always)]
+    fn ask_for<V: Lanes>(&self, place: *const u8, bytes: Range<usize>) {
+        for byte in bytes.step_by(64) {
+            V::prefetch(place.wrapping_add(byte), self.asks_far);
+        }
+    }
+
+    /// Keys of `slots` as they are multiplied: f32 `[slots, dim]`, or pairs of bf16 as they lie.
+    #[inline(always)]
+    fn gather_keys<V: Lanes>(&self, task: &Task<'_>, slots: Range<usize>, to: &mut [f32]) {
+        if !V::PAIRS {
+            return self.gather::<V>(0, task, slots, to);
+        }
+        let mut at = 0;
+        for piece in self.pieces::<bf16>(0, task, slots) {
+            let to = &mut to[at..at + piece.len() / 2];
+            piece.copy_to(bytemuck::cast_slice_mut(to));
+            at += to.len();
         }
     }
 
@@ -457,17 +507,16 @@ impl<'a> Problem<'a> {
         });
     }
 
-    /// Queries of a row of the sequence times the scale.
+    /// A row of the sequence's queries as it is multiplied: f32, or pairs of bf16 as they lie.
     #[inline(always)]
     fn query<V: Lanes>(&self, task: &Task<'_>, row: usize, to: &mut [f32]) {
-        let (place, factor) = (self.place(task, row), V::splat(self.op.scale));
+        let place = self.place(task, row);
+        if V::PAIRS {
+            let row = self.q::<bf16>().row(place);
+            return row.copy_to(bytemuck::cast_slice_mut(to));
+        }
         let to = Row::of(to);
-        with_float!(self.op.dtype, T => {
-            let from = self.q::<T>().row(place);
-            for d in (0..to.len()).step_by(V::N) {
-                to.store(d, from.load::<V>(d) * factor);
-            }
-        });
+        with_float!(self.op.dtype, T => to.copy_from::<V, T>(self.q::<T>().row(place)));
     }
 
     /// Puts the result of a row of the sequence where it belongs: exponentials times values, with their maximum and sum.

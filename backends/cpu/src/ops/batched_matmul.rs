@@ -9,7 +9,7 @@ use hal::{DType, Result, Stream, View};
 use half::{bf16, f16};
 use ops::{BatchedMatmul, Launch};
 
-use super::matmul::tile::{MAX_ROWS, Stretch, tile};
+use super::matmul::tile::{Columns, MAX_ROWS, Span, tile};
 use super::native::Planned;
 use crate::device::Cpu;
 use crate::memory::address;
@@ -193,17 +193,18 @@ impl Share<'_> {
                 let lanes = panel.min(n - first);
                 // SAFETY: the panel lies in the block of `b`, and these elements in the view.
                 unsafe { gather(&call.b, batch, first, lanes, k, ks, panel, b) };
-                let stretch = Stretch {
-                    weight: b.cast(),
-                    units: ks,
-                    scales: std::ptr::null(),
-                };
+                let span = Span::plain(b.cast(), ks);
                 for r in (0..rows).step_by(MAX_ROWS) {
                     let tile_rows = MAX_ROWS.min(rows - r);
                     // SAFETY: both blocks hold `ks` steps, and `sums` a panel for each row.
                     unsafe {
                         let (x, to) = (a.add(r * BLOCK_K), sums.add((p * rows + r) * panel));
-                        tile::<A, Native, NV>(tile_rows, stretch, x, std::ptr::null(), to);
+                        let x = Columns {
+                            scalars: x,
+                            quantised: std::ptr::null(),
+                            quantised_step: 0,
+                        };
+                        tile::<A, Native, NV, false>(tile_rows, span, x, to);
                     }
                 }
             }

@@ -13,10 +13,11 @@
 mod kernel;
 mod layout;
 mod quantise;
+mod span;
 pub(super) mod tile;
+mod tiling;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use hal::{Buffer, DType, Result, Stream, View, WeightFormat};
 use ops::{HostWeight, Launch, Matmul};
@@ -27,9 +28,12 @@ use crate::memory::{address, elements};
 use crate::simd::{Path, Rows, run};
 use kernel::{Call, Pass, Share, Workspace};
 pub(super) use layout::Layout;
+use tiling::Tiling;
 
 /// Below this many products the other threads are not worth waking.
 const ALONE_PRODUCTS: usize = 1 << 16;
+/// About as many products take as long as packing an element of x.
+const PACKING_PRODUCTS: usize = 16;
 
 /// How a product's weight lies in memory.
 pub(super) fn layout(cpu: &Cpu, op: &Matmul) -> Layout {
@@ -83,8 +87,9 @@ impl Launch for Kernel {
             .map(|bias| unsafe { elements::<f32>(bias) });
         let base: *mut u8 = address(workspace);
         let m = x.dim(0);
-        let mut call = Call {
+        let call = Call {
             layout: &self.layout,
+            tiling: Tiling::new(&self.layout, m),
             m,
             weight: address(weight),
             x: Rows::of(x),
@@ -100,13 +105,11 @@ impl Launch for Kernel {
                 .map(Rows::of),
             workspace: base.wrapping_add(base.align_offset(64)),
             sizes: Workspace::new(&self.layout, m, self.cpu.pool.threads()),
-            next: AtomicUsize::new(0),
         };
         if m == 0 {
             return Ok(());
         }
-        self.pass(&call, Pass::PackX, m * self.op.k);
-        call.next = AtomicUsize::new(0);
+        self.pass(&call, Pass::PackX, m * self.op.k * PACKING_PRODUCTS);
         self.pass(&call, Pass::Multiply, m * self.op.k * self.op.n);
         Ok(())
     }
@@ -118,11 +121,12 @@ impl Launch for Kernel {
 
 impl Kernel {
     fn pass(&self, call: &Call<'_>, pass: Pass, work: usize) {
+        call.deal(pass);
         let share = |thread| {
             let share = Share { call, pass, thread };
             run(self.path, &share);
         };
-        if work < ALONE_PRODUCTS {
+        if work < ALONE_PRODUCTS || call.items(pass) == 1 {
             share(0);
         } else {
             self.cpu.pool.run(|thread, _| share(thread));

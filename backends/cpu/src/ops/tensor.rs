@@ -182,6 +182,14 @@ impl<T: Element> Row<'_, T> {
         }
     }
 
+    /// Copies the elements as they are.
+    #[inline(always)]
+    pub(crate) fn copy_to(self, to: &mut [T]) {
+        for (to, from) in to.iter_mut().zip(self.0) {
+            *to = from.get();
+        }
+    }
+
     /// Writes `x` everywhere.
     #[inline(always)]
     pub(crate) fn fill<V: Lanes>(self, x: f32) {

@@ -9,10 +9,13 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use half::{bf16, f16};
 
-use crate::isa::{Isa, Vectors};
+use crate::isa::{Isa, Level, Vectors};
 
 /// The most lanes that any instruction set has.
 pub(crate) const MAX_LANES: usize = 16;
+
+/// The upper half of a lane.
+const UPPER: u32 = 0xffff_0000;
 
 /// What is run once per instruction set.
 pub(crate) trait Kernel {
@@ -36,6 +39,16 @@ impl Isa {
             Vectors::Scalar => kernel.run::<Scalar>(),
         }
     }
+
+    /// As [`Self::run`], with [`Lanes::PAIRS`] where the level has them.
+    pub(crate) fn run_with_pairs<K: Kernel>(self, kernel: K) {
+        match self.level() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: an `Isa` of this level is the proof that the CPU has it.
+            Level::Avx512Bf16 => unsafe { x86::run_avx512_bf16(kernel) },
+            _ => self.run(kernel),
+        }
+    }
 }
 
 /// A vector of f32.
@@ -46,10 +59,19 @@ pub(crate) trait Lanes:
     const N: usize;
     /// Whether there are 32 vector registers rather than 16.
     const MANY_REGISTERS: bool;
+    /// Whether there are products of bf16 pairs.
+    const PAIRS: bool = false;
 
+    /// `c` and both products of the pairs of bf16 in the lanes of `self` and `b`, subnormals taken as 0.
+    ///
+    /// # Panics
+    /// Without [`Self::PAIRS`].
+    fn dot_pairs(self, _b: Self, _c: Self) -> Self {
+        unreachable!("no products of bf16 pairs")
+    }
     fn splat(x: f32) -> Self;
     /// # Safety
-    /// `N` elements can be read at `from`; so for the other loads.
+    /// `N` elements can be read at `from`, of any alignment; so for the other loads.
     unsafe fn load_f32(from: *const f32) -> Self;
     /// # Safety
     /// As `load_f32`.
@@ -86,6 +108,10 @@ pub(crate) trait Lanes:
     fn exponent(self) -> Self;
     /// Lanes 0 and 1 exchanged, 2 and 3, and so on.
     fn swap_pairs(self) -> Self;
+    /// The bf16 in the lower halves of the lanes, and those in the upper halves.
+    fn halves(self) -> [Self; 2];
+    /// The lanes of both, taken in turns.
+    fn in_turns(a: Self, b: Self) -> [Self; 2];
     /// Blocks of four lanes of four vectors, transposed: lane `4g + i` of result `j` is lane `4g + j` of `x[i]`.
     fn transpose(x: [Self; 4]) -> [Self; 4];
     /// Lanes from groups of four elements that are `step` apart.
@@ -100,21 +126,21 @@ pub(crate) trait Lanes:
     /// # Safety
     /// Four elements can be written at `to`.
     unsafe fn store_folded(self, to: *mut f32);
-    /// Asks for the cache line at `at`, which may be any address.
-    fn prefetch(at: *const u8);
+    /// Asks for the cache line at `at`, which may be any address: into the second-level cache, if `far`.
+    fn prefetch(at: *const u8, far: bool);
     /// Sum of the lanes, always in the same order.
     fn sum(self) -> f32;
     /// The largest lane; which one counts with a NaN among them is not defined.
     fn largest(self) -> f32;
 
-    /// Writes the sum of the lanes of each vector.
+    /// Writes the sum of the lanes of each vector times the lanes of `scale`, which are all the same.
     /// # Safety
     /// Four elements can be written at `to`.
     #[inline(always)]
-    unsafe fn store_sums(x: [Self; 4], to: *mut f32) {
+    unsafe fn store_sums(x: [Self; 4], scale: Self, to: *mut f32) {
         let x = Self::transpose(x);
         // SAFETY: the caller's promise.
-        unsafe { ((x[0] + x[1]) + (x[2] + x[3])).store_folded(to) }
+        unsafe { (((x[0] + x[1]) + (x[2] + x[3])) * scale).store_folded(to) }
     }
 
     /// `yes` in the first `n` lanes, else `no`.
@@ -188,13 +214,26 @@ pub(crate) trait Element: bytemuck::Pod + Send + Sync {
     /// # Safety
     /// `V::N` elements can be written at `to`.
     unsafe fn store<V: Lanes>(v: V, to: *mut Self);
+    /// Twice as many, in the order that loads fastest.
+    /// # Safety
+    /// `2 · V::N` elements can be read at `from`.
+    #[inline(always)]
+    unsafe fn load_two<V: Lanes>(from: *const Self) -> [V; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { [Self::load(from), Self::load(from.add(V::N))] }
+    }
+    /// What lies as [`Self::load_two`] loads it, in the order of memory.
+    #[inline(always)]
+    fn ordered<V: Lanes>(x: [V; 2]) -> [V; 2] {
+        x
+    }
     fn widen(self) -> f32;
     /// Rounded to nearest even.
     fn narrow(x: f32) -> Self;
 }
 
 macro_rules! element {
-    ($type:ty, $load:ident, $store:ident, $widen:expr, $narrow:expr) => {
+    ($type:ty, $load:ident, $store:ident, $widen:expr, $narrow:expr $(, $more:item)*) => {
         impl Element for $type {
             #[inline(always)]
             unsafe fn load<V: Lanes>(from: *const Self) -> V {
@@ -214,13 +253,29 @@ macro_rules! element {
             fn narrow(x: f32) -> Self {
                 $narrow(x)
             }
+            $($more)*
         }
     };
 }
 
 element!(f32, load_f32, store_f32, |x| x, |x| x);
 element!(f16, load_f16, store_f16, f16::to_f32, f16::from_f32);
-element!(bf16, load_bf16, store_bf16, bf16::to_f32, bf16::from_f32);
+element!(
+    bf16,
+    load_bf16,
+    store_bf16,
+    bf16::to_f32,
+    bf16::from_f32,
+    #[inline(always)]
+    unsafe fn load_two<V: Lanes>(from: *const Self) -> [V; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { V::load_f32(from.cast()).halves() }
+    },
+    #[inline(always)]
+    fn ordered<V: Lanes>([lower, upper]: [V; 2]) -> [V; 2] {
+        V::in_turns(lower, upper)
+    }
+);
 
 /// Plain Rust, in groups that any compiler can vectorise.
 #[derive(Clone, Copy)]
@@ -242,20 +297,24 @@ impl Scalar {
     }
 }
 
+/// Operators of a type with the generics in brackets.
 macro_rules! operators {
-    ($type:ident, $a:ident, $b:ident: $($trait:ident $method:ident $value:expr;)*) => {
-        $(impl $trait for $type {
+    (@ [$($generics:tt)*] $type:ty, $a:ident, $b:ident: $trait:ident $method:ident $value:expr) => {
+        impl<$($generics)*> $trait for $type {
             type Output = Self;
             #[inline(always)]
             fn $method(self, $b: Self) -> Self {
                 let $a = self;
-                $type($value)
+                Self($value)
             }
-        })*
+        }
+    };
+    ($generics:tt $type:ty, $a:ident, $b:ident: $($trait:ident $method:ident $value:expr;)*) => {
+        $(operators!(@ $generics $type, $a, $b: $trait $method $value);)*
     };
 }
 
-operators! { Scalar, a, b:
+operators! { [] Scalar, a, b:
     Add add a.zip(b, |a, b| a + b).0;
     Sub sub a.zip(b, |a, b| a - b).0;
     Mul mul a.zip(b, |a, b| a * b).0;
@@ -267,8 +326,8 @@ macro_rules! scalar_memory {
         $(
             #[inline(always)]
             unsafe fn $load(from: *const $type) -> Self {
-                // SAFETY: the caller's promise; slices of elements need no vector alignment.
-                Self(unsafe { *from.cast::<[$type; 8]>() }.map(<$type>::widen))
+                // SAFETY: the caller's promise.
+                Self(unsafe { from.cast::<[$type; 8]>().read_unaligned() }.map(<$type>::widen))
             }
             #[inline(always)]
             unsafe fn $store(self, to: *mut $type) {
@@ -341,6 +400,20 @@ impl Lanes for Scalar {
         Self(std::array::from_fn(|i| self.0[i ^ 1]))
     }
     #[inline(always)]
+    fn halves(self) -> [Self; 2] {
+        let lower = self.0.map(|x| f32::from_bits(x.to_bits() << 16));
+        let upper = self.0.map(|x| f32::from_bits(x.to_bits() & UPPER));
+        [Self(lower), Self(upper)]
+    }
+    #[inline(always)]
+    fn in_turns(a: Self, b: Self) -> [Self; 2] {
+        let lane = |i: usize| [a, b][i % 2].0[i / 2];
+        [
+            Self(std::array::from_fn(lane)),
+            Self(std::array::from_fn(|i| lane(i + 8))),
+        ]
+    }
+    #[inline(always)]
     fn transpose(x: [Self; 4]) -> [Self; 4] {
         std::array::from_fn(|j| Self(std::array::from_fn(|lane| x[lane % 4].0[lane / 4 * 4 + j])))
     }
@@ -365,7 +438,7 @@ impl Lanes for Scalar {
         unsafe { *to.cast::<[f32; 4]>() = std::array::from_fn(|i| x[i] + x[i + 4]) }
     }
     #[inline(always)]
-    fn prefetch(_at: *const u8) {}
+    fn prefetch(_at: *const u8, _far: bool) {}
     #[inline(always)]
     fn sum(self) -> f32 {
         self.fold(|a, b| a + b)
@@ -395,7 +468,6 @@ mod neon;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::isa::Level;
 
     /// [`Lanes::exp`], or [`Lanes::exp_normal`].
     struct Exp<'a> {

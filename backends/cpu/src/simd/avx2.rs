@@ -47,7 +47,6 @@ macro_rules! sums {
             fn load_f16(at: *const u16) -> __m256 = _mm256_cvtph_ps(_mm_loadu_si128(at.cast()));
             fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 = _mm256_fmadd_ps(a, b, c);
             fn add(a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);
-            fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
         }
     };
 }

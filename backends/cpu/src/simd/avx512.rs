@@ -59,7 +59,6 @@ macro_rules! sums {
             fn load_f16(at: *const u16) -> __m512 = _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
             fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 = _mm512_fmadd_ps(a, b, c);
             fn add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
-            fn prefetch(at: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(at.cast());
         }
     };
 }

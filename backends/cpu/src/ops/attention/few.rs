@@ -11,13 +11,18 @@ use crate::ops::tensor::Row;
 use crate::ops::vector::{Element, Lanes};
 
 /// The most rows of such a tile.
-pub(super) const MOST: usize = 8;
+const MOST: usize = 16;
 /// Rows that are worked on together.
 const TOGETHER: usize = 4;
+/// Vectors of results that are worked on together. They lie as [`Element::load_two`] loads values.
+const WIDE: usize = 4;
 
 /// Whether `rows` rows are few.
 pub(super) fn are_few<V: Lanes>(rows: usize) -> bool {
-    rows <= TOGETHER.max(V::N / 2)
+    match V::PAIRS {
+        true => rows <= MOST,
+        false => rows <= TOGETHER.max(V::N / 2),
+    }
 }
 
 impl Problem<'_> {
@@ -31,7 +36,8 @@ impl Problem<'_> {
         scratch: &mut [f32],
     ) {
         let (dim, rows) = (self.sizes.dim, task.rows.len());
-        let (q, rest) = scratch.split_at_mut(rows * dim);
+        let width = self.sizes.width::<V>();
+        let (q, rest) = scratch.split_at_mut(rows * width);
         let (results, rest) = rest.split_at_mut(rows * dim);
         let (scores, rest) = rest.split_at_mut(rows * BLOCK);
         let (key_block, rest) = rest.split_at_mut(BLOCK * dim);
@@ -40,7 +46,7 @@ impl Problem<'_> {
         let mut max = [f32::NEG_INFINITY; MOST];
         let mut sum = [0.0; MOST];
         results.fill(0.0);
-        for (r, q) in q.chunks_exact_mut(dim).enumerate() {
+        for (r, q) in q.chunks_exact_mut(width).enumerate() {
             let row = task.rows.start + r;
             self.query::<V>(task, row, q);
             seen[r] = self.visible(task.sequence, self.place(task, row)[0]);
@@ -71,6 +77,15 @@ impl Problem<'_> {
 
         for (r, result) in results.chunks_exact_mut(dim).enumerate() {
             let row = task.rows.start + r;
+            for d in (0..dim / (WIDE * V::N) * (WIDE * V::N)).step_by(2 * V::N) {
+                // SAFETY: two vectors of the result.
+                unsafe {
+                    let at = result.as_mut_ptr().add(d);
+                    let [a, b] = E::ordered([V::load_f32(at), V::load_f32(at.add(V::N))]);
+                    a.store_f32(at);
+                    b.store_f32(at.add(V::N));
+                }
+            }
             self.finish::<V>(task, row, max[r], sum[r], Row::of(result));
         }
     }
@@ -95,7 +110,7 @@ impl Problem<'_> {
         }
     }
 
-    /// `scores[r, j] = keys[j] · q[r]` for the first `n` slots, and anything for up to three behind them. Asks for what
+    /// `scores[r, j] = scale · keys[j] · q[r]` for the first `n` slots, and anything for up to three behind them. Asks for what
     /// lies `ahead`.
     ///
     /// # Safety
@@ -109,24 +124,30 @@ impl Problem<'_> {
         ahead: &Places,
         q: &[f32],
     ) {
-        let dim = self.sizes.dim;
-        let rows = q.len() / dim;
-        assert!(dim.is_multiple_of(V::N) && scores.len() >= rows * BLOCK && n <= BLOCK);
+        let width = self.sizes.width::<V>();
+        let rows = q.len() / width;
+        assert!(width.is_multiple_of(V::N) && scores.len() >= rows * BLOCK && n <= BLOCK);
         for j in (0..n).step_by(4) {
-            self.ask::<V>(ahead, j / 4, BLOCK / 4);
-            let keys = [keys[j], keys[j + 1], keys[j + 2], keys[j + 3]].map(<*const u8>::cast);
+            let mut next = [std::ptr::null(); 4];
+            for (i, next) in next.iter_mut().enumerate() {
+                *next = self.asked(ahead, j + i);
+            }
+            let keys = [keys[j], keys[j + 1], keys[j + 2], keys[j + 3]].map(<*const u8>::cast::<E>);
             let mut r = 0;
             while r < rows {
                 // SAFETY: as many rows of q and scores are left; keys are the caller's promise.
                 r += unsafe {
-                    let q = q.as_ptr().add(r * dim);
-                    let scores = scores.as_mut_ptr().add(r * BLOCK + j);
+                    let dot = Dot {
+                        problem: self,
+                        scores: scores.as_mut_ptr().add(r * BLOCK + j),
+                        keys,
+                        q: q.as_ptr().add(r * width),
+                        next: (r == 0).then_some(next),
+                    };
                     match rows - r {
-                        TOGETHER.. if V::MANY_REGISTERS => {
-                            dot::<V, E, TOGETHER>(scores, keys, q, dim)
-                        }
-                        2.. => dot::<V, E, 2>(scores, keys, q, dim),
-                        _ => dot::<V, E, 1>(scores, keys, q, dim),
+                        TOGETHER.. if V::MANY_REGISTERS => dot.rows::<V, TOGETHER>(),
+                        2.. => dot.rows::<V, 2>(),
+                        _ => dot.rows::<V, 1>(),
                     }
                 };
             }
@@ -164,7 +185,7 @@ impl Problem<'_> {
                 // SAFETY: as many rows and elements are left.
                 d += unsafe {
                     match (dim - d) / V::N {
-                        4.. => call.column::<V, E, 4>(r, rows.min(r + TOGETHER), d),
+                        WIDE.. => call.column::<V, E, WIDE>(r, rows.min(r + TOGETHER), d),
                         _ => call.column::<V, E, 1>(r, rows.min(r + TOGETHER), d),
                     }
                 };
@@ -173,41 +194,64 @@ impl Problem<'_> {
     }
 }
 
-/// Scores of `R` rows and four slots. Returns `R`.
-///
-/// # Safety
-/// There are `R` rows of q, and room for their scores, and all keys have `dim` elements, whole vectors.
-#[inline(always)]
-#[expect(
-    clippy::needless_range_loop,
-    reason = "iterators would put closures between the intrinsics and their target features"
-)]
-unsafe fn dot<V: Lanes, E: Element, const R: usize>(
+/// One step of [`Problem::dots`].
+struct Dot<'a, E> {
+    problem: &'a Problem<'a>,
     scores: *mut f32,
     keys: [*const E; 4],
     q: *const f32,
-    dim: usize,
-) -> usize {
-    let mut sums = [[V::splat(0.0); 4]; R];
-    // SAFETY: the caller's promise.
-    unsafe {
-        for d in (0..dim).step_by(V::N) {
-            let mut k = [V::splat(0.0); 4];
-            for j in 0..4 {
-                k[j] = E::load::<V>(keys[j].add(d));
-            }
-            for r in 0..R {
-                let q = V::load_f32(q.add(r * dim + d));
+    /// What to ask for meanwhile.
+    next: Option<[*const u8; 4]>,
+}
+
+impl<E: Element> Dot<'_, E> {
+    /// Scores of `R` rows and four slots. Returns `R`.
+    ///
+    /// # Safety
+    /// There are `R` rows of q, and room for their scores, and all keys are whole vectors.
+    #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "iterators would put closures between the intrinsics and their target features"
+    )]
+    unsafe fn rows<V: Lanes, const R: usize>(&self) -> usize {
+        let width = self.problem.sizes.width::<V>();
+        let bytes = self.problem.op.kv.bytes() * self.problem.sizes.dim / width;
+        let mut sums = [[V::splat(0.0); 4]; R];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for d in (0..width).step_by(V::N) {
+                if let Some(next) = self.next
+                    && (d * bytes).is_multiple_of(64)
+                {
+                    for i in 0..4 {
+                        self.problem.ask_for::<V>(next[i], d * bytes..d * bytes + 1);
+                    }
+                }
+                let mut k = [V::splat(0.0); 4];
                 for j in 0..4 {
-                    sums[r][j] = k[j].mul_add(q, sums[r][j]);
+                    k[j] = match V::PAIRS {
+                        true => V::load_f32(self.keys[j].cast::<f32>().add(d)),
+                        false => E::load::<V>(self.keys[j].add(d)),
+                    };
+                }
+                for r in 0..R {
+                    let q = V::load_f32(self.q.add(r * width + d));
+                    for j in 0..4 {
+                        sums[r][j] = match V::PAIRS {
+                            true => k[j].dot_pairs(q, sums[r][j]),
+                            false => k[j].mul_add(q, sums[r][j]),
+                        };
+                    }
                 }
             }
+            let scale = V::splat(self.problem.op.scale);
+            for r in 0..R {
+                V::store_sums(sums[r], scale, self.scores.add(r * BLOCK));
+            }
         }
-        for r in 0..R {
-            V::store_sums(sums[r], scores.add(r * BLOCK));
-        }
+        R
     }
-    R
 }
 
 /// Turns the scores of one row into the exponentials of their distances to the running maximum. Returns what earlier
@@ -283,6 +327,7 @@ impl Weigh<'_> {
         d: usize,
     ) -> usize {
         let dim = self.problem.sizes.dim;
+        let bytes = self.problem.op.kv.bytes();
         let (places, n) = self.values;
         let mut sums = [[V::splat(0.0); NV]; R];
         // SAFETY: the caller's promise.
@@ -296,13 +341,17 @@ impl Weigh<'_> {
             }
             let p = self.p.add(row * BLOCK);
             for j in 0..n {
-                if row == 0 && d == 0 && j % 4 == 0 {
-                    self.problem.ask::<V>(self.ahead, j / 4, BLOCK / 4);
+                if row == 0 {
+                    let next = self.problem.asked(self.ahead, j);
+                    self.problem
+                        .ask_for::<V>(next, d * bytes..(d + NV * V::N) * bytes);
                 }
                 let value = places[j].cast::<E>().add(d);
-                let mut x = [V::splat(0.0); NV];
-                for v in 0..NV {
-                    x[v] = E::load::<V>(value.add(v * V::N));
+                let mut x = [E::load::<V>(value); NV];
+                if NV.is_multiple_of(2) {
+                    for v in 0..NV / 2 {
+                        [x[2 * v], x[2 * v + 1]] = E::load_two(value.add(2 * v * V::N));
+                    }
                 }
                 for r in 0..R {
                     let p = V::splat(*p.add(r * BLOCK + j));

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::product::{VECTORS, product};
+use super::product::{Floats, Into, Pairs, VECTORS, product};
 use super::{BLOCK, Problem, Task};
 use crate::ops::tensor::Row;
 use crate::ops::vector::Lanes;
@@ -16,7 +16,7 @@ impl Problem<'_> {
     /// Attention of a tile of many rows over the slots of `chunk`.
     #[inline(always)]
     pub(super) fn many<V: Lanes>(&self, task: &Task<'_>, chunk: Range<usize>, scratch: &mut [f32]) {
-        let dim = self.sizes.dim;
+        let (dim, width) = (self.sizes.dim, self.sizes.width::<V>());
         // Whole vectors.
         let lanes = task.rows.len().next_multiple_of(V::N);
         let (q, rest) = scratch.split_at_mut(dim * lanes);
@@ -53,16 +53,20 @@ impl Problem<'_> {
         for start in (chunk.start..end).step_by(BLOCK) {
             let slots = slots_from(start);
             let n = slots.len();
-            self.gather::<V>(0, task, slots.clone(), block);
+            self.gather_keys::<V>(task, slots.clone(), block);
             self.find(1, task, slots.clone(), &mut places);
             let parts = n.div_ceil(part_rows);
             for part in 0..parts {
                 self.ask::<V>(&places, part, parts);
                 let first = part * part_rows;
                 let rows = part_rows.min(n - first);
-                let keys = (&block[first * dim..], [dim, 1]);
+                let keys = (&block[first * width..], [width, 1]);
                 let scores = &mut scores[first * lanes..];
-                product::<V>(scores, None, keys, rows, q, dim, lanes);
+                let into = Into::Times(self.op.scale);
+                match V::PAIRS {
+                    true => product::<V, Pairs>(scores, into, keys, rows, q, width, lanes),
+                    false => product::<V, Floats>(scores, into, keys, rows, q, width, lanes),
+                }
             }
             let hidden = (slots.end > least).then_some(Row::of(seen));
             let state = State { max, sum, rescale };
@@ -76,14 +80,15 @@ impl Problem<'_> {
                 let rows = part_rows.min(dim - first);
                 let values = (&block[first..], [1, dim]);
                 let results = &mut results[first * lanes..];
-                product::<V>(results, Some(rescale), values, rows, scores, n, lanes);
+                let into = Into::Added(rescale);
+                product::<V, Floats>(results, into, values, rows, scores, n, lanes);
             }
         }
         // The place of the queries is free.
         self.transpose_results::<V>(task, results, [max, sum], q);
     }
 
-    /// Queries times the scale as `[dim, lanes]`; lanes of no row are 0. `rows` has room for four.
+    /// Queries as `[width, lanes]`; lanes of no row are 0. `rows` has room for four.
     #[inline(always)]
     fn transpose_q<V: Lanes>(
         &self,
@@ -92,20 +97,20 @@ impl Problem<'_> {
         lanes: usize,
         rows: &mut [f32],
     ) {
-        let dim = self.sizes.dim;
-        assert!(to.len() >= dim * lanes && rows.len() >= 4 * dim);
+        let width = self.sizes.width::<V>();
+        assert!(to.len() >= width * lanes && rows.len() >= 4 * width);
         for first in (0..lanes).step_by(4) {
-            for (i, row) in rows.chunks_exact_mut(dim).take(4).enumerate() {
+            for (i, row) in rows.chunks_exact_mut(width).take(4).enumerate() {
                 match first + i < task.rows.len() {
                     true => self.query::<V>(task, task.rows.start + first + i, row),
                     false => row.fill(0.0),
                 }
             }
-            for d in (0..dim).step_by(V::N) {
+            for d in (0..width).step_by(V::N) {
                 let mut x = [V::splat(0.0); 4];
                 for (i, x) in x.iter_mut().enumerate() {
                     // SAFETY: four rows lie inside.
-                    *x = unsafe { V::load_f32(rows.as_ptr().add(i * dim + d)) };
+                    *x = unsafe { V::load_f32(rows.as_ptr().add(i * width + d)) };
                 }
                 for (j, x) in V::transpose(x).into_iter().enumerate() {
                     // SAFETY: elements up to `d + N` of rows up to `first + 4` lie inside.

@@ -2,6 +2,41 @@
 
 use crate::ops::vector::Lanes;
 
+/// What lies in the operands of a product.
+pub(super) trait Factors {
+    /// `sum + a · b`
+    fn add<V: Lanes>(a: V, b: V, sum: V) -> V;
+}
+
+/// Floats.
+pub(super) struct Floats;
+
+/// Pairs of bf16: the products of both halves.
+pub(super) struct Pairs;
+
+impl Factors for Floats {
+    #[inline(always)]
+    fn add<V: Lanes>(a: V, b: V, sum: V) -> V {
+        a.mul_add(b, sum)
+    }
+}
+
+impl Factors for Pairs {
+    #[inline(always)]
+    fn add<V: Lanes>(a: V, b: V, sum: V) -> V {
+        a.dot_pairs(b, sum)
+    }
+}
+
+/// What becomes of a product's sums.
+#[derive(Clone, Copy)]
+pub(super) enum Into<'a> {
+    /// Results, times this.
+    Times(f32),
+    /// They are added to results, which are multiplied with these before, one for each lane.
+    Added(&'a [f32]),
+}
+
 /// The most vectors of lanes of one block: with [`MANY`] or [`FEW`] rows, its sums and operands fill the registers.
 pub(super) const VECTORS: usize = 3;
 /// Rows of a block with 32 vector registers, and with 16.
@@ -10,12 +45,12 @@ const FEW: usize = 4;
 /// Rows of a block of one vector alone, with 32 registers.
 const TALL: usize = 16;
 
-/// `c[m, ..] = c[m, ..] · factors + Σ_k a(m, k) · b[k, ..]`, without the first part if there are none. `a(m, k)` lies at
-/// `m · steps[0] + k · steps[1]`. Rows of `b` and `c`, and the factors, have `lanes` elements, whole vectors.
+/// `Σ_k a(m, k) · b[k, ..]` into `c[m, ..]`. `a(m, k)` lies at `m · steps[0] + k · steps[1]`. Rows of `b` and `c` have `lanes`
+/// elements, whole vectors.
 #[inline(always)]
-pub(super) fn product<V: Lanes>(
+pub(super) fn product<V: Lanes, F: Factors>(
     c: &mut [f32],
-    factors: Option<&[f32]>,
+    into: Into<'_>,
     a: (&[f32], [usize; 2]),
     rows: usize,
     b: &[f32],
@@ -25,10 +60,12 @@ pub(super) fn product<V: Lanes>(
     assert!(lanes.is_multiple_of(V::N) && rows > 0 && depth > 0);
     assert!(c.len() >= rows * lanes && b.len() >= depth * lanes);
     assert!(a.0.len() > (rows - 1) * a.1[0] + (depth - 1) * a.1[1]);
-    assert!(factors.is_none_or(|factors| factors.len() >= lanes));
+    if let Into::Added(factors) = into {
+        assert!(factors.len() >= lanes);
+    }
     let call = Product {
         c: c.as_mut_ptr(),
-        factors: factors.map(<[f32]>::as_ptr),
+        into,
         a: a.0.as_ptr(),
         steps: a.1,
         b: b.as_ptr(),
@@ -40,17 +77,17 @@ pub(super) fn product<V: Lanes>(
         // SAFETY: checked above for every row and lane.
         lane += unsafe {
             match (lanes - lane) / V::N {
-                1 => call.column::<V, 1>(rows, lane),
-                2 => call.column::<V, 2>(rows, lane),
-                _ => call.column::<V, VECTORS>(rows, lane),
+                1 => call.column::<V, F, 1>(rows, lane),
+                2 => call.column::<V, F, 2>(rows, lane),
+                _ => call.column::<V, F, VECTORS>(rows, lane),
             }
         };
     }
 }
 
-struct Product {
+struct Product<'a> {
     c: *mut f32,
-    factors: Option<*const f32>,
+    into: Into<'a>,
     a: *const f32,
     steps: [usize; 2],
     b: *const f32,
@@ -58,23 +95,29 @@ struct Product {
     lanes: usize,
 }
 
-impl Product {
+impl Product<'_> {
     /// All rows of `NV` vectors. Returns their lanes.
     ///
     /// # Safety
     /// They lie inside.
     #[inline(always)]
-    unsafe fn column<V: Lanes, const NV: usize>(&self, rows: usize, lane: usize) -> usize {
+    unsafe fn column<V: Lanes, F: Factors, const NV: usize>(
+        &self,
+        rows: usize,
+        lane: usize,
+    ) -> usize {
         let mut row = 0;
         while row < rows {
             // SAFETY: the caller's promise.
             row += unsafe {
                 match rows - row {
                     // One vector alone: more rows, so that its sums hide a multiply-add's latency.
-                    TALL.. if NV == 1 && V::MANY_REGISTERS => self.block::<V, TALL, NV>(row, lane),
-                    MANY.. if V::MANY_REGISTERS => self.block::<V, MANY, NV>(row, lane),
-                    FEW.. => self.block::<V, FEW, NV>(row, lane),
-                    _ => self.block::<V, 1, NV>(row, lane),
+                    TALL.. if NV == 1 && V::MANY_REGISTERS => {
+                        self.block::<V, F, TALL, NV>(row, lane)
+                    }
+                    MANY.. if V::MANY_REGISTERS => self.block::<V, F, MANY, NV>(row, lane),
+                    FEW.. => self.block::<V, F, FEW, NV>(row, lane),
+                    _ => self.block::<V, F, 1, NV>(row, lane),
                 }
             };
         }
@@ -90,7 +133,7 @@ impl Product {
         clippy::needless_range_loop,
         reason = "iterators would put closures between the intrinsics and their target features"
     )]
-    unsafe fn block<V: Lanes, const M: usize, const NV: usize>(
+    unsafe fn block<V: Lanes, F: Factors, const M: usize, const NV: usize>(
         &self,
         row: usize,
         lane: usize,
@@ -99,9 +142,9 @@ impl Product {
         let mut sums = [[V::splat(0.0); NV]; M];
         // SAFETY: the caller's promise; the last step may leave the block, but nothing is read there.
         unsafe {
-            if let Some(factors) = self.factors {
+            if let Into::Added(factors) = self.into {
                 for v in 0..NV {
-                    let factor = V::load_f32(factors.add(lane + v * V::N));
+                    let factor = V::load_f32(factors.as_ptr().add(lane + v * V::N));
                     for m in 0..M {
                         let c = self.c.add((row + m) * lanes + lane + v * V::N);
                         sums[m][v] = V::load_f32(c) * factor;
@@ -118,14 +161,19 @@ impl Product {
                 for m in 0..M {
                     let a = V::splat(*a.add(m * steps[0]));
                     for v in 0..NV {
-                        sums[m][v] = a.mul_add(x[v], sums[m][v]);
+                        sums[m][v] = F::add(a, x[v], sums[m][v]);
                     }
                 }
                 (a, b) = (a.wrapping_add(steps[1]), b.wrapping_add(lanes));
             }
+            let factor = match self.into {
+                Into::Times(factor) => V::splat(factor),
+                Into::Added(_) => V::splat(1.0),
+            };
             for m in 0..M {
                 for v in 0..NV {
-                    sums[m][v].store_f32(self.c.add((row + m) * lanes + lane + v * V::N));
+                    (sums[m][v] * factor)
+                        .store_f32(self.c.add((row + m) * lanes + lane + v * V::N));
                 }
             }
         }

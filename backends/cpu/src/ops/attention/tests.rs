@@ -77,6 +77,13 @@ const OP: Attention = Attention {
     kv: DType::F16,
 };
 
+/// Products of pairs, where there are any.
+const PAIRS: Attention = Attention {
+    dtype: DType::BF16,
+    kv: DType::BF16,
+    ..OP
+};
+
 #[test]
 fn every_mask_in_mixed_batches() {
     let batch = [
@@ -102,17 +109,20 @@ fn every_head_size_group_and_type() {
         (33, 3, 3),
         (64, 8, 2),
         (80, 4, 4),
+        (96, 12, 1),
         (128, 16, 1),
         (256, 2, 2),
         (320, 2, 1),
     ] {
-        let op = Attention {
-            head_dim,
-            heads,
-            kv_heads,
-            ..OP
-        };
-        keeps_its_bound(&op, 0, &batch);
+        for op in [OP, PAIRS] {
+            let op = Attention {
+                head_dim,
+                heads,
+                kv_heads,
+                ..op
+            };
+            keeps_its_bound(&op, 0, &batch);
+        }
     }
     for (dtype, kv) in [
         (DType::F16, DType::F16),
@@ -135,17 +145,19 @@ fn every_head_size_group_and_type() {
 
 #[test]
 fn long_sequences_are_cut_and_combined() {
-    let op = Attention {
-        pages: 40,
-        page_size: 100,
-        ..OP
-    };
-    keeps_its_bound(
-        &op,
-        1,
-        &[(1, 1300, 0), (2, 512, 0), (3, 1025, 0), (40, 1500, 0)],
-    );
-    keeps_its_bound(&Attention { heads: 2, ..op }, 0, &[(1, 3000, 0)]);
+    for op in [OP, PAIRS] {
+        let op = Attention {
+            pages: 40,
+            page_size: 100,
+            ..op
+        };
+        keeps_its_bound(
+            &op,
+            1,
+            &[(1, 1300, 0), (2, 512, 0), (3, 1025, 0), (40, 1500, 0)],
+        );
+        keeps_its_bound(&Attention { heads: 2, ..op }, 0, &[(1, 3000, 0)]);
+    }
 }
 
 /// Scores hundreds apart: most probabilities are 0, many would be below the normal range.
@@ -160,12 +172,13 @@ fn no_probability_is_subnormal() {
 /// One token over a cache in chunks, few tokens, a prompt: the same bits alone and among others, on any threads.
 #[test]
 fn a_sequence_does_not_see_its_neighbours() {
-    for own in [(1, 700, 0), (3, 300, 0), (9, 700, 0), (60, 200, 0)] {
+    let own = [(1, 700, 0), (3, 300, 0), (9, 700, 0), (60, 200, 0)];
+    for (op, own) in own.into_iter().flat_map(|own| [(OP, own), (PAIRS, own)]) {
         let batch = [(3, 90, 0), own, (1, 1500, 0), (70, 100, 0)];
-        let mut args = arguments(&OP, 2, &batch, 2.0);
-        let given = inputs(&OP, &args);
+        let mut args = arguments(&op, 2, &batch, 2.0);
+        let given = inputs(&op, &args);
         args[0] = Arg::out(&given[0].shape);
-        let (first, row) = (2 + 3, OP.heads * OP.head_dim);
+        let (first, row) = (2 + 3, op.heads * op.head_dim);
         let part = first * row..(first + own.0) * row;
         let shape = [own.0, OP.heads, OP.head_dim];
         let pages = given[3].shape[1];
@@ -179,9 +192,11 @@ fn a_sequence_does_not_see_its_neighbours() {
             Arg::ints(&[1], &[own.1 as i32]),
         ];
         for context in contexts() {
-            let among = output(&OP, &args, &context);
-            let alone = output(&OP, &alone, &context);
-            assert!(alone == among[4 * part.start..4 * part.end], "{own:?}");
+            let among = output(&op, &args, &context);
+            let alone = output(&op, &alone, &context);
+            let bytes = op.dtype.bytes();
+            let among = &among[bytes * part.start..bytes * part.end];
+            assert!(alone == among, "{op:?}, {own:?}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One launch: x packed into tiles, then panels of the weight handed out to threads.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +9,9 @@ use ops::{ACTIVATION_BLOCK, Act};
 
 use super::layout::Layout;
 use super::quantise::quantise;
-use super::tile::{MAX_ROWS, Stretch, tile};
+use super::span::{BLOCK_STEPS, MAX_SPANS, Spans, decode};
+use super::tile::{ASKED_BYTES, Columns, Span, tile};
+use super::tiling::{BLOCK_ROWS, FEW_ROWS, SMALL_PART, Tiling};
 use crate::isa::Isa;
 use crate::ops::activation::with_act;
 use crate::ops::native::with_float;
@@ -19,28 +22,10 @@ use crate::simd::{
     Path, Quantised, Rows, Task, load_f32, store_f32,
 };
 
-/// The most rows of x for which a weight is read as it lies, not decoded first: two tiles.
-const FEW_ROWS: usize = 2 * MAX_ROWS;
-
-/// Steps of weights that are decoded at once, to be used by many tiles: 16 KiB, half of a first-level cache.
-const BLOCK_STEPS: usize = 64;
-
-/// Steps of the shortest run: a group of 32 columns, four at a time.
-const MIN_RUN_STEPS: usize = 8;
-
-/// The most stretches of one block.
-const MAX_PARTS: usize = BLOCK_STEPS / MIN_RUN_STEPS;
-
-/// Tiles that share one decoded block. Their sums, 96 KiB, stay in a second-level cache.
-const BLOCK_TILES: usize = 64;
-
-/// Columns of a small part of x: the smallest group.
-const SMALL_PART: usize = 32;
-
 /// Everything starts on a cache line.
 const ALIGN: usize = 64;
 
-/// The workspace of a launch with `m` rows.
+/// The workspace of a launch with `m` rows: a counter for each thread, packed x, how it was rounded, scratch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workspace {
     x_bytes: usize,
@@ -53,26 +38,35 @@ pub(super) struct Workspace {
 
 impl Workspace {
     pub(super) fn new(layout: &Layout, m: usize, threads: usize) -> Self {
-        let rows = m.min(BLOCK_TILES * MAX_ROWS);
+        let tiling = Tiling::new(layout, m);
+        let rows = m.min(BLOCK_ROWS);
         let scratch = (rows + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
         Self {
-            x_bytes: (m * layout.steps() * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
+            x_bytes: (m * layout.steps * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
             quantised_bytes: (m * layout.parts_of_x() * size_of::<Quantised>())
                 .next_multiple_of(ALIGN),
-            scratch_bytes: if m > FEW_ROWS { scratch } else { 0 },
+            scratch_bytes: if tiling.few { 0 } else { scratch },
             threads,
         }
     }
 
     /// In all, with room to start on a cache line.
     pub(super) fn bytes(&self) -> usize {
-        ALIGN + self.x_bytes + self.quantised_bytes + self.threads * self.scratch_bytes
+        ALIGN
+            + self.threads * (size_of::<Counter>() + self.scratch_bytes)
+            + self.x_bytes
+            + self.quantised_bytes
     }
 }
+
+/// The next item of a thread's own part, on a cache line of its own.
+#[repr(align(64))]
+struct Counter(AtomicUsize);
 
 /// One launch, shared by all threads.
 pub(super) struct Call<'a> {
     pub(super) layout: &'a Layout,
+    pub(super) tiling: Tiling,
     pub(super) m: usize,
     pub(super) weight: *const u8,
     pub(super) x: Rows,
@@ -81,11 +75,9 @@ pub(super) struct Call<'a> {
     pub(super) activation: Option<Act>,
     pub(super) isa: Isa,
     pub(super) residual: Option<Rows>,
-    /// Packed x, how it was rounded, the threads' scratch; starts on a cache line.
+    /// As [`Workspace`] tells; starts on a cache line.
     pub(super) workspace: *mut u8,
     pub(super) sizes: Workspace,
-    /// The next tile to pack, or the next panel to multiply.
-    pub(super) next: AtomicUsize,
 }
 
 /// The two passes of a launch.
@@ -164,37 +156,84 @@ impl Task for Share<'_> {
 }
 
 impl Call<'_> {
-    /// Number of tiles: as few as the registers allow, of rows as equal as can be.
-    pub(super) fn tiles(&self) -> usize {
-        self.m.div_ceil(MAX_ROWS)
-    }
-
-    /// First row of tile `t`.
-    fn tile_row(&self, t: usize) -> usize {
-        self.m * t / self.tiles()
-    }
-
     /// Packed x from row `row` and step `step` of a tile of `rows` rows that starts there.
     ///
     /// Blocks of steps follow each other, in each block tiles, in each tile steps: what one decoded block of weights
     /// meets lies together.
     fn packed_x<A: Arith>(&self, row: usize, rows: usize, step: usize) -> *mut A::Scalar {
         let block = step - step % BLOCK_STEPS;
-        let steps = BLOCK_STEPS.min(self.layout.steps() - block);
+        let steps = BLOCK_STEPS.min(self.layout.steps - block);
         let at = block * self.m + row * steps + (step - block) * rows;
-        self.workspace.cast::<A::Scalar>().wrapping_add(at)
+        self.after_counters().cast::<A::Scalar>().wrapping_add(at)
     }
 
-    /// How the part of x that `step` lies in was rounded, from row `row` on.
-    fn quantised(&self, row: usize, step: usize) -> *mut Quantised {
-        let at = step / self.layout.part_steps() * self.m + row;
-        let all = self.workspace.wrapping_add(self.sizes.x_bytes);
-        all.cast::<Quantised>().wrapping_add(at)
+    fn after_counters(&self) -> *mut u8 {
+        let counters = self.sizes.threads * size_of::<Counter>();
+        self.workspace.wrapping_add(counters)
     }
 
-    fn take(&self, items: usize) -> Option<usize> {
-        let i = self.next.fetch_add(1, Ordering::Relaxed);
-        (i < items).then_some(i)
+    /// How part `part` of x was rounded, from row `row` on.
+    fn quantised(&self, row: usize, part: usize) -> *mut Quantised {
+        let all = self.after_counters().wrapping_add(self.sizes.x_bytes);
+        all.cast::<Quantised>().wrapping_add(part * self.m + row)
+    }
+
+    /// The rows of one tile from step `step` on, which starts part `part` or lies in it.
+    fn columns<A: Arith>(
+        &self,
+        rows: &Range<usize>,
+        step: usize,
+        part: usize,
+    ) -> Columns<A::Scalar> {
+        Columns {
+            scalars: self.packed_x::<A>(rows.start, rows.len(), step),
+            quantised: self.quantised(rows.start, part),
+            quantised_step: self.m,
+        }
+    }
+
+    /// This thread's memory for sums and a decoded block.
+    fn scratch(&self, thread: usize) -> *mut u8 {
+        self.after_counters()
+            .wrapping_add(self.sizes.x_bytes + self.sizes.quantised_bytes)
+            .wrapping_add(thread * self.sizes.scratch_bytes)
+    }
+
+    /// What `pass` hands out: tiles of x, or panels of the weight for each group of tiles.
+    pub(super) fn items(&self, pass: Pass) -> usize {
+        match pass {
+            Pass::PackX => self.tiling.tiles,
+            Pass::Multiply => self.layout.panels() * self.tiling.blocks(),
+        }
+    }
+
+    /// The items of a thread's own part: they follow each other in memory.
+    fn part(&self, pass: Pass, thread: usize) -> Range<usize> {
+        let at = |thread| self.items(pass) * thread / self.sizes.threads;
+        at(thread)..at(thread + 1)
+    }
+
+    /// Deals the items of `pass` to the threads; before it starts.
+    pub(super) fn deal(&self, pass: Pass) {
+        for thread in 0..self.sizes.threads {
+            let counter = self.workspace.cast::<Counter>().wrapping_add(thread);
+            let first = self.part(pass, thread).start;
+            // SAFETY: the workspace starts with a counter for each thread, and no thread counts yet.
+            unsafe { counter.write(Counter(AtomicUsize::new(first))) };
+        }
+    }
+
+    /// The next item for `thread`: of its own part, then of what others have left.
+    ///
+    /// A thread reads on where it was, as hardware prefetchers expect it to.
+    fn take(&self, pass: Pass, thread: usize) -> Option<usize> {
+        let threads = self.sizes.threads;
+        (thread..threads).chain(0..thread).find_map(|owner| {
+            let counter = self.workspace.cast::<Counter>().wrapping_add(owner);
+            // SAFETY: dealt before the pass started.
+            let item = unsafe { &*counter }.0.fetch_add(1, Ordering::Relaxed);
+            (item < self.part(pass, owner).end).then_some(item)
+        })
     }
 }
 
@@ -204,7 +243,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn pack_x<A: FloatArith>(&self) {
         let call = self.call;
-        while let Some(t) = call.take(call.tiles()) {
+        while let Some(t) = call.take(self.pass, self.thread) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
             with_float!(call.x.dtype, T => unsafe { self.pack_tile::<A, T>(t) });
         }
@@ -215,17 +254,24 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn pack_tile<A: FloatArith, T: Float>(&self, t: usize) {
         let call = self.call;
-        let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+        let Range { start: row, end } = call.tiling.rows(t);
         let (rows, k) = (end - row, call.layout.k);
-        for block in (0..call.layout.steps()).step_by(BLOCK_STEPS) {
-            let steps = BLOCK_STEPS.min(call.layout.steps() - block);
+        // Pairs of bf16 are packed as they lie.
+        let as_they_lie = A::STEP == 2 && call.x.dtype == DType::BF16;
+        for block in (0..call.layout.steps).step_by(BLOCK_STEPS) {
+            let steps = BLOCK_STEPS.min(call.layout.steps - block);
             let whole = steps.min((k / A::STEP).saturating_sub(block));
             let to = call.packed_x::<A>(row, rows, block);
             for r in 0..rows {
                 let from = call.x.element(row + r, block * A::STEP).cast::<T>();
                 // SAFETY: `whole` steps lie in the row, `steps` in the tile; so does a last column without a partner.
                 unsafe {
-                    for s in 0..whole {
+                    let copied = if as_they_lie { whole } else { 0 };
+                    for s in 0..copied {
+                        let pair = from.add(2 * s).cast::<A::Scalar>();
+                        *to.add(s * rows + r) = pair.read_unaligned();
+                    }
+                    for s in copied..whole {
                         let first = (*from.add(s * A::STEP)).to_f32();
                         let last = (*from.add(s * A::STEP + A::STEP - 1)).to_f32();
                         *to.add(s * rows + r) = A::pack([first, last]);
@@ -248,7 +294,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn quantise_x<A: IntArith>(&self) {
         let call = self.call;
-        while let Some(t) = call.take(call.tiles()) {
+        while let Some(t) = call.take(self.pass, self.thread) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
             with_float!(call.x.dtype, T => unsafe { self.quantise_tile::<A, T>(t) });
         }
@@ -260,7 +306,7 @@ impl Share<'_> {
     unsafe fn quantise_tile<A: IntArith, T: Float>(&self, t: usize) {
         // SAFETY: the caller's promise.
         unsafe {
-            match self.call.layout.part_steps() * A::STEP {
+            match self.call.layout.part_steps * A::STEP {
                 ..=SMALL_PART => self.quantise_parts::<A, T, SMALL_PART>(t),
                 _ => self.quantise_parts::<A, T, ACTIVATION_BLOCK>(t),
             }
@@ -274,10 +320,10 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn quantise_parts<A: IntArith, T: Float, const N: usize>(&self, t: usize) {
         let (call, layout) = (self.call, self.call.layout);
-        let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
+        let Range { start: row, end } = call.tiling.rows(t);
         let rows = end - row;
-        for step in (0..layout.steps()).step_by(layout.part_steps()) {
-            let steps = layout.part_steps().min(layout.steps() - step);
+        for (part_index, step) in (0..layout.steps).step_by(layout.part_steps).enumerate() {
+            let steps = layout.part_steps.min(layout.steps - step);
             let cols = (steps * A::STEP).min(layout.k - step * A::STEP);
             let to = call.packed_x::<A>(row, rows, step);
             for r in 0..rows {
@@ -287,7 +333,7 @@ impl Share<'_> {
                     let from = std::slice::from_raw_parts(from, cols);
                     let mut part = [0; N];
                     let quantised = quantise(from, &mut part, layout.offset);
-                    call.quantised(row + r, step).write(quantised);
+                    call.quantised(row + r, part_index).write(quantised);
                     for (s, four) in part.as_chunks::<4>().0[..steps].iter().enumerate() {
                         *to.add(s * rows + r) = u32::from_le_bytes(four.map(|q| q as u8));
                     }
@@ -302,22 +348,21 @@ impl Share<'_> {
     unsafe fn multiply<A: Arith, F: Format<A>, const NV: usize>(&self) {
         let call = self.call;
         let panels = call.layout.panels();
-        if call.m <= FEW_ROWS {
-            while let Some(panel) = call.take(panels) {
+        if call.tiling.few {
+            while let Some(panel) = call.take(self.pass, self.thread) {
                 // SAFETY: the caller's promise; one thread has this panel.
                 unsafe { self.few_rows::<A, F, NV>(panel) };
             }
             return;
         }
-        while let Some(item) = call.take(panels * call.tiles().div_ceil(BLOCK_TILES)) {
-            let (first, panel) = (item / panels * BLOCK_TILES, item % panels);
-            let tiles = first..(first + BLOCK_TILES).min(call.tiles());
+        while let Some(item) = call.take(self.pass, self.thread) {
+            let (tiles, panel) = (call.tiling.block(item / panels), item % panels);
             // SAFETY: the caller's promise; one thread has this panel for these tiles.
             unsafe { self.many_rows::<A, F, NV>(tiles, panel) };
         }
     }
 
-    /// One or two tiles: the panel is read once, straight from memory; a second tile finds each stretch in the first-level
+    /// One or two tiles: the panel is read once, straight from memory; a second tile finds each span in the first-level
     /// cache.
     ///
     /// # Safety
@@ -325,17 +370,23 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn few_rows<A: Arith, F: Format<A>, const NV: usize>(&self, panel: usize) {
         let (call, layout) = (self.call, self.call.layout);
-        let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
-        let mut sums = [0.0f32; FEW_ROWS * MAX_PANEL];
-        let mut stretches = Stretches::new::<A, F>(layout, weight);
-        while let Some((step, stretch)) = stretches.next(layout.steps()) {
-            for t in 0..call.tiles() {
-                let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
-                let x = call.packed_x::<A>(row, end - row, step);
-                let sums = &mut sums[row * layout.panel..];
-                let (rows, quantised) = (end - row, call.quantised(row, step));
-                // SAFETY: the stretch lies in the panel, x has its steps, `sums` a panel for each row.
-                unsafe { tile::<A, F, NV>(rows, stretch, x, quantised, sums.as_mut_ptr()) };
+        let mut space = [MaybeUninit::<f32>::uninit(); FEW_ROWS * MAX_PANEL];
+        let space = &mut space[..call.m * layout.panel];
+        // SAFETY: what is made a slice was just set to zeros.
+        let sums = unsafe {
+            let sums: *mut f32 = space.as_mut_ptr().cast();
+            sums.write_bytes(0, space.len());
+            std::slice::from_raw_parts_mut(sums, space.len())
+        };
+        let mut spans = Spans::new::<A, F>(call, panel);
+        while let Some((step, span)) = spans.next(layout.steps) {
+            let part = step / layout.part_steps;
+            for t in 0..call.tiling.tiles {
+                let rows = call.tiling.rows(t);
+                let x = call.columns::<A>(&rows, step, part);
+                let sums = &mut sums[rows.start * layout.panel..];
+                // SAFETY: the span lies in the panel, x has its steps, `sums` a panel for each row.
+                unsafe { tile::<A, F, NV, true>(rows.len(), span, x, sums.as_mut_ptr()) };
             }
         }
         for row in 0..call.m {
@@ -355,13 +406,9 @@ impl Share<'_> {
         panel: usize,
     ) {
         let (call, layout) = (self.call, self.call.layout);
-        let weight = call.weight.wrapping_add(panel * layout.panel_bytes());
-        let first_row = call.tile_row(tiles.start);
-        let rows = call.tile_row(tiles.end) - first_row;
-        let decoded = call
-            .workspace
-            .wrapping_add(call.sizes.x_bytes + call.sizes.quantised_bytes)
-            .wrapping_add(self.thread * call.sizes.scratch_bytes);
+        let first_row = call.tiling.rows(tiles.start).start;
+        let rows = call.tiling.rows(tiles.end).start - first_row;
+        let decoded = call.scratch(self.thread);
         let sums: *mut f32 = decoded
             .wrapping_add(BLOCK_STEPS * layout.panel * Path::SCALAR_BYTES)
             .cast();
@@ -370,29 +417,31 @@ impl Share<'_> {
             sums.write_bytes(0, rows * layout.panel);
             std::slice::from_raw_parts_mut(sums, rows * layout.panel)
         };
-        let mut stretches = Stretches::new::<A, F>(layout, weight);
-        for block in (0..layout.steps()).step_by(BLOCK_STEPS) {
-            let mut parts = [(0, Stretch::EMPTY); MAX_PARTS];
-            for part in &mut parts {
-                let Some((step, stretch)) = stretches.next(block + BLOCK_STEPS) else {
-                    break;
-                };
+        let mut spans = Spans::new::<A, F>(call, panel);
+        for block in (0..layout.steps).step_by(BLOCK_STEPS) {
+            let mut decoded_spans = [(0, 0, Span::plain(std::ptr::null(), 0)); MAX_SPANS];
+            let mut count = 0;
+            while let Some((step, span)) = spans.next(block + BLOCK_STEPS) {
                 let to = decoded.wrapping_add((step - block) * NV * A::OPERAND_BYTES);
-                // SAFETY: the stretch is one of format `F`, and the scratch has room for a block's operands.
-                *part = (step, unsafe { decode::<A, F, NV>(stretch, to) });
+                // SAFETY: the span is one of format `F`, and the scratch has room for a block's operands.
+                let span = unsafe { decode::<A, F, NV>(span, to) };
+                decoded_spans[count] = (step, step / layout.part_steps, span);
+                count += 1;
             }
-            for t in tiles.clone() {
-                let (row, end) = (call.tile_row(t), call.tile_row(t + 1));
-                let sums = &mut sums[(row - first_row) * layout.panel..];
-                for (step, stretch) in parts {
-                    if stretch.units == 0 {
-                        break;
+            let next_block = spans.block();
+            for (i, t) in tiles.clone().enumerate() {
+                let rows = call.tiling.rows(t);
+                let sums = &mut sums[(rows.start - first_row) * layout.panel..];
+                // While this block is used, the next one comes: each tile asks for some of it.
+                let ask = next_block.start.wrapping_add(i * ASKED_BYTES * BLOCK_STEPS);
+                for &(step, part, mut span) in &decoded_spans[..count] {
+                    if next_block.contains(&ask) {
+                        span.ask = ask.wrapping_add(ASKED_BYTES * (step - block));
                     }
-                    let x = call.packed_x::<A>(row, end - row, step);
-                    let (rows, quantised) = (end - row, call.quantised(row, step));
+                    let x = call.columns::<A>(&rows, step, part);
                     let sums = sums.as_mut_ptr();
                     // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
-                    unsafe { tile::<A, Native, NV>(rows, stretch, x, quantised, sums) };
+                    unsafe { tile::<A, Native, NV, false>(rows.len(), span, x, sums) };
                 }
             }
         }
@@ -443,107 +492,6 @@ impl Share<'_> {
         }
         // SAFETY: `ops` checked the shape of `out`; this part is ours.
         unsafe { store_f32(call.out.dtype, y.as_ptr(), call.out.element(row, first), n) };
-    }
-}
-
-/// Cuts a panel into what is added up before it meets other sums: nothing longer than a block, a run, or a part of x.
-///
-/// The cuts are the same for any number of rows, so that a row's results do not depend on its neighbours.
-struct Stretches {
-    /// Where the run starts, and its bytes.
-    run: *const u8,
-    run_bytes: usize,
-    /// Where its scales are, from its start, if it has any.
-    scales: Option<usize>,
-    unit_steps: usize,
-    unit_bytes: usize,
-    steps: usize,
-    run_steps: usize,
-    part_steps: usize,
-    /// The next step: of the panel, of its run, of its part.
-    at: [usize; 3],
-}
-
-impl Stretches {
-    /// Of the panel at `panel`, of format `F`.
-    #[inline(always)]
-    fn new<A: Arith, F: Format<A>>(layout: &Layout, panel: *const u8) -> Self {
-        Self {
-            run: panel,
-            run_bytes: layout.run_bytes(),
-            scales: layout.has_group_scales().then(|| layout.run_data_bytes()),
-            unit_steps: F::STEPS,
-            unit_bytes: F::BYTES * (layout.panel / A::LANES),
-            steps: layout.steps(),
-            run_steps: layout.run_steps(),
-            part_steps: layout.part_steps(),
-            at: [0; 3],
-        }
-    }
-
-    /// The next one that starts before step `end`, with its first step.
-    #[inline(always)]
-    fn next(&mut self, end: usize) -> Option<(usize, Stretch)> {
-        let [step, in_run, in_part] = self.at;
-        if step >= end.min(self.steps) {
-            return None;
-        }
-        let steps = (BLOCK_STEPS - step % BLOCK_STEPS)
-            .min(self.run_steps - in_run)
-            .min(self.part_steps - in_part);
-        let stretch = Stretch {
-            weight: self
-                .run
-                .wrapping_add(in_run / self.unit_steps * self.unit_bytes),
-            units: steps / self.unit_steps,
-            scales: match self.scales {
-                Some(at) => self.run.wrapping_add(at).cast(),
-                None => std::ptr::null(),
-            },
-        };
-        self.at = [step + steps, in_run + steps, in_part + steps];
-        if self.at[1] == self.run_steps {
-            self.run = self.run.wrapping_add(self.run_bytes);
-            self.at = [step + steps, 0, 0];
-        } else if self.at[2] == self.part_steps {
-            self.at[2] = 0;
-        }
-        Some((step, stretch))
-    }
-}
-
-/// The stretch as operands: where it lies, or decoded to `to`.
-///
-/// # Safety
-/// The CPU has `A`; the stretch is one of format `F`; `to` has room for its operands.
-#[inline(always)]
-unsafe fn decode<A: Arith, F: Format<A>, const NV: usize>(
-    stretch: Stretch,
-    to: *mut u8,
-) -> Stretch {
-    if F::NATIVE {
-        return stretch;
-    }
-    let (mut from, mut at) = (stretch.weight, to);
-    for _ in 0..stretch.units {
-        for v in 0..NV {
-            // SAFETY: inside the stretch and, operand by operand, inside `to`.
-            unsafe {
-                let mut raw = F::load(from);
-                for s in 0..F::STEPS {
-                    let operand = at.add((s * NV + v) * A::OPERAND_BYTES);
-                    A::store_operand(operand, F::operand(raw));
-                    raw = F::next(raw);
-                }
-                from = from.add(F::BYTES);
-            }
-        }
-        at = at.wrapping_add(F::STEPS * NV * A::OPERAND_BYTES);
-    }
-    Stretch {
-        weight: to,
-        units: stretch.units * F::STEPS,
-        scales: stretch.scales,
     }
 }
 

@@ -15,6 +15,10 @@ use crate::simd::Path;
 /// Columns of one packed int4 word.
 const WORD: usize = 8;
 
+fn is_int4(format: WeightFormat) -> bool {
+    matches!(format, WeightFormat::Int4Row | WeightFormat::Int4Group(_))
+}
+
 /// Where everything lies in a packed weight `[n, k]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
@@ -28,19 +32,34 @@ pub(crate) struct Layout {
     /// [`Path::offset`].
     pub(super) offset: i32,
     /// Columns of x that are rounded together, where they are.
-    activation_block: Option<usize>,
+    pub(super) activation_block: Option<usize>,
+    /// Steps of all columns, the padding of the last unit included.
+    pub(super) steps: usize,
+    /// Steps of one run.
+    pub(super) run_steps: usize,
+    /// Steps that are added up before their scales are applied: those of a run, at most of a part of x.
+    pub(super) part_steps: usize,
 }
 
 impl Layout {
     pub(super) fn new(path: Path, op: &Matmul) -> Self {
+        let step = path.step();
+        let activation_block = op.activation_block().filter(|_| path.is_int8());
+        let unit = if is_int4(op.weight) { WORD } else { step };
+        let steps = op.k.next_multiple_of(unit) / step;
+        let run_steps = op.weight.group().map_or(steps, |group| group / step);
+        let part_steps = activation_block.map_or(run_steps, |block| run_steps.min(block / step));
         Self {
             format: op.weight,
             n: op.n,
             k: op.k,
             panel: path.panel(),
-            step: path.step(),
+            step,
             offset: path.offset(op.weight),
-            activation_block: op.activation_block().filter(|_| path.is_int8()),
+            activation_block,
+            steps,
+            run_steps,
+            part_steps: part_steps.max(1),
         }
     }
 
@@ -49,41 +68,23 @@ impl Layout {
         i % self.step * (WORD / self.step) + i / self.step
     }
 
-    fn is_int4(&self) -> bool {
-        matches!(
-            self.format,
-            WeightFormat::Int4Row | WeightFormat::Int4Group(_)
-        )
+    /// Whether its elements are not what is multiplied.
+    pub(super) fn is_decoded(&self) -> bool {
+        match self.format {
+            WeightFormat::Dense(dtype) => dtype.bytes() * self.step != Path::SCALAR_BYTES,
+            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => self.step != Path::SCALAR_BYTES,
+            _ => true,
+        }
     }
 
     pub(super) fn panels(&self) -> usize {
         self.n.div_ceil(self.panel)
     }
 
-    /// Steps of all columns, the padding of the last unit included.
-    pub(super) fn steps(&self) -> usize {
-        let unit = if self.is_int4() { WORD } else { self.step };
-        self.k.next_multiple_of(unit) / self.step
-    }
-
-    /// Steps of one run.
-    pub(super) fn run_steps(&self) -> usize {
-        match self.format.group() {
-            Some(group) => group / self.step,
-            None => self.steps(),
-        }
-    }
-
-    /// Steps that are added up before their scales are applied: those of a run, at most of a part of x.
-    pub(super) fn part_steps(&self) -> usize {
-        let part = self.activation_block.map_or(usize::MAX, |b| b / self.step);
-        self.run_steps().min(part).max(1)
-    }
-
     /// Parts of a row of x that are rounded each on its own.
     pub(super) fn parts_of_x(&self) -> usize {
         self.activation_block
-            .map_or(0, |_| self.steps().div_ceil(self.part_steps()))
+            .map_or(0, |_| self.steps.div_ceil(self.part_steps))
     }
 
     pub(super) fn runs(&self) -> usize {
@@ -96,7 +97,7 @@ impl Layout {
     /// Bytes of the elements of one run.
     pub(super) fn run_data_bytes(&self) -> usize {
         self.format
-            .row_bytes(self.run_steps() * self.step)
+            .row_bytes(self.run_steps * self.step)
             .saturating_mul(self.panel)
     }
 
@@ -232,7 +233,7 @@ impl Layout {
 
     /// Words of eight columns; `cols` starts at one.
     fn pack_int4(&self, row: &[u8], cols: std::ops::Range<usize>, r: usize, panel: &mut [u8]) {
-        let run_words = self.run_steps() * self.step / WORD;
+        let run_words = self.run_steps * self.step / WORD;
         for k in cols.clone().step_by(WORD) {
             let mut word = 0u32;
             for i in 0..WORD.min(cols.end - k) {
@@ -263,7 +264,7 @@ impl Layout {
             true => f32_at(panel, self.runs_bytes() + 4 * r),
             false => 1.0,
         };
-        let run_cols = self.run_steps() * self.step;
+        let run_cols = self.run_steps * self.step;
         for (k, x) in cols.zip(to) {
             let (run, k) = (k / run_cols, k % run_cols);
             let data = &panel[run * self.run_bytes()..][..self.run_bytes()];
@@ -276,7 +277,7 @@ impl Layout {
                 WeightFormat::Dense(DType::F32) => f32_at(data, 4 * element),
                 WeightFormat::Dense(DType::F16) => f16_at(data, 2 * element),
                 WeightFormat::Dense(_) => bf16::from_le_bytes(bytes_at(data, 2 * element)).to_f32(),
-                _ if self.is_int4() => f32::from(self.int4_at(data, r, k)) * scale,
+                _ if is_int4(self.format) => f32::from(self.int4_at(data, r, k)) * scale,
                 _ => f32::from((data[element] ^ self.offset as u8) as i8) * scale,
             };
         }

@@ -1,56 +1,84 @@
 //! The innermost loops: a few rows of x by one panel of weights, sums in registers.
 
-use crate::simd::{Arith, Format, Quantised};
+use crate::simd::{Arith, Format, Quantised, prefetch};
 
 /// The most rows of x in one tile: with the panel's vectors, their sums fill the registers.
 pub(crate) const MAX_ROWS: usize = 6;
 
-/// How far ahead of its use a weight is asked for: beyond what hardware prefetchers reach within one page.
-const AHEAD_BYTES: usize = 4096;
+/// Rows whose sums of floats stay in registers beside those of a stretch.
+pub(crate) const KEPT_ROWS: usize = MAX_ROWS / 2;
 
-/// One stretch of columns of a panel.
+/// Bytes of other memory that are asked for in each step of a product with a weight in a cache.
+pub(crate) const ASKED_BYTES: usize = 128;
+
+/// Stretches of columns of a panel, of the same length: what is added up before it meets other sums and its scales.
 #[derive(Clone, Copy)]
-pub(crate) struct Stretch {
-    /// Its elements.
+pub(crate) struct Span {
+    /// How many there are.
+    pub(crate) stretches: usize,
+    /// The elements of the first.
     pub(crate) weight: *const u8,
-    /// Units of its format.
+    /// Bytes from one's elements to the next's.
+    pub(crate) weight_step: usize,
+    /// Units of its format in each.
     pub(crate) units: usize,
-    /// f16 scales of the panel's rows, or null.
+    /// What is asked for while it is multiplied: of a stream, itself from here on, as fast as it is read; of what lies in
+    /// a cache, other memory, [`ASKED_BYTES`] for each unit.
+    pub(crate) ask: *const u8,
+    /// f16 scales of the panel's rows for the first, or null.
     pub(crate) scales: *const u16,
+    /// Bytes from one's scales to the next's.
+    pub(crate) scales_step: usize,
 }
 
-impl Stretch {
-    /// No columns.
-    pub(crate) const EMPTY: Self = Self {
-        weight: std::ptr::null(),
-        units: 0,
-        scales: std::ptr::null(),
-    };
+impl Span {
+    /// One stretch without scales, in a cache.
+    pub(crate) fn plain(weight: *const u8, units: usize) -> Self {
+        Self {
+            stretches: 1,
+            weight,
+            weight_step: 0,
+            units,
+            ask: weight,
+            scales: std::ptr::null(),
+            scales_step: 0,
+        }
+    }
 }
 
-/// `sums[r, lane] += scale[lane] · Σ_k w[lane, k] · x[k, r]` for `rows` rows of packed x.
+/// Rows of packed x, from the first step of a span on.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<S> {
+    /// Step by step, a scalar for each row.
+    pub(crate) scalars: *const S,
+    /// How each row was rounded for the first stretch, where x is integers.
+    pub(crate) quantised: *const Quantised,
+    /// From one stretch to the next.
+    pub(crate) quantised_step: usize,
+}
+
+/// `sums[r, lane] += scale[lane] · Σ_k w[lane, k] · x[k, r]` for `rows` rows of x, one stretch after the other.
 ///
 /// # Safety
-/// The CPU has `A`; the stretch is one of format `F` in panels of `NV` vectors; `x` holds `rows` scalars for each of
-/// its steps, and `sums` `rows` panels. Where x is integers, `quantised` holds how each row was rounded, and the stretch
-/// lies in one part of it.
+/// The CPU has `A`; the stretches are of format `F` in panels of `NV` vectors, a stream or in a cache; x holds `rows` scalars for each of
+/// their steps, and `sums` `rows` panels. Where x is integers, it says how each row was rounded, and each stretch lies
+/// in one part of it.
 #[inline(always)]
-pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize>(
+pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize, const STREAM: bool>(
     rows: usize,
-    stretch: Stretch,
-    x: *const A::Scalar,
-    quantised: *const Quantised,
+    span: Span,
+    x: Columns<A::Scalar>,
     sums: *mut f32,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
         match rows {
-            1 => rows_of::<A, F, 1, NV>(stretch, x, quantised, sums),
-            2 => rows_of::<A, F, 2, NV>(stretch, x, quantised, sums),
-            3 => rows_of::<A, F, 3, NV>(stretch, x, quantised, sums),
-            4 => rows_of::<A, F, 4, NV>(stretch, x, quantised, sums),
-            5 => rows_of::<A, F, 5, NV>(stretch, x, quantised, sums),
-            _ => rows_of::<A, F, MAX_ROWS, NV>(stretch, x, quantised, sums),
+            1 => rows_of::<A, F, 1, NV, STREAM>(span, x, sums),
+            2 => rows_of::<A, F, 2, NV, STREAM>(span, x, sums),
+            3 => rows_of::<A, F, 3, NV, STREAM>(span, x, sums),
+            4 => rows_of::<A, F, 4, NV, STREAM>(span, x, sums),
+            5 => rows_of::<A, F, 5, NV, STREAM>(span, x, sums),
+            _ => rows_of::<A, F, MAX_ROWS, NV, STREAM>(span, x, sums),
         }
     }
 }
@@ -78,66 +106,116 @@ macro_rules! each {
     clippy::needless_range_loop,
     reason = "iterators would put closures between the intrinsics and their target features"
 )]
-unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
-    stretch: Stretch,
-    mut x: *const A::Scalar,
+unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, const STREAM: bool>(
+    mut span: Span,
+    mut x: Columns<A::Scalar>,
+    out: *mut f32,
+) {
+    // SAFETY: the pointers stay inside what the caller promised: for each stretch its units of weights, their steps of x,
+    // `MR` panels of sums. Prefetches may leave it: they never fault.
+    unsafe {
+        let mut sums = [[A::zero(); NV]; MR];
+        if MR <= KEPT_ROWS {
+            for r in 0..MR {
+                for v in 0..NV {
+                    sums[r][v] = A::load(out.add((r * NV + v) * A::LANES));
+                }
+            }
+        }
+        let ahead = span.ask.addr().wrapping_sub(span.weight.addr());
+        for _ in 0..span.stretches {
+            let mut w = span.weight;
+            let mut acc = [[A::start(x.quantised); NV]; MR];
+            for r in 1..MR {
+                acc[r] = [A::start(x.quantised.wrapping_add(r)); NV];
+            }
+            for _ in 0..span.units {
+                let mut raw = [F::load(w); NV];
+                for v in 1..NV {
+                    raw[v] = F::load(w.add(v * F::BYTES));
+                }
+                if STREAM {
+                    let mut line = 0;
+                    while line < NV * F::BYTES {
+                        prefetch(w.wrapping_add(ahead + line), false);
+                        line += 64;
+                    }
+                } else {
+                    prefetch(span.ask, true);
+                    prefetch(span.ask.wrapping_add(64), true);
+                    span.ask = span.ask.wrapping_add(ASKED_BYTES);
+                }
+                w = w.add(NV * F::BYTES);
+                for _ in 0..F::STEPS {
+                    let mut operands = [F::operand(raw[0]); NV];
+                    raw[0] = F::next(raw[0]);
+                    for v in 1..NV {
+                        operands[v] = F::operand(raw[v]);
+                        raw[v] = F::next(raw[v]);
+                    }
+                    for r in 0..MR {
+                        let x = A::splat(x.scalars.add(r).read());
+                        for v in 0..NV {
+                            acc[r][v] = A::dot(acc[r][v], operands[v], x);
+                        }
+                    }
+                    x.scalars = x.scalars.add(MR);
+                }
+            }
+            // Asked once, not for every sum.
+            if span.scales.is_null() {
+                meet::<A, MR, NV, false>(acc, &mut sums, span.scales, x.quantised, out);
+            } else {
+                meet::<A, MR, NV, true>(acc, &mut sums, span.scales, x.quantised, out);
+            }
+            span.weight = span.weight.wrapping_add(span.weight_step);
+            span.scales = span.scales.wrapping_byte_add(span.scales_step);
+            x.quantised = x.quantised.wrapping_add(x.quantised_step);
+        }
+        if MR <= KEPT_ROWS {
+            each!(r in MR => {
+                each!(v in NV => {
+                    A::store(out.add((r * NV + v) * A::LANES), sums[r][v]);
+                });
+            });
+        }
+    }
+}
+
+/// The sums of one stretch meet those before it, which are `sums` while few rows keep them in registers, else in `out`.
+///
+/// # Safety
+/// As [`tile`], where `SCALED` says whether there are scales.
+#[inline(always)]
+unsafe fn meet<A: Arith, const MR: usize, const NV: usize, const SCALED: bool>(
+    acc: [[A::Acc; NV]; MR],
+    sums: &mut [[A::Sum; NV]; MR],
+    scales: *const u16,
     quantised: *const Quantised,
     out: *mut f32,
 ) {
-    // SAFETY: the pointers stay inside what the caller promised: `units` units of weights, their steps of x,
-    // `MR` panels of sums. Prefetches may leave it: they never fault.
+    // SAFETY: the caller's promise.
     unsafe {
-        let mut w = stretch.weight;
-        let mut sums = [[A::start(quantised); NV]; MR];
-        for r in 1..MR {
-            sums[r] = [A::start(quantised.wrapping_add(r)); NV];
-        }
-        for _ in 0..stretch.units {
-            let mut raw = [F::load(w); NV];
-            for v in 1..NV {
-                raw[v] = F::load(w.add(v * F::BYTES));
-            }
-            if !F::NATIVE || MR < MAX_ROWS {
-                let mut line = 0;
-                while line < NV * F::BYTES {
-                    A::prefetch(w.wrapping_add(AHEAD_BYTES + line));
-                    line += 64;
-                }
-            }
-            w = w.add(NV * F::BYTES);
-            for _ in 0..F::STEPS {
-                let mut operands = [F::operand(raw[0]); NV];
-                raw[0] = F::next(raw[0]);
-                for v in 1..NV {
-                    operands[v] = F::operand(raw[v]);
-                    raw[v] = F::next(raw[v]);
-                }
-                for r in 0..MR {
-                    let x = A::splat(x.add(r).read());
-                    for v in 0..NV {
-                        sums[r][v] = A::dot(sums[r][v], operands[v], x);
-                    }
-                }
-                x = x.add(MR);
-            }
-        }
-        let mut scales = [A::zero(); NV];
-        if !stretch.scales.is_null() {
-            for v in 0..NV {
-                scales[v] = A::load_f16(stretch.scales.add(v * A::LANES));
+        let mut scale = [A::zero(); NV];
+        if SCALED {
+            for (v, scale) in scale.iter_mut().enumerate() {
+                *scale = A::load_f16(scales.add(v * A::LANES));
             }
         }
         each!(r in MR => {
             each!(v in NV => {
                 let out = out.add((r * NV + v) * A::LANES);
-                let old = A::load(out);
-                let sum = A::finish(sums[r][v], quantised.wrapping_add(r));
-                let new = if stretch.scales.is_null() {
-                    A::add(old, sum)
-                } else {
-                    A::mul_add(scales[v], sum, old)
+                let old = if MR <= KEPT_ROWS { sums[r][v] } else { A::load(out) };
+                let sum = A::finish(acc[r][v], quantised.wrapping_add(r));
+                let new = match SCALED {
+                    true => A::mul_add(scale[v], sum, old),
+                    false => A::add(old, sum),
                 };
-                A::store(out, new);
+                if MR <= KEPT_ROWS {
+                    sums[r][v] = new;
+                } else {
+                    A::store(out, new);
+                }
             });
         });
     }

@@ -16,7 +16,7 @@ pub(super) fn run<K: Kernel>(kernel: K) {
 #[derive(Clone, Copy)]
 struct Neon(float32x4_t);
 
-operators! { Neon, a, b:
+operators! { [] Neon, a, b:
     Add add intrinsics!(vaddq_f32(a.0, b.0));
     Sub sub intrinsics!(vsubq_f32(a.0, b.0));
     Mul mul intrinsics!(vmulq_f32(a.0, b.0));
@@ -119,6 +119,20 @@ impl Lanes for Neon {
         Self(intrinsics!(vrev64q_f32(self.0)))
     }
     #[inline(always)]
+    fn halves(self) -> [Self; 2] {
+        intrinsics!({
+            let bits = vreinterpretq_u32_f32(self.0);
+            [
+                Self(vreinterpretq_f32_u32(vshlq_n_u32::<16>(bits))),
+                Self(vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(UPPER)))),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn in_turns(a: Self, b: Self) -> [Self; 2] {
+        intrinsics!([Self(vzip1q_f32(a.0, b.0)), Self(vzip2q_f32(a.0, b.0))])
+    }
+    #[inline(always)]
     fn transpose([a, b, c, d]: [Self; 4]) -> [Self; 4] {
         intrinsics!({
             let (ab, cd) = (vtrn1q_f32(a.0, b.0), vtrn1q_f32(c.0, d.0));
@@ -148,7 +162,7 @@ impl Lanes for Neon {
         intrinsics!(vst1q_f32(to, self.0))
     }
     #[inline(always)]
-    fn prefetch(at: *const u8) {
+    fn prefetch(at: *const u8, _far: bool) {
         // The intrinsic is not in stable Rust.
         intrinsics!(asm!("prfm pldl1keep, [{0}]", in(reg) at, options(nostack, readonly)))
     }

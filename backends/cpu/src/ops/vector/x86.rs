@@ -5,10 +5,16 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::*;
+use crate::simd::prefetch;
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 pub(super) fn run_avx512<K: Kernel>(kernel: K) {
-    kernel.run::<Avx512>();
+    kernel.run::<Avx512<false>>();
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+pub(super) fn run_avx512_bf16<K: Kernel>(kernel: K) {
+    kernel.run::<Avx512<true>>();
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -38,20 +44,31 @@ macro_rules! transpose {
     }};
 }
 
+/// With or without products of bf16 pairs.
 #[derive(Clone, Copy)]
-struct Avx512(__m512);
+struct Avx512<const PAIRS: bool>(__m512);
 
-operators! { Avx512, a, b:
+operators! { [const PAIRS: bool] Avx512<PAIRS>, a, b:
     Add add intrinsics!(_mm512_add_ps(a.0, b.0));
     Sub sub intrinsics!(_mm512_sub_ps(a.0, b.0));
     Mul mul intrinsics!(_mm512_mul_ps(a.0, b.0));
     Div div intrinsics!(_mm512_div_ps(a.0, b.0));
 }
 
-impl Lanes for Avx512 {
+impl<const PAIRS: bool> Lanes for Avx512<PAIRS> {
     const N: usize = 16;
     const MANY_REGISTERS: bool = true;
+    const PAIRS: bool = PAIRS;
 
+    #[inline(always)]
+    fn dot_pairs(self, b: Self, c: Self) -> Self {
+        // The transmutes: 64 bytes each, any bits are valid.
+        Self(intrinsics!(_mm512_dpbf16_ps(
+            c.0,
+            std::mem::transmute::<__m512, __m512bh>(self.0),
+            std::mem::transmute::<__m512, __m512bh>(b.0),
+        )))
+    }
     #[inline(always)]
     fn splat(x: f32) -> Self {
         Self(intrinsics!(_mm512_set1_ps(x)))
@@ -140,6 +157,29 @@ impl Lanes for Avx512 {
         Self(intrinsics!(_mm512_permute_ps::<0b1011_0001>(self.0)))
     }
     #[inline(always)]
+    fn halves(self) -> [Self; 2] {
+        intrinsics!({
+            let bits = _mm512_castps_si512(self.0);
+            let lower = _mm512_slli_epi32::<16>(bits);
+            let upper = _mm512_and_si512(bits, _mm512_set1_epi32(UPPER as i32));
+            [
+                Self(_mm512_castsi512_ps(lower)),
+                Self(_mm512_castsi512_ps(upper)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn in_turns(a: Self, b: Self) -> [Self; 2] {
+        intrinsics!({
+            let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            let last = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+            [
+                Self(_mm512_permutex2var_ps(a.0, first, b.0)),
+                Self(_mm512_permutex2var_ps(a.0, last, b.0)),
+            ]
+        })
+    }
+    #[inline(always)]
     fn transpose(x: [Self; 4]) -> [Self; 4] {
         transpose!(x, _mm512_unpacklo_ps, _mm512_unpackhi_ps, _mm512_shuffle_ps)
     }
@@ -171,8 +211,8 @@ impl Lanes for Avx512 {
         })
     }
     #[inline(always)]
-    fn prefetch(at: *const u8) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    fn prefetch(at: *const u8, far: bool) {
+        prefetch(at, far);
     }
     #[inline(always)]
     fn sum(self) -> f32 {
@@ -187,7 +227,7 @@ impl Lanes for Avx512 {
 #[derive(Clone, Copy)]
 struct Avx2(__m256);
 
-operators! { Avx2, a, b:
+operators! { [] Avx2, a, b:
     Add add intrinsics!(_mm256_add_ps(a.0, b.0));
     Sub sub intrinsics!(_mm256_sub_ps(a.0, b.0));
     Mul mul intrinsics!(_mm256_mul_ps(a.0, b.0));
@@ -305,6 +345,28 @@ impl Lanes for Avx2 {
         Self(intrinsics!(_mm256_permute_ps::<0b1011_0001>(self.0)))
     }
     #[inline(always)]
+    fn halves(self) -> [Self; 2] {
+        intrinsics!({
+            let bits = _mm256_castps_si256(self.0);
+            let lower = _mm256_slli_epi32::<16>(bits);
+            let upper = _mm256_and_si256(bits, _mm256_set1_epi32(UPPER as i32));
+            [
+                Self(_mm256_castsi256_ps(lower)),
+                Self(_mm256_castsi256_ps(upper)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn in_turns(a: Self, b: Self) -> [Self; 2] {
+        intrinsics!({
+            let (x, y) = (_mm256_unpacklo_ps(a.0, b.0), _mm256_unpackhi_ps(a.0, b.0));
+            [
+                Self(_mm256_permute2f128_ps::<0x20>(x, y)),
+                Self(_mm256_permute2f128_ps::<0x31>(x, y)),
+            ]
+        })
+    }
+    #[inline(always)]
     fn transpose(x: [Self; 4]) -> [Self; 4] {
         transpose!(x, _mm256_unpacklo_ps, _mm256_unpackhi_ps, _mm256_shuffle_ps)
     }
@@ -324,8 +386,8 @@ impl Lanes for Avx2 {
         })
     }
     #[inline(always)]
-    fn prefetch(at: *const u8) {
-        intrinsics!(_mm_prefetch::<_MM_HINT_T0>(at.cast()))
+    fn prefetch(at: *const u8, far: bool) {
+        prefetch(at, far);
     }
     #[inline(always)]
     fn sum(self) -> f32 {
