@@ -72,7 +72,7 @@ impl Default for Options {
             kv: None,
             context: None,
             cache_tokens: None,
-            page_size: 16,
+            page_size: PAGE_SIZE,
             max_tokens: None,
             max_sequences: 1,
             max_logits: 1,
@@ -80,6 +80,9 @@ impl Default for Options {
     }
 }
 
+/// Slots of a page when nothing else is asked for: enough that the keys of one head in a page are read as a stream. In pages of
+/// 16, attention of one token over a long cache takes a third longer on a Zen 4; larger pages gain nothing.
+pub(crate) const PAGE_SIZE: usize = 64;
 /// The context when none is asked for: the KV cache of more would surprise a laptop.
 const DEFAULT_CONTEXT: usize = 8192;
 /// Tokens of a step when no limit is asked for: more make no step faster per token.

@@ -32,6 +32,7 @@ fn options() -> Options {
         max_sequences: 3,
         max_logits: 3,
         // Shared by all sessions of a test.
+        page_size: 16,
         cache_tokens: Some(512),
         ..Options::default()
     }

@@ -853,6 +853,7 @@ fn refuses_batches_beyond_its_limits() {
         max_tokens: Some(8),
         max_logits: 4,
         max_sequences: 1,
+        page_size: 16,
         cache_tokens: Some(16),
         ..options()
     };

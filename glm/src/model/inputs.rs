@@ -29,7 +29,7 @@ pub(super) enum Part {
 const ALIGN: usize = 64;
 
 /// Pages per sequence that steady steps have room for at least.
-const STEADY_PAGES: usize = 16;
+const STEADY_PAGES: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Inputs {

@@ -6,9 +6,7 @@ use ops::{Attention, Context, Mask};
 use super::Operation;
 use super::operation::{COLD_BYTES, MOST_COPIES, Placed, expect_room};
 use crate::architecture::Architecture;
-
-/// Slots of a page of the cache.
-const PAGE_SIZE: usize = 16;
+use crate::model::PAGE_SIZE;
 
 /// `tokens` new tokens of each of `batch` sequences, which with them have `slots` slots.
 pub(super) fn attend(
