@@ -11,6 +11,7 @@ Python's standard library is enough for this script; a peer's package is needed 
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -87,7 +88,7 @@ class Llama:
 
     def __init__(self, args):
         self.name, self.about = "llama.cpp", "llama-bench"
-        self.command = [args.llama_bench, "-m", args.gguf, "-t", str(args.threads), "-r", "1", "-o", "json"]
+        self.command = [*shlex.split(args.llama_bench), "-m", args.gguf, "-t", str(args.threads), "-r", "1", "-o", "json"]
 
     def measure(self, tests, depth):
         # Older ones have no -d.
