@@ -31,8 +31,8 @@ fn options() -> Options {
         max_tokens: Some(7),
         max_sequences: 3,
         max_logits: 3,
-        // Shared by all sessions of a test.
         page_size: 16,
+        // Shared by all sessions of a test.
         cache_tokens: Some(512),
         ..Options::default()
     }

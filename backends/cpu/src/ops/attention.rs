@@ -434,13 +434,13 @@ impl<'a> Problem<'a> {
         let Some(last) = slots.len().checked_sub(1) else {
             return;
         };
-        let row_bytes = self.op.head_dim * self.op.kv.bytes();
+        let head_dim = self.op.head_dim.max(1);
+        let row_bytes = head_dim * self.op.kv.bytes();
         with_float!(self.op.kv, Kv => {
             let mut free = places.iter_mut();
             for piece in self.pieces::<Kv>(which, task, slots) {
                 let first: *const u8 = piece.0.as_ptr().cast();
-                let rows = piece.len() * self.op.kv.bytes() / row_bytes.max(1);
-                for (i, place) in free.by_ref().take(rows).enumerate() {
+                for (i, place) in free.by_ref().take(piece.len() / head_dim).enumerate() {
                     *place = first.wrapping_add(i * row_bytes);
                 }
             }

@@ -7,8 +7,8 @@
 //! int8 and int4 weights are those of integers ([`Matmul::activation_block`]), the same on every instruction set.
 //!
 //! One layout and one loop serve every shape: a panel of weight rows lies across the lanes, a value of x is broadcast.
-//! With up to six rows of x the panel streams from memory once; with more, stretches of it are decoded into the
-//! first-level cache and used by all tiles of x.
+//! With few rows of x ([`tiling::Tiling`]) the panel streams from memory once; with more, blocks of it are decoded into the
+//! first-level cache and used by all tiles of x, while the next block is on its way.
 
 mod kernel;
 mod layout;
@@ -28,7 +28,6 @@ use crate::memory::{address, elements};
 use crate::simd::{Path, Rows, run};
 use kernel::{Call, Pass, Share, Workspace};
 pub(super) use layout::Layout;
-use tiling::Tiling;
 
 /// Below this many products the other threads are not worth waking.
 const ALONE_PRODUCTS: usize = 1 << 16;
@@ -87,9 +86,11 @@ impl Launch for Kernel {
             .map(|bias| unsafe { elements::<f32>(bias) });
         let base: *mut u8 = address(workspace);
         let m = x.dim(0);
+        if m == 0 {
+            return Ok(());
+        }
         let call = Call {
             layout: &self.layout,
-            tiling: Tiling::new(&self.layout, m),
             m,
             weight: address(weight),
             x: Rows::of(x),
@@ -106,9 +107,6 @@ impl Launch for Kernel {
             workspace: base.wrapping_add(base.align_offset(64)),
             sizes: Workspace::new(&self.layout, m, self.cpu.pool.threads()),
         };
-        if m == 0 {
-            return Ok(());
-        }
         self.pass(&call, Pass::PackX, m * self.op.k * PACKING_PRODUCTS);
         self.pass(&call, Pass::Multiply, m * self.op.k * self.op.n);
         Ok(())

@@ -1,6 +1,7 @@
 //! Many query rows: the vector lanes are rows, so that the softmax needs no horizontal step and any head size fits.
 //!
-//! Such a tile is bound by its products. Keys and values are widened to f32 a block at a time, once for all rows.
+//! Such a tile is bound by its products. A block of keys, and one of values, is widened to f32 once for
+//! all rows; keys that are multiplied as pairs of bf16 are copied as they lie.
 
 use std::ops::Range;
 

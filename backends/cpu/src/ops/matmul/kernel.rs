@@ -28,6 +28,7 @@ const ALIGN: usize = 64;
 /// The workspace of a launch with `m` rows: a counter for each thread, packed x, how it was rounded, scratch.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Workspace {
+    tiling: Tiling,
     x_bytes: usize,
     /// How each part of each row of x was rounded.
     quantised_bytes: usize,
@@ -42,6 +43,7 @@ impl Workspace {
         let rows = m.min(BLOCK_ROWS);
         let scratch = (rows + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
         Self {
+            tiling,
             x_bytes: (m * layout.steps * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
             quantised_bytes: (m * layout.parts_of_x() * size_of::<Quantised>())
                 .next_multiple_of(ALIGN),
@@ -66,7 +68,6 @@ struct Counter(AtomicUsize);
 /// One launch, shared by all threads.
 pub(super) struct Call<'a> {
     pub(super) layout: &'a Layout,
-    pub(super) tiling: Tiling,
     pub(super) m: usize,
     pub(super) weight: *const u8,
     pub(super) x: Rows,
@@ -202,8 +203,8 @@ impl Call<'_> {
     /// What `pass` hands out: tiles of x, or panels of the weight for each group of tiles.
     pub(super) fn items(&self, pass: Pass) -> usize {
         match pass {
-            Pass::PackX => self.tiling.tiles,
-            Pass::Multiply => self.layout.panels() * self.tiling.blocks(),
+            Pass::PackX => self.sizes.tiling.tiles,
+            Pass::Multiply => self.layout.panels() * self.sizes.tiling.blocks(),
         }
     }
 
@@ -254,7 +255,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn pack_tile<A: FloatArith, T: Float>(&self, t: usize) {
         let call = self.call;
-        let Range { start: row, end } = call.tiling.rows(t);
+        let Range { start: row, end } = call.sizes.tiling.rows(t);
         let (rows, k) = (end - row, call.layout.k);
         // Pairs of bf16 are packed as they lie.
         let as_they_lie = A::STEP == 2 && call.x.dtype == DType::BF16;
@@ -320,7 +321,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn quantise_parts<A: IntArith, T: Float, const N: usize>(&self, t: usize) {
         let (call, layout) = (self.call, self.call.layout);
-        let Range { start: row, end } = call.tiling.rows(t);
+        let Range { start: row, end } = call.sizes.tiling.rows(t);
         let rows = end - row;
         for (part_index, step) in (0..layout.steps).step_by(layout.part_steps).enumerate() {
             let steps = layout.part_steps.min(layout.steps - step);
@@ -348,7 +349,7 @@ impl Share<'_> {
     unsafe fn multiply<A: Arith, F: Format<A>, const NV: usize>(&self) {
         let call = self.call;
         let panels = call.layout.panels();
-        if call.tiling.few {
+        if call.sizes.tiling.few {
             while let Some(panel) = call.take(self.pass, self.thread) {
                 // SAFETY: the caller's promise; one thread has this panel.
                 unsafe { self.few_rows::<A, F, NV>(panel) };
@@ -356,7 +357,7 @@ impl Share<'_> {
             return;
         }
         while let Some(item) = call.take(self.pass, self.thread) {
-            let (tiles, panel) = (call.tiling.block(item / panels), item % panels);
+            let (tiles, panel) = (call.sizes.tiling.block(item / panels), item % panels);
             // SAFETY: the caller's promise; one thread has this panel for these tiles.
             unsafe { self.many_rows::<A, F, NV>(tiles, panel) };
         }
@@ -381,8 +382,8 @@ impl Share<'_> {
         let mut spans = Spans::new::<A, F>(call, panel);
         while let Some((step, span)) = spans.next(layout.steps) {
             let part = step / layout.part_steps;
-            for t in 0..call.tiling.tiles {
-                let rows = call.tiling.rows(t);
+            for t in 0..call.sizes.tiling.tiles {
+                let rows = call.sizes.tiling.rows(t);
                 let x = call.columns::<A>(&rows, step, part);
                 let sums = &mut sums[rows.start * layout.panel..];
                 // SAFETY: the span lies in the panel, x has its steps, `sums` a panel for each row.
@@ -406,8 +407,8 @@ impl Share<'_> {
         panel: usize,
     ) {
         let (call, layout) = (self.call, self.call.layout);
-        let first_row = call.tiling.rows(tiles.start).start;
-        let rows = call.tiling.rows(tiles.end).start - first_row;
+        let first_row = call.sizes.tiling.rows(tiles.start).start;
+        let rows = call.sizes.tiling.rows(tiles.end).start - first_row;
         let decoded = call.scratch(self.thread);
         let sums: *mut f32 = decoded
             .wrapping_add(BLOCK_STEPS * layout.panel * Path::SCALAR_BYTES)
@@ -430,7 +431,7 @@ impl Share<'_> {
             }
             let next_block = spans.block();
             for (i, t) in tiles.clone().enumerate() {
-                let rows = call.tiling.rows(t);
+                let rows = call.sizes.tiling.rows(t);
                 let sums = &mut sums[(rows.start - first_row) * layout.panel..];
                 // While this block is used, the next one comes: each tile asks for some of it.
                 let ask = next_block.start.wrapping_add(i * ASKED_BYTES * BLOCK_STEPS);

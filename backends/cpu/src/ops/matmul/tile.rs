@@ -60,8 +60,8 @@ pub(crate) struct Columns<S> {
 /// `sums[r, lane] += scale[lane] · Σ_k w[lane, k] · x[k, r]` for `rows` rows of x, one stretch after the other.
 ///
 /// # Safety
-/// The CPU has `A`; the stretches are of format `F` in panels of `NV` vectors, a stream or in a cache; x holds `rows` scalars for each of
-/// their steps, and `sums` `rows` panels. Where x is integers, it says how each row was rounded, and each stretch lies
+/// The CPU has `A`; the stretches are of format `F` in panels of `NV` vectors, and come from memory if they are
+/// a `STREAM`, else lie in a cache; x holds `rows` scalars for each of their steps, and `sums` `rows` panels. Where x is integers, it says how each row was rounded, and each stretch lies
 /// in one part of it.
 #[inline(always)]
 pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize, const STREAM: bool>(
