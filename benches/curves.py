@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How speed and memory grow: with sequences at a time, tokens in the cache, threads, context. Measures by `glm bench`, draws SVGs.
 
-    curves.py --shape glm-edge-1.5b --dtype int4 [--activations int8] [--threads 2] [--quick] [--minutes 5] [--out docs/plots]
+    curves.py --shape glm-edge-1.5b --dtype int4 [--activations int8] [--threads 2] [--label zen4] [--minutes 5] [--out docs/plots]
     curves.py --draw docs/plots/glm-edge-1.5b-int4-int8.json        # draws again what was measured
 
 Writes NAME.json, which holds all that was measured and the limits of the same call, and NAME-*.svg beside it. In a plot, points are
@@ -183,6 +183,7 @@ def main():
     parser.add_argument("--dtype", default="int4")
     parser.add_argument("--activations", default="f32", choices=("f32", "int8"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--label", help="added to the names of the files, such as that of the machine")
     parser.add_argument("--quick", action="store_true", help="few and short tests: tries the script, is no measurement")
     parser.add_argument("--minutes", type=float, default=5, help="for all of it; what does not fit is left out")
     parser.add_argument("--out", type=Path, default=Path("docs/plots"))
@@ -198,7 +199,8 @@ def main():
         if not Path(args.glm).is_file():
             parser.error(f"{args.glm} is not there: cargo build --release -p glm, or --glm PATH")
         args.out.mkdir(parents=True, exist_ok=True)
-        document, name = measure(args), f"{args.shape}-{args.dtype}-{args.activations}"
+        words = [args.shape, args.dtype, args.activations, args.label]
+        document, name = measure(args), "-".join(filter(None, words))
         file = args.out / f"{name}.json"
         file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
         print(file)

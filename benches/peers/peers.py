@@ -21,7 +21,9 @@ from worker import SHAPES, Skip
 
 HERE = Path(__file__).resolve().parent
 WORKERS = {"torch": "torch_model", "openvino": "openvino_model"}
-FORMATS = ["bf16", "int8", "int4-g32"]
+# Formats that workers have, and one that only a program with a file of its own is compared with.
+COMMON = ["bf16", "int8", "int4-g32"]
+FORMATS = [*COMMON, "int4"]
 
 
 class Ours:
@@ -150,7 +152,7 @@ def main():
     parser.add_argument("--shape", default="glm-edge-1.5b", choices=sorted(SHAPES))
     parser.add_argument("--layers", type=int, help="only the first so many layers")
     parser.add_argument("--peers", default="torch,openvino", help="of torch, openvino; nothing for llama.cpp alone")
-    parser.add_argument("--dtype", default=",".join(FORMATS), help="of " + ", ".join(FORMATS))
+    parser.add_argument("--dtype", default=",".join(COMMON), help=f"of {', '.join(FORMATS)}; int4 only beside --llama-bench")
     parser.add_argument("--activations", default="f32,int8", help="classes of ours with int8 and int4 weights")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--prompt", type=int, default=512, help="tokens of the prompt; 0: none")
@@ -173,6 +175,8 @@ def main():
     for name, known in [(n, FORMATS) for n in dtypes] + [(n, WORKERS) for n in peers]:
         if name not in known:
             parser.error(f"{name} is not one of {', '.join(known)}")
+    if peers and set(dtypes) - set(COMMON):
+        parser.error("int4 has a scale per row, which no peer but a llama-bench is compared with: --peers ''")
     if not dtypes or not (peers or args.llama_bench):
         parser.error("name a --dtype, and one of --peers or --llama-bench")
     abouts, skipped, saved = [], [], []
