@@ -408,6 +408,13 @@ impl Checkpoint {
         })
     }
 
+    /// Asks for a tensor, which is read soon, to be brought from the disk.
+    pub fn ask(&self, name: &str) {
+        for part in self.tensors.get(name).into_iter().flat_map(|p| &p.parts) {
+            self.files[part.file].1.ask(part.entry.range.clone());
+        }
+    }
+
     /// Gives the memory of a tensor's pages back, once it has been read and is not soon read again:
     /// the file is mapped, and pages that were touched count as ours until the system wants them.
     pub fn release(&self, name: &str) {

@@ -346,6 +346,9 @@ fn converted(
     matrix: &Matrix,
     pack: impl FnOnce(&HostWeight<'_>) -> Result<Buffer>,
 ) -> Result<Buffer> {
+    for key in &matrix.keys {
+        checkpoint.ask_linear(key);
+    }
     let weight = matrix.read(checkpoint)?;
     let packed = pack(&weight).and_then(|buffer| {
         context.name(&matrix.name(), &buffer, Some(&weight))?;

@@ -249,7 +249,9 @@ impl<'a> HostWeight<'a> {
                 }
             }
             WeightFormat::Dense(DType::BF16) => {
-                each(self.row(r), out, |x| bf16::from_le_bytes(x).to_f32());
+                // A bf16 is the upper half of the f32.
+                let widen = |x| f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16);
+                each(self.row(r), out, widen);
             }
             WeightFormat::Dense(_) => each(self.row(r), out, f32::from_le_bytes),
             format => {
@@ -296,8 +298,8 @@ fn encode_row(
         WeightFormat::Int4Row | WeightFormat::Int4Group(_) => INT4_MAX,
         _ => unreachable!("every format is listed above"),
     };
-    if let Some(c) = row.iter().position(|x| !x.is_finite()) {
-        return Err(c);
+    if !largest(row).is_finite() {
+        return Err(row.iter().position(|x| !x.is_finite()).unwrap_or(0));
     }
     // Group scales are stored in f16; row scales of f16 weights are f16 values too, as in the official quantiser.
     let f16_source = source == WeightFormat::Dense(DType::F16);
@@ -309,8 +311,7 @@ fn encode_row(
         None => vec![row],
     };
     for block in blocks {
-        let max = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        let scale = round(max / qmax, f16_scale);
+        let scale = round(largest(block) / qmax, f16_scale);
         match format.group() {
             Some(_) => scales.extend(f16::from_f32(scale).to_le_bytes()),
             None => scales.extend(scale.to_le_bytes()),
@@ -332,12 +333,19 @@ fn encode_row(
     Ok(())
 }
 
+/// The largest magnitude. Magnitudes are ordered as their bits are, NaN above infinity, and integers have a vector instruction for it.
+fn largest(x: &[f32]) -> f32 {
+    let magnitude = |x: &f32| (x.to_bits() & 0x7fff_ffff) as i32;
+    let most = x.iter().fold(0, |most, x| magnitude(x).max(most));
+    f32::from_bits(most as u32)
+}
+
 /// The integers of at most [`PIECE`] elements: `x / scale`, rounded to f16 when `to_f16`, then half to even.
 ///
 /// Whole slices at a time, so that the compiler and `half` use vector instructions: as many passes as there are
 /// roundings.
 fn quantise(x: &[f32], scale: f32, qmax: f32, to_f16: bool, out: &mut [i8]) {
-    /// Sums with it are multiples of 1, for numbers far below 2²²: the sum rounds half to even.
+    /// Sums with it are multiples of 1, for numbers far below 2²²: the sum rounds half to even, and its low bits are the integer.
     const INTEGERS: f32 = 1.5 * (1 << 23) as f32;
     // A zero scale means a block of zeros (or of values that round to nothing).
     if scale == 0.0 {
@@ -355,7 +363,7 @@ fn quantise(x: &[f32], scale: f32, qmax: f32, to_f16: bool, out: &mut [i8]) {
         rounded.convert_to_f32_slice(quotients);
     }
     for (out, q) in out.iter_mut().zip(quotients) {
-        *out = ((q.clamp(-qmax, qmax) + INTEGERS) - INTEGERS) as i8;
+        *out = (q.clamp(-qmax, qmax) + INTEGERS).to_bits() as i8;
     }
 }
 

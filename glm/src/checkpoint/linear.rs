@@ -192,6 +192,13 @@ impl Checkpoint {
         Ok(joined)
     }
 
+    /// As [`Checkpoint::ask`], of a matrix and its scales.
+    pub fn ask_linear(&self, key: &str) {
+        let name = format!("{key}.weight");
+        self.ask(&name);
+        self.ask(&(name + SCALE_SUFFIX));
+    }
+
     /// As [`Checkpoint::release`], of a matrix and its scales.
     pub fn release_linear(&self, key: &str) {
         let name = format!("{key}.weight");

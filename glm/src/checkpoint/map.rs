@@ -41,6 +41,22 @@ impl Bytes {
         Ok(Self::Mapped(map.map_err(|e| files::io_error(&doing, e))?))
     }
 
+    /// Asks the system to read `range`, and what follows it, before it is touched: tensors mostly lie in the order in which they
+    /// are used, so the next one is read while this one is packed.
+    pub(crate) fn ask(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            /// Enough to keep a disk busy, little beside the weights.
+            const AHEAD_BYTES: usize = 64 << 20;
+            let end = range.end.saturating_add(AHEAD_BYTES).min(map.len());
+            let advice = memmap2::Advice::WillNeed;
+            // Only time is lost when the system does not.
+            let _ = map.advise_range(advice, range.start, end.saturating_sub(range.start));
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// Gives the pages of `range` back to the system; they are read again when touched again.
     pub(crate) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]

@@ -164,39 +164,40 @@ impl Layout {
         weight.expect(self.format, self.n, self.k)?;
         let buffer = Buffer::new(CpuMemory::new(self.bytes(), cpu.id)?);
         let panels = Panels(address(&View::of_bytes(&buffer)));
+        let words = self.words();
         cpu.pool.split(self.panels(), 1, 0, |part| {
             for p in part {
                 // SAFETY: each panel is written by one thread, and nothing else knows the buffer yet.
                 let panel = unsafe { panels.slice(p * self.panel_bytes(), self.panel_bytes()) };
-                self.pack_panel(weight, p, panel);
+                self.pack_panel(weight, &words, p, panel);
             }
         });
         Ok(buffer)
     }
 
-    fn pack_panel(&self, weight: &HostWeight<'_>, p: usize, panel: &mut [u8]) {
+    fn pack_panel(&self, weight: &HostWeight<'_>, words: &Words, p: usize, panel: &mut [u8]) {
         let first = p * self.panel;
         let rows = self.panel.min(self.n - first);
+        let run_cols = self.run_steps * self.step;
         // Short pieces of many rows: the lines written stay in the cache until they are full.
-        const PIECE: usize = 128;
-        for start in (0..self.k).step_by(PIECE) {
-            let cols = start..(start + PIECE).min(self.k);
+        let piece = if self.has_group_scales() {
+            run_cols
+        } else {
+            128
+        };
+        for start in (0..self.k).step_by(piece.max(1)) {
+            let cols = start..(start + piece).min(self.k);
+            let run = &mut panel[start / run_cols * self.run_bytes()..][..self.run_data_bytes()];
             for r in 0..rows {
                 let row = weight.row(first + r);
+                let from = &row[self.format.row_bytes(cols.start)..self.format.row_bytes(cols.end)];
+                let at = cols.start % run_cols;
                 match self.format {
-                    WeightFormat::Int8Row => self.pack_elements::<1>(row, cols.clone(), r, panel),
-                    WeightFormat::Int8Group(group) => {
-                        for k in cols.clone().step_by(group) {
-                            let at = k / group * self.run_bytes();
-                            let run = &mut panel[at..at + self.run_data_bytes()];
-                            self.pack_elements::<1>(&row[k..], 0..group, r, run);
-                        }
+                    WeightFormat::Dense(dtype) => {
+                        self.pack_elements(from, dtype.bytes(), at, r, run)
                     }
-                    WeightFormat::Dense(dtype) if dtype.bytes() == 2 => {
-                        self.pack_elements::<2>(row, cols.clone(), r, panel)
-                    }
-                    WeightFormat::Dense(_) => self.pack_elements::<4>(row, cols.clone(), r, panel),
-                    _ => self.pack_int4(row, cols.clone(), r, panel),
+                    _ if is_int4(self.format) => self.pack_int4(from, words, at, r, run),
+                    _ => self.pack_elements(from, 1, at, r, run),
                 }
             }
         }
@@ -215,38 +216,61 @@ impl Layout {
         }
     }
 
-    /// Elements of `N` bytes.
-    fn pack_elements<const N: usize>(
-        &self,
-        row: &[u8],
-        cols: std::ops::Range<usize>,
-        r: usize,
-        panel: &mut [u8],
-    ) {
-        let (from, _) = row.as_chunks::<N>();
-        let (to, _) = panel.as_chunks_mut::<N>();
-        for k in cols {
-            to[(k / self.step * self.panel + r) * self.step + k % self.step] =
-                from[k].map(|byte| byte ^ self.offset as u8);
+    /// Elements of so many bytes, from column `at` of row `r` of `run` on.
+    fn pack_elements(&self, from: &[u8], bytes: usize, at: usize, r: usize, run: &mut [u8]) {
+        let first = at / self.step;
+        match self.step * bytes {
+            1 => self.pack_steps::<1>(from, first, r, run),
+            2 => self.pack_steps::<2>(from, first, r, run),
+            4 => self.pack_steps::<4>(from, first, r, run),
+            8 => self.pack_steps::<8>(from, first, r, run),
+            other => unreachable!("no path multiplies {other} bytes of a row at a time"),
         }
     }
 
-    /// Words of eight columns; `cols` starts at one.
-    fn pack_int4(&self, row: &[u8], cols: std::ops::Range<usize>, r: usize, panel: &mut [u8]) {
-        let run_words = self.run_steps * self.step / WORD;
-        for k in cols.clone().step_by(WORD) {
-            let mut word = 0u32;
-            for i in 0..WORD.min(cols.end - k) {
-                let byte = row[(k + i) / 2];
-                let q = if i % 2 == 0 { byte >> 4 } else { byte & 15 };
-                word |= u32::from(q ^ self.offset as u8) << (4 * self.slot(i));
-            }
-            let (run, w) = (k / WORD / run_words, k / WORD % run_words);
-            let at = run * self.run_bytes() + (w * self.panel + r) * 4;
-            panel[at..at + 4].copy_from_slice(&word.to_le_bytes());
+    /// Steps of `N` bytes from step `first` of row `r` on; the last one may be cut.
+    fn pack_steps<const N: usize>(&self, from: &[u8], first: usize, r: usize, run: &mut [u8]) {
+        let flipped = |byte: u8| byte ^ self.offset as u8;
+        let (whole, cut) = from.as_chunks::<N>();
+        let (to, _) = run.as_chunks_mut::<N>();
+        let mut at = first * self.panel + r;
+        for step in whole {
+            to[at] = step.map(flipped);
+            at += self.panel;
+        }
+        for (i, &byte) in cut.iter().enumerate() {
+            to[at][i] = flipped(byte);
+        }
+    }
+
+    /// What each byte of a word of eight columns contributes to the packed word.
+    fn words(&self) -> Words {
+        let flip = u32::from(self.offset as u8 & 15);
+        let nibble = |q: usize, column: usize| (q as u32 ^ flip) << (4 * self.slot(column));
+        std::array::from_fn(|i| {
+            std::array::from_fn(|byte| nibble(byte >> 4, 2 * i) | nibble(byte & 15, 2 * i + 1))
+        })
+    }
+
+    /// Words of eight columns, from column `at` of row `r` of `run` on; the last one may be cut.
+    fn pack_int4(&self, from: &[u8], words: &Words, at: usize, r: usize, run: &mut [u8]) {
+        let part = |i: usize, byte: u8| words[i][usize::from(byte)];
+        let (whole, cut) = from.as_chunks::<4>();
+        let (to, _) = run.as_chunks_mut::<4>();
+        let mut at = at / WORD * self.panel + r;
+        for &[a, b, c, d] in whole {
+            to[at] = (part(0, a) | part(1, b) | part(2, c) | part(3, d)).to_le_bytes();
+            at += self.panel;
+        }
+        if !cut.is_empty() {
+            let parts = cut.iter().enumerate().map(|(i, &byte)| part(i, byte));
+            to[at] = parts.fold(0, |word, part| word | part).to_le_bytes();
         }
     }
 }
+
+/// By the place of a byte in a word, and its value.
+type Words = [[u32; 256]; 4];
 
 /// Reading rows back: an embedding that shares its table with the output layer.
 impl Layout {
