@@ -119,9 +119,8 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
 pub fn limits(spec: &str, options: &Options) -> Option<OwnLimits> {
     #[cfg(feature = "cpu")]
     if spec == "cpu" {
-        use backend_cpu::limits::{Limit, Limits};
-        let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let limits = Limits::new(options.threads.unwrap_or(all));
+        use backend_cpu::limits::Limit;
+        let limits = cpu_limits(options);
         let computed = [
             (hal::DType::F32, Limit::F32),
             (hal::DType::BF16, Limit::Bf16),
@@ -137,6 +136,23 @@ pub fn limits(spec: &str, options: &Options) -> Option<OwnLimits> {
     }
     let _ = (spec, options);
     None
+}
+
+/// The bytes per second of [`limits`], measured anew: other programs, and other guests of the machine, take their share of it.
+pub fn read_limit(spec: &str, options: &Options) -> Option<f64> {
+    #[cfg(feature = "cpu")]
+    if spec == "cpu" {
+        let limits = cpu_limits(options);
+        return Some(limits.measure(backend_cpu::limits::Limit::Read, LIMIT_SECONDS));
+    }
+    let _ = (spec, options);
+    None
+}
+
+#[cfg(feature = "cpu")]
+fn cpu_limits(options: &Options) -> backend_cpu::limits::Limits {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    backend_cpu::limits::Limits::new(options.threads.unwrap_or(all))
 }
 
 /// How a device computes one class of products.

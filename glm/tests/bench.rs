@@ -168,7 +168,9 @@ fn a_share_is_of_the_limit_of_the_numbers_multiplied() {
         let floats = number(&limits["operations_per_second"]["f32"]);
         let integers = limits["operations_per_second"]["i8"].as_f64();
         let operations = number(&result["operations"]);
-        let moving = number(&result["bytes"]) / number(&limits["bytes_per_second"]);
+        let readable = result["readable_gb_per_second"].as_array().unwrap();
+        let readable = readable.iter().map(number).sum::<f64>() / 2.0 * 1e9;
+        let moving = number(&result["bytes"]) / readable;
         let least = number(&result["share"]) * number(&result["seconds"]["median"]);
         // Attention and the output layer multiply floats in either case.
         let (slow, fast) = (operations / floats, operations / integers.unwrap_or(floats));

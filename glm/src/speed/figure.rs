@@ -144,7 +144,10 @@ pub struct Figure {
     /// The limit that binds: `bytes` or `operations`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
-    /// The least time by that limit over the median time.
+    /// Bytes per second / 10⁹ that the device could read before and after, where that was measured again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readable_gb_per_second: Option<[f64; 2]>,
+    /// The least time by that limit over the median time; of two limits, by their mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
     /// How the operation was planned.

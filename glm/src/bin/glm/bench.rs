@@ -4,6 +4,7 @@ mod compare;
 mod ops;
 mod report;
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -26,6 +27,8 @@ use report::{Facts, Writer};
 /// Tests when none are asked for, where the context has room.
 const PROMPT: usize = 512;
 const DECODED: usize = 64;
+/// Free memory with which the read limit is measured again beside a loaded model: twice what that takes.
+const READING_BYTES: usize = 1 << 30;
 /// Seconds of one measurement of the limits, at most.
 const LIMIT_SECONDS: f64 = 2.0;
 /// Runs of one measurement of the limits.
@@ -223,6 +226,7 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
         context: &context,
         limits: &limits,
         runs: args.report.runs,
+        readable: Cell::new(limits.bytes_per_second),
         dtype: model.dtype(),
         random_cache: args.random_cache,
         prefix: format!("{}/{format}", subject.name),
@@ -239,6 +243,8 @@ struct Bencher<'a> {
     global: &'a Global,
     context: &'a Context,
     limits: &'a Limits,
+    /// Bytes per second that the device could read when that was measured last.
+    readable: Cell<f64>,
     runs: NonZeroUsize,
     /// Type of the model's floats.
     dtype: DType,
@@ -320,6 +326,7 @@ impl Bencher<'_> {
             let runs: Vec<Took> = (0..self.runs.get())
                 .map(|_| once(n))
                 .collect::<Result<_, _>>()?;
+            let (limits, readable) = self.limits_around();
             let amounts = match test {
                 "pp" => work.prefill([batch, depth, n], chunk),
                 _ => work.decode([batch, depth, n]),
@@ -331,10 +338,31 @@ impl Bencher<'_> {
                 tokens: Some(tokens),
                 tokens_per_second: Some(tokens as f64 / seconds.median),
                 host_seconds: Some(queued.median),
-                ..Figure::measured(key, seconds, amounts, self.dtype, self.limits)
+                readable_gb_per_second: readable,
+                ..Figure::measured(key, seconds, amounts, self.dtype, &limits)
             })?;
         }
         Ok(())
+    }
+
+    /// The limits of the test that just ended, and what the device could read before and after it: that changes with the
+    /// machine's other programs and guests.
+    fn limits_around(&self) -> (Limits, Option<[f64; 2]>) {
+        let options = load::device_options(self.global);
+        let memory = self.context.device().memory();
+        let after = match memory.is_none_or(|memory| memory.free_bytes > READING_BYTES) {
+            true => backends::read_limit(&self.global.device, &options),
+            false => None,
+        };
+        let Some(after) = after else {
+            return (self.limits.clone(), None);
+        };
+        let before = self.readable.replace(after);
+        let limits = Limits {
+            bytes_per_second: (before + after) / 2.0,
+            ..self.limits.clone()
+        };
+        (limits, Some([before / 1e9, after / 1e9]))
     }
 }
 
