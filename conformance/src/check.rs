@@ -237,13 +237,16 @@ impl Check {
     }
 }
 
-/// The type of activations, if there are floats among the arguments, and the format of the weight that `op` is about.
-pub fn types<O: Op>(op: &O) -> (Option<DType>, Option<String>) {
+/// The type of activations, if there are floats among the arguments, and the format of the weight that `op` is about, or
+/// `int8-cache`.
+pub fn types<O: Conformance>(op: &O) -> (Option<DType>, Option<String>) {
     let signature = op.signature();
     let weight = signature.iter().find_map(|arg| match arg.role {
         Role::Weight(format) => Some(format.to_string()),
         _ => None,
     });
+    let int8_cache = op.cache_dtype() == Some(DType::I8);
+    let weight = weight.or(int8_cache.then(|| "int8-cache".to_owned()));
     // The first float input, else the first float output: ids and pages say nothing.
     let float = |out: bool| {
         signature
@@ -276,7 +279,17 @@ fn checks_of<O: Conformance>(selection: &Selection) -> Vec<Check> {
             continue;
         }
         // Only the picks are kept: the data of all cases together would fill the memory.
-        let run = move |suite: &Suite| suite.run_case(&O::case(&mut Picks::row(row.clone())));
+        let int8 = O::with_int8_cache(&case);
+        let again = move || O::case(&mut Picks::row(row.clone()));
+        if let Some(case) = int8 {
+            let again = again.clone();
+            let run = move |suite: &Suite| {
+                let case = O::with_int8_cache(&again());
+                suite.run_case(&case.expect("so it was before"))
+            };
+            checks.push(Check::case(&case, Arc::new(run)));
+        }
+        let run = move |suite: &Suite| suite.run_case(&again());
         checks.push(Check::case(&case, Arc::new(run)));
     }
     match selection.depth {

@@ -35,7 +35,10 @@ pub fn open() -> Accelerator {
                 detail: "scalar, one rounding per result".into(),
                 parallelism: 1,
                 native_floats: vec![DType::F32, DType::F16, DType::BF16],
-                numerics: Numerics::exact(),
+                numerics: Numerics {
+                    int8_cache: true,
+                    ..Numerics::exact()
+                },
             },
         }),
         ops: crate::for_each_op!(all),

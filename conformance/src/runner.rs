@@ -696,6 +696,7 @@ mod tests {
             rounds_probabilities: true,
             rounds_weights: true,
             rounds_activations: true,
+            int8_cache: false,
             flushes: vec![DType::F32],
             floats: vec![DType::F32, DType::F16],
         };

@@ -3,9 +3,10 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use hal::{Device, Error, ErrorKind, Numerics, Result, WeightFormat};
+use hal::{DType, Device, Error, ErrorKind, Numerics, Result, WeightFormat};
+use ops::kv_cache::decode;
 use ops::reference::Tensor;
-use ops::{Accelerator, Arg, Context, How, Op, Role};
+use ops::{Accelerator, Arg, Context, How, Role};
 
 use crate::bench::{Bench, Launches, POISON};
 use crate::bound::{Bound, Expected};
@@ -56,6 +57,12 @@ impl Suite {
         }
     }
 
+    /// The standard cases of `O`, without those of a cache of int8 for a device that declares none.
+    pub fn cases<O: Conformance>(&self) -> impl Iterator<Item = Case<O>> {
+        let takes = |case: &Case<O>| self.takes_cache(&case.op);
+        O::cases().into_iter().filter(takes)
+    }
+
     /// Runs every case of `O`.
     pub fn run<O: Conformance>(&self) -> Report {
         self.run_where::<O>(|_| true)
@@ -63,7 +70,7 @@ impl Suite {
 
     /// Runs the cases of `O` that `keep` keeps.
     pub fn run_where<O: Conformance>(&self, keep: impl Fn(&Case<O>) -> bool) -> Report {
-        let cases = O::cases().into_iter().filter(keep);
+        let cases = self.cases::<O>().filter(keep);
         Report {
             outcomes: cases.map(|case| self.run_case(&case)).collect(),
         }
@@ -80,7 +87,7 @@ impl Suite {
             let lengths: Vec<usize> = lengths.collect();
             lengths.iter().sum::<usize>() < SMALL && lengths.iter().any(|&n| n > WORK)
         };
-        let small = O::cases().into_iter().filter(is_small).take(cases);
+        let small = self.cases::<O>().filter(is_small).take(cases);
         Report {
             outcomes: small.map(|case| self.run_case(&case)).collect(),
         }
@@ -147,8 +154,11 @@ impl Suite {
         }
     }
 
-    /// Whether `op` has an argument of a float type that the device's card leaves out.
-    fn lacks_type<O: Op>(&self, op: &O) -> bool {
+    /// Whether `op` has an argument of a type that the device's card leaves out.
+    fn lacks_type<O: Conformance>(&self, op: &O) -> bool {
+        if !self.takes_cache(op) {
+            return true;
+        }
         let floats = &self.card().floats;
         let type_of = |arg: &Arg| match arg.role {
             Role::Weight(WeightFormat::Dense(dtype)) => dtype,
@@ -156,6 +166,11 @@ impl Suite {
         };
         let mut types = op.signature().into_iter().map(|arg| type_of(&arg));
         types.any(|dtype| dtype.is_float() && !floats.contains(&dtype))
+    }
+
+    /// Whether the device's card says that it takes the cache of `op`, if there is one.
+    fn takes_cache<O: Conformance>(&self, op: &O) -> bool {
+        op.cache_dtype() != Some(DType::I8) || self.card().int8_cache
     }
 
     /// The outputs of one case, row-major, without a judgement: for properties that need no reference.
@@ -236,18 +251,20 @@ impl Suite {
         let outputs = first.into_iter().zip(second).zip(expected);
         let mut metrics = Metrics::default();
         for ((arg, operand), ((got, again), expected)) in written.zip(outputs) {
-            if got.len() != expected.len() {
-                let lengths = (got.len(), expected.len());
+            let (dtype, [got, again]) = numbers(&case.op, arg.dtype, &operand.shape, [got, again]);
+            let shape = got.shape;
+            if got.data.len() != expected.len() {
+                let lengths = (got.data.len(), expected.len());
                 return Err(Wrong::Failed(format!(
                     "the suite is wrong: {} has {} elements, {} are expected",
                     arg.name, lengths.0, lengths.1
                 )));
             }
-            for (i, (&got, again)) in got.iter().zip(again).enumerate() {
-                let c = expected.compare(arg.dtype, i, got);
-                let index = || index_of(&operand.shape, i);
-                let ulp = match arg.dtype.is_float() {
-                    true => spacing(arg.dtype, c.want),
+            for (i, (&got, again)) in got.data.iter().zip(again.data).enumerate() {
+                let c = expected.compare(dtype, i, got);
+                let index = || index_of(&shape, i);
+                let ulp = match dtype.is_float() {
+                    true => spacing(dtype, c.want),
                     false => 1.0,
                 };
                 metrics.add(got, c.want, ulp, c.utilisation);
@@ -292,6 +309,22 @@ impl Truth {
     /// The expectations, one per output, once a case has been judged by it.
     pub fn expected(&self) -> Option<&[Expected]> {
         self.0.get().map(Vec::as_slice)
+    }
+}
+
+/// What the elements of an output stand for, and their type.
+fn numbers<O: Conformance>(
+    op: &O,
+    dtype: DType,
+    shape: &[usize],
+    outputs: [Vec<f64>; 2],
+) -> (DType, [Tensor; 2]) {
+    let outputs = outputs.map(|data| Tensor::new(shape, data));
+    match dtype {
+        DType::I8 if op.cache_dtype() == Some(DType::I8) => {
+            (DType::F32, outputs.map(|rows| decode(dtype, &rows)))
+        }
+        _ => (dtype, outputs),
     }
 }
 

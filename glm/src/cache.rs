@@ -13,6 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View};
+use ops::kv_cache::{LARGEST, row_elements};
 use ops::{CopyArgs, Plan, StridedCopy};
 
 use crate::checkpoint::random::Kind;
@@ -30,14 +31,21 @@ pub struct CacheShape {
     pub page_size: usize,
     /// Elements per head.
     pub head_dim: usize,
-    /// Element type.
+    /// Element type: a float, or i8.
     pub dtype: DType,
 }
 
 impl CacheShape {
-    /// `[pages, kv_heads, page_size, head_dim]`
+    /// `[pages, kv_heads, page_size, row]`; of i8, a row ends with its scale ([`ops::kv_cache`]).
     pub fn dims(&self) -> [usize; 4] {
-        [self.pages, self.kv_heads, self.page_size, self.head_dim]
+        let row = row_elements(self.dtype, self.head_dim);
+        [self.pages, self.kv_heads, self.page_size, row]
+    }
+
+    /// Bytes of the keys and values of one slot in all layers.
+    pub fn slot_bytes(&self) -> usize {
+        let row = row_elements(self.dtype, self.head_dim) * self.dtype.bytes();
+        2 * self.layers * self.kv_heads * row
     }
 
     /// Bytes of the keys, or of the values, of one layer.
@@ -110,7 +118,7 @@ impl KvCache {
     pub fn new(device: &dyn Device, stream: &mut dyn Stream, shape: CacheShape) -> Result<Self> {
         let mut layers = || -> Result<Vec<Buffer>> {
             (0..shape.layers)
-                .map(|_| zeroed(device, stream, &shape))
+                .map(|_| device.alloc_zeroed(shape.layer_bytes(), stream))
                 .collect()
         };
         let (k, v) = (layers()?, layers()?);
@@ -137,7 +145,7 @@ impl KvCache {
         &self.shape
     }
 
-    /// Keys and values of layer `i`, each `[pages, kv_heads, page_size, head_dim]`.
+    /// Keys and values of layer `i`, each of [`CacheShape::dims`].
     ///
     /// # Errors
     /// `InvalidArgument` when there is no such layer.
@@ -155,11 +163,27 @@ impl KvCache {
 
     /// Fills all pages with random numbers, for measuring speed.
     pub(crate) fn randomise(&self, stream: &mut dyn Stream) -> Result<()> {
-        let block = Kind::floats(self.shape.dtype, -1, true).period(1);
+        let block = match self.shape.dtype {
+            DType::I8 => self.random_rows(),
+            dtype => Kind::floats(dtype, -1, true).period(1),
+        };
         for buffer in self.k.iter().chain(&self.v) {
             repeat(stream, buffer, self.shape.layer_bytes(), &block)?;
         }
         stream.synchronize()
+    }
+
+    /// Rows of i8 whose elements are up to 1.
+    fn random_rows(&self) -> Vec<u8> {
+        let mut rows = Kind::Int8.period(1);
+        let [.., row] = self.shape.dims();
+        let whole = rows.len() / row.max(1) * row;
+        rows.truncate(whole);
+        for row in rows.chunks_exact_mut(row.max(1)) {
+            let (_, scale) = row.split_at_mut(self.shape.head_dim);
+            scale.copy_from_slice(&LARGEST.recip().to_le_bytes());
+        }
+        rows
     }
 
     /// Tokens that could still be stored.
@@ -262,15 +286,6 @@ impl KvCache {
         sequence.truncate(0);
         Ok(())
     }
-}
-
-fn zeroed(device: &dyn Device, stream: &mut dyn Stream, shape: &CacheShape) -> Result<Buffer> {
-    /// Host memory that zeroing may use.
-    const CHUNK_BYTES: usize = 1 << 20;
-    let buffer = device.alloc(shape.layer_bytes())?;
-    let zeros = vec![0; CHUNK_BYTES.min(shape.layer_bytes())];
-    repeat(stream, &buffer, shape.layer_bytes(), &zeros)?;
-    Ok(buffer)
 }
 
 /// Writes `block` again and again over the first `bytes` bytes of `buffer`.

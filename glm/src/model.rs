@@ -46,7 +46,8 @@ pub struct Options {
     /// Encoding of embedding and output layer; `None`: as stored. They suffer most from
     /// quantisation.
     pub tables: Option<WeightFormat>,
-    /// Type of the KV cache; `None`: that of the activations where they were named, else the checkpoint's own.
+    /// Type of the KV cache: a float, or i8, whose rows have a scale ([`ops::kv_cache`]), on devices whose kernels take it. `None`: that
+    /// of the activations where they were named, else the checkpoint's own.
     pub kv: Option<DType>,
     /// The most tokens of a sequence; `None`: 8192, or what the model was made for if that is less.
     pub context: Option<usize>,
@@ -826,14 +827,25 @@ fn overflows(architecture: &Architecture, dtype: DType) -> bool {
     architecture.model_type == "glm4" && dtype == DType::F16
 }
 
-/// The type of the KV cache. A device that computes in f32 for want of the checkpoint's own type still stores that one:
+/// The type of the KV cache; refuses one that the device's kernels do not take. A device that computes in f32 for want of the checkpoint's own type still stores that one:
 /// its publisher kept no more, and it takes half the memory.
-fn cache_type(architecture: &Architecture, options: &Options, activations: DType) -> DType {
+fn cache_type(
+    architecture: &Architecture,
+    device: &hal::DeviceInfo,
+    options: &Options,
+    activations: DType,
+) -> Result<DType> {
     let own = architecture.dtype;
-    options.kv.unwrap_or(match options.dtype {
+    let dtype = options.kv.unwrap_or(match options.dtype {
         None if own.is_float() && !overflows(architecture, own) => own,
         _ => activations,
-    })
+    });
+    if dtype == DType::I8 && !device.numerics.int8_cache {
+        let doing = format!("load a model with a KV cache of {dtype} on {}", device.spec);
+        return Err(Error::unsupported(doing, "its kernels take floats alone")
+            .next_step("choose f16 or bf16 for the cache, or the CPU"));
+    }
+    Ok(dtype)
 }
 
 /// Context, limits of a step, and the cache.
@@ -841,6 +853,7 @@ fn cache_type(architecture: &Architecture, options: &Options, activations: DType
 /// `base` is the number of slots before the first token of a sequence.
 fn sizes(
     a: &Architecture,
+    device: &hal::DeviceInfo,
     options: &Options,
     dtype: DType,
     base: usize,
@@ -873,7 +886,7 @@ fn sizes(
         let detail = format!("{name} = {n}");
         return Err(fail(detail).next_step("choose a positive number below 2^28"));
     }
-    let kv = cache_type(a, options, dtype);
+    let kv = cache_type(a, device, options, dtype)?;
     let pages_per_sequence = (context + base).div_ceil(options.page_size);
     let pages = match options.cache_tokens {
         Some(tokens) => tokens

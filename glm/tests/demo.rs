@@ -186,8 +186,10 @@ fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
         .map(|q| q["op"].as_str().unwrap())
         .collect();
     let eval = questions(&eval);
-    let accuracies = |(context, weights): (&Context, Option<WeightFormat>)| -> BTreeMap<&str, f64> {
+    type Asked<'c> = (&'c Context, Option<WeightFormat>, Option<DType>);
+    let accuracies = |(context, weights, kv): Asked<'_>| -> BTreeMap<&str, f64> {
         let options = Options {
+            kv,
             max_sequences: 50,
             max_logits: 50,
             max_tokens: Some(4096),
@@ -213,19 +215,23 @@ fn every_operation_is_right_and_quantising_costs_hardly_an_answer() {
     };
     let formats = [WeightFormat::Int8Row, WeightFormat::Int4Group(32)].map(Some);
     let float = cpu(None);
-    let mut all = vec![(&float, None)];
-    all.extend(formats.map(|weights| (&float, weights)));
+    let mut all = vec![(&float, None, None)];
+    all.extend(formats.map(|weights| (&float, weights, None)));
+    all.push((&float, None, Some(DType::I8)));
     let integers = backend_cpu::open(&backend_cpu::Options {
         activations: backend_cpu::Activations::Int8,
         ..backend_cpu::Options::default()
     });
     let integers = integers.map(Context::new);
     match &integers {
-        Ok(context) => all.extend(formats.map(|weights| (context, weights))),
+        Ok(context) => all.extend(formats.map(|weights| (context, weights, None))),
         Err(e) => conformance::skip("cpu:int8", e),
     }
     let measured: Vec<_> = all.into_iter().map(accuracies).collect();
-    println!("accuracy in %: as stored, int8, int4-g32, both with int8 activations: {measured:?}");
+    println!(
+        "accuracy in %: as stored, int8, int4-g32, as stored with a cache of int8, int8 and int4-g32 with int8 \
+         activations: {measured:?}"
+    );
     for accuracies in &measured {
         assert!(accuracies["all"] >= 95.0, "{measured:?}");
         assert!(

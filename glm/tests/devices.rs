@@ -11,7 +11,7 @@ use glm::demo;
 use glm::engine::GenerationParams;
 use glm::model::{Chunk, Options, Rows};
 use glm::prompt::{ChatOptions, Message};
-use hal::{DType, WeightFormat};
+use hal::{DType, ErrorKind, WeightFormat};
 use ops::Context;
 
 fn open(device: &str) -> hal::Result<Context> {
@@ -82,6 +82,28 @@ fn answer(context: &Context, weights: Option<WeightFormat>, question: &str) -> (
     model.forward(&mut [chunk], Rows::Last).unwrap();
     let logits = model.read_logits().unwrap();
     (text, logits.to_vec())
+}
+
+/// Kernels that take float caches alone say so before anything is loaded.
+#[test]
+fn a_cache_of_int8_is_refused_by_those_that_have_none() {
+    each_accelerator(|spec, context| {
+        let options = Options {
+            kv: Some(DType::I8),
+            ..Options::default()
+        };
+        let loaded = demo::folder_files().load(context, &options, |_, _| {});
+        if context.device().info().numerics.int8_cache {
+            loaded.unwrap();
+            return;
+        }
+        let error = loaded.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{spec}: {error}");
+        assert!(
+            error.to_string().contains("a KV cache of i8"),
+            "{spec}: {error}"
+        );
+    });
 }
 
 const QUESTION: &str = "What is 16 mod 12?";

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use crate::{Buffer, DType, DeviceId, Result, Stream};
+use crate::{Buffer, DType, DeviceId, Result, Stream, View};
 
 /// What is known of a device once it is open.
 #[derive(Clone, Debug)]
@@ -39,12 +39,14 @@ pub struct Numerics {
     pub rounds_activations: bool,
     /// Operand types whose products treat numbers below 2⁻¹²⁶ as zero.
     pub flushes: Vec<DType>,
+    /// Whether the KV cache may be of int8 rows with a scale each, as `ops::kv_cache` says.
+    pub int8_cache: bool,
     /// Float types that kernels take. A specification with another type may be declined.
     pub floats: Vec<DType>,
 }
 
 impl Numerics {
-    /// f32 sums of unrounded operands, nothing flushed, every float type.
+    /// f32 sums of unrounded operands, nothing flushed, every float type, no cache of int8.
     pub fn exact() -> Self {
         Self {
             accumulator: DType::F32,
@@ -52,6 +54,7 @@ impl Numerics {
             rounds_probabilities: false,
             rounds_weights: false,
             rounds_activations: false,
+            int8_cache: false,
             flushes: Vec::new(),
             floats: vec![DType::F32, DType::F16, DType::BF16],
         }
@@ -80,6 +83,23 @@ pub trait Device: Send + Sync + Debug {
     /// # Errors
     /// `OutOfMemory`, `DeviceLost`.
     fn alloc(&self, bytes: usize) -> Result<Buffer>;
+
+    /// As [`Self::alloc`], but all zero for what is queued on `stream` later. A device whose fresh memory is zero anyway
+    /// writes none.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `DeviceLost`.
+    fn alloc_zeroed(&self, bytes: usize, stream: &mut dyn Stream) -> Result<Buffer> {
+        /// Host memory that this may take.
+        const CHUNK_BYTES: usize = 1 << 20;
+        let buffer = self.alloc(bytes)?;
+        let zeros = vec![0; CHUNK_BYTES.min(bytes)];
+        for at in (0..bytes).step_by(CHUNK_BYTES) {
+            let len = zeros.len().min(bytes - at);
+            stream.upload(&View::at(&buffer, at, DType::U8, &[len])?, &zeros[..len])?;
+        }
+        Ok(buffer)
+    }
 
     /// A new in-order queue.
     ///

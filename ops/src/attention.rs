@@ -2,6 +2,8 @@
 //! visible slots j of the token's sequence, with key-value head `g = h / (heads / kv_heads)` (GQA; MQA and MHA are
 //! its ends).
 //!
+//! A row of an i8 cache ends with its scale ([`crate::kv_cache`]); there is no composed form for such a cache.
+//!
 //! Scores and softmax in f32. Prefill, decode and mixed batches are one operation: sequences lie one after the other
 //! in the token dimension, `q_start` marks where. Slot j of sequence s lies in page `block_table[s, j / page_size]`
 //! at row `j % page_size`. Slots at or beyond `kv_len[s]` are never visible. Tokens of no sequence become zeros.
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use hal::{DType, Result, Stream, View, WeightFormat};
 use serde::{Deserialize, Serialize};
 
+use crate::kv_cache::{decode, row_elements};
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, invalid, op_args, signature,
 };
@@ -67,7 +70,7 @@ pub struct Attention {
     pub mask: Mask,
     /// Element type of `q` and `out`.
     pub dtype: DType,
-    /// Element type of the cache.
+    /// Element type of the cache: a float, or i8.
     pub kv: DType,
 }
 
@@ -78,9 +81,9 @@ op_args! {
         out,
         /// `[tokens, heads, head_dim]`
         q,
-        /// `[pages, kv_heads, page_size, head_dim]`
+        /// `[pages, kv_heads, page_size, row]`, see [`Attention::cache`]
         k_pages,
-        /// `[pages, kv_heads, page_size, head_dim]`
+        /// `[pages, kv_heads, page_size, row]`
         v_pages,
         /// i32 `[sequences, max_pages]`: ids of each sequence's pages
         block_table,
@@ -91,6 +94,14 @@ op_args! {
         ; optional
         /// i32 `[sequences]`: slots visible to every token; with [`Mask::Prefix`]
         prefix,
+    }
+}
+
+impl Attention {
+    /// Shape of the keys or values: a row has `head_dim` elements and, if they are i8, their scale.
+    pub fn cache(&self) -> [usize; 4] {
+        let row = row_elements(self.kv, self.head_dim);
+        [self.pages, self.kv_heads, self.page_size, row]
     }
 }
 
@@ -134,7 +145,7 @@ impl Op for Attention {
         expect_shape(Self::NAME, "out", out, q.shape())?;
         expect_dense_rows(Self::NAME, "q", q)?;
         expect_dense_rows(Self::NAME, "out", out)?;
-        let cache = [self.pages, self.kv_heads, self.page_size, self.head_dim];
+        let cache = self.cache();
         expect_rank(Self::NAME, "block_table", block_table, 2)?;
         let sequences = block_table.dim(0);
         for (name, view, shape) in [("k_pages", k_pages, &cache), ("v_pages", v_pages, &cache)] {
@@ -169,6 +180,7 @@ impl Op for Attention {
             unreachable!("counted by check_args")
         };
         let mut out = Tensor::zeros(shapes[0]);
+        let [k_pages, v_pages] = &[k_pages, v_pages].map(|pages| decode(self.kv, pages));
         let group = self.heads / self.kv_heads;
         for s in 0..block_table.shape[0] {
             let (start, end) = (q_start.data[s] as usize, q_start.data[s + 1] as usize);
@@ -209,6 +221,9 @@ impl Op for Attention {
     }
 
     fn compose(&self, context: &Context) -> Result<Option<Arc<dyn Launch>>> {
+        if !self.kv.is_float() {
+            return Ok(None);
+        }
         let product = |a, alpha| BatchedMatmul {
             a,
             b: self.kv,

@@ -1,11 +1,12 @@
 //! Appends keys and values to a paged cache: `k_pages[slot / page_size, :, slot % page_size, :] = k[t]` with
-//! `slot = slots[t]`, and likewise v; rounded to the cache's type.
+//! `slot = slots[t]`, and likewise v; rounded to the cache's type, an i8 cache's row as a whole ([`crate::kv_cache`]).
 //!
 //! A slot outside the cache (−1, say) skips the token. Two tokens must not name one slot.
 
 use hal::{DType, Result, View};
 use serde::{Deserialize, Serialize};
 
+use crate::kv_cache::{encode, row_elements};
 use crate::op::{
     expect_contiguous, expect_dense_rows, expect_rank, expect_shape, op_args, signature,
 };
@@ -25,16 +26,16 @@ pub struct KvWrite {
     pub page_size: usize,
     /// Element type of `k` and `v`.
     pub dtype: DType,
-    /// Element type of the cache.
+    /// Element type of the cache: a float, or i8.
     pub kv: DType,
 }
 
 op_args! {
     /// Arguments of [`KvWrite`].
     KvWriteArgs {
-        /// `[pages, kv_heads, page_size, head_dim]`
+        /// `[pages, kv_heads, page_size, row]`, see [`KvWrite::cache`]
         k_pages,
-        /// `[pages, kv_heads, page_size, head_dim]`
+        /// `[pages, kv_heads, page_size, row]`
         v_pages,
         /// `[tokens, kv_heads, head_dim]`
         k,
@@ -46,13 +47,19 @@ op_args! {
 }
 
 impl KvWrite {
+    /// Shape of the keys or values: a row has `head_dim` elements and, if they are i8, their scale.
+    pub fn cache(&self) -> [usize; 4] {
+        let row = row_elements(self.kv, self.head_dim);
+        [self.pages, self.kv_heads, self.page_size, row]
+    }
+
     /// The rules on pages and slots, for the operation `name`.
     pub(crate) fn check_cache(
         &self,
         name: &str,
         [k_pages, v_pages, slots]: [&View<'_>; 3],
     ) -> Result<()> {
-        let cache = [self.pages, self.kv_heads, self.page_size, self.head_dim];
+        let cache = self.cache();
         for (pages_name, pages) in [("k_pages", k_pages), ("v_pages", v_pages)] {
             expect_shape(name, pages_name, pages, &cache)?;
             expect_contiguous(name, pages_name, pages)?;
@@ -96,6 +103,7 @@ impl Op for KvWrite {
         };
         let mut caches = [k_pages.clone(), v_pages.clone()];
         for (cache, x) in caches.iter_mut().zip([k, v]) {
+            let x = encode(self.kv, x);
             for (t, &slot) in slots.data.iter().enumerate() {
                 if slot < 0.0 || slot >= (self.pages * self.page_size) as f64 {
                     continue;

@@ -18,6 +18,7 @@
 //! The order of arguments is the same everywhere: outputs, inputs, weights.
 
 mod context;
+pub mod kv_cache;
 mod observe;
 mod op;
 mod plan;

@@ -34,7 +34,7 @@ pub struct RopeKvWrite {
     pub page_size: usize,
     /// Element type of `qkv`.
     pub dtype: DType,
-    /// Element type of the cache.
+    /// Element type of the cache: a float, or i8.
     pub kv: DType,
 }
 
@@ -43,9 +43,9 @@ op_args! {
     RopeKvWriteArgs {
         /// `[tokens, heads + 2 · kv_heads, head_dim]`: heads of queries, keys and values, the first two turned in place
         qkv,
-        /// `[pages, kv_heads, page_size, head_dim]`
+        /// `[pages, kv_heads, page_size, row]`, see [`KvWrite::cache`]
         k_pages,
-        /// `[pages, kv_heads, page_size, head_dim]`
+        /// `[pages, kv_heads, page_size, row]`
         v_pages,
         /// i32 `[tokens]`
         slots,

@@ -32,6 +32,7 @@ impl CpuDevice {
         let mut native_floats = vec![DType::F32];
         let mut numerics = Numerics::exact();
         numerics.rounds_activations = cpu.rounds_activations;
+        numerics.int8_cache = true;
         // Where bf16 is converted in registers, a model gains nothing by activations of it.
         if cpu.isa.has_bf16() {
             native_floats.push(DType::BF16);
@@ -79,6 +80,10 @@ impl Device for CpuDevice {
 
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         Ok(Buffer::new(CpuMemory::new(bytes, self.info.id)?))
+    }
+
+    fn alloc_zeroed(&self, bytes: usize, _stream: &mut dyn Stream) -> Result<Buffer> {
+        self.alloc(bytes)
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {

@@ -72,8 +72,9 @@ fn launches_allocate_nothing() {
     conformance::for_each_op!(each);
 }
 
-/// A clamped gated unit has no composed form.
+/// A clamped gated unit has no composed form, nor has attention over a cache of int8.
 fn can_run(op: &dyn Any) -> bool {
-    op.downcast_ref()
-        .is_none_or(|glu: &ops::Glu| glu.limit.is_none())
+    let glu = op.downcast_ref::<ops::Glu>();
+    let attention = op.downcast_ref::<ops::Attention>();
+    glu.is_none_or(|glu| glu.limit.is_none()) && attention.is_none_or(|op| op.kv.is_float())
 }

@@ -107,13 +107,17 @@ impl Character {
 
     /// What the card says.
     pub(crate) fn card(&self) -> Numerics {
+        let exact = Numerics {
+            int8_cache: true,
+            ..Numerics::exact()
+        };
         if self.lies {
-            return Numerics::exact();
+            return exact;
         }
         let mut card = Numerics {
             accumulator: self.accumulator,
             operand_bits: self.operand_bits,
-            ..Numerics::exact()
+            ..exact
         };
         if !self.bf16 {
             card.floats.retain(|&dtype| dtype != DType::BF16);
@@ -327,6 +331,10 @@ mod tests {
         character.set("f16acc").unwrap();
         assert_eq!(character.card().accumulator, DType::F16);
         character.set("lies").unwrap();
-        assert_eq!(character.card(), Numerics::exact());
+        let exact = Numerics {
+            int8_cache: true,
+            ..Numerics::exact()
+        };
+        assert_eq!(character.card(), exact);
     }
 }

@@ -175,7 +175,7 @@ pub fn survivors<O: Mutable>(
     accelerator: &Accelerator,
     keep: impl Fn(usize, &str) -> bool,
 ) -> Vec<&'static str> {
-    let standard = prepared(O::cases());
+    let standard = prepared(Suite::new(accelerator.clone()).cases::<O>());
     let mut survivors = Vec::new();
     for (i, change) in O::mutants().into_iter().enumerate() {
         let name = change.name;
@@ -213,11 +213,8 @@ fn rule_scores(options: &Options) -> Vec<RuleScore> {
 const RULE_ELEMENTS: usize = 1 << 15;
 
 /// Cases with their truth, small ones first: most mutants die early.
-fn prepared<O: Mutable>(cases: Vec<Case<O>>) -> Vec<(Case<O>, Truth)> {
-    let mut cases: Vec<_> = cases
-        .into_iter()
-        .map(|case| (case, Truth::default()))
-        .collect();
+fn prepared<O: Mutable>(cases: impl Iterator<Item = Case<O>>) -> Vec<(Case<O>, Truth)> {
+    let mut cases: Vec<_> = cases.map(|case| (case, Truth::default())).collect();
     cases.sort_by_key(|(case, _)| case.elements());
     cases
 }
@@ -231,12 +228,14 @@ pub(crate) fn score_op<O: Mutable>(
     names: &mut std::collections::BTreeSet<&'static str>,
 ) {
     let right = Suite::new(accelerator.clone());
-    let standard = prepared(O::cases());
+    let standard = prepared(right.cases::<O>());
     let mut normal = match options.rules {
-        true => prepared(O::cases().into_iter().map(Case::normal).collect()),
+        true => prepared(right.cases::<O>().map(Case::normal)),
         false => Vec::new(),
     };
-    normal.retain(|(case, _)| case.elements() <= RULE_ELEMENTS);
+    // Other projects' rules compare elements as they lie, which says nothing of a row with a scale.
+    let plain = |op: &O| op.cache_dtype() != Some(hal::DType::I8);
+    normal.retain(|(case, _)| plain(&case.op) && case.elements() <= RULE_ELEMENTS);
     let shared = Mutex::new(score);
     let lock = || shared.lock().expect("no thread panics with the score");
 

@@ -199,6 +199,7 @@ fn facts(info: DeviceInfo, raw: &RawInfo, doing: &str) -> Result<DeviceInfo> {
         rounds_probabilities: raw.rounds_probabilities != 0,
         rounds_weights: raw.rounds_weights != 0,
         rounds_activations: false,
+        int8_cache: false,
         flushes: set("flushes", raw.flushes)?,
         floats: set("floats", raw.floats)?,
     };

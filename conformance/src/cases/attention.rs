@@ -1,12 +1,13 @@
 //! Cases of [`Attention`]: prefill, decode and mixed batches over shuffled pages, long caches, every mask, grouped heads.
 
-use hal::Numerics;
+use hal::{DType, Numerics};
+use ops::kv_cache::decode;
 use ops::reference::{Tensor, softmax};
 use ops::{Attention, Mask, Op};
 
 use super::batched_matmul::condition;
 use super::softmax::EXP;
-use super::{Conformance, FLOATS};
+use super::{Conformance, FLOATS, with_int8_cache};
 use crate::bound::{Products, TINY, U, digits, stored};
 use crate::number::spacing;
 use crate::shapes::Sizes;
@@ -102,6 +103,14 @@ impl Conformance for Attention {
         Case::new(op, operands)
     }
 
+    fn cache_dtype(&self) -> Option<DType> {
+        Some(self.kv)
+    }
+
+    fn with_int8_cache(case: &Case<Self>) -> Option<Case<Self>> {
+        with_int8_cache(case, [2, 3], |op| &mut op.kv)
+    }
+
     fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
         crate::shapes::attention(sizes)
     }
@@ -120,6 +129,7 @@ impl Conformance for Attention {
         else {
             unreachable!("counted by the case")
         };
+        let [k_pages, v_pages] = &[k_pages, v_pages].map(|pages| decode(self.kv, pages));
         let products = Products::of(card);
         let rounded = card.rounds_probabilities;
         let mut bounds = vec![Bound::EXACT; want.data.len()];
@@ -179,7 +189,12 @@ fn row_bounds(
     want: &[f64],
 ) -> Vec<Bound> {
     let scale = f64::from(op.scale);
-    let (score_bits, value_bits) = ([digits(op.dtype), digits(op.kv)], [24, digits(op.kv)]);
+    // An element of an int8 cache is a product with its row's scale.
+    let (cache_bits, scaled) = match op.kv {
+        DType::I8 => (24, 1),
+        kv => (digits(kv), 0),
+    };
+    let (score_bits, value_bits) = ([digits(op.dtype), cache_bits], [24, cache_bits]);
     let scores: Vec<f64> = keys
         .iter()
         .map(|k| scale * ops::reference::dot(q, k))
@@ -214,9 +229,10 @@ fn row_bounds(
         }
         Bound::of(|model| {
             // A score has the roundings of its dot product, of the scale, and of a change to base 2.
-            let score = products.error(model, op.head_dim + 4, magnitude, score_bits);
+            let score = products.error(model, op.head_dim + 4 + scaled, magnitude, score_bits);
             let score = scale.abs() * (score + TINY * flushed);
-            let sums = 2.0 * products.g(model, keys.len() + 1) + products.operands(value_bits);
+            let sums =
+                2.0 * products.g(model, keys.len() + 1 + scaled) + products.operands(value_bits);
             let relative = (2.0 * score).exp_m1() + total + sums + 4.0 * U;
             let small = (TINY + subnormal) * lost + products.below_normal(keys.len());
             let error = seen * relative + uneven + small;

@@ -25,12 +25,13 @@ mod top_k;
 use std::collections::BTreeSet;
 
 use hal::{DType, Numerics};
-use ops::Op;
 use ops::reference::Tensor;
+use ops::{Op, kv_cache};
 
+use crate::case::Fill;
 use crate::picks::covering;
 use crate::shapes::Sizes;
-use crate::{Case, Expected, Generator, Picks};
+use crate::{Case, Expected, Generator, Operand, Picks};
 
 /// An operation that the suite knows how to try and to judge.
 pub trait Conformance: Op {
@@ -46,12 +47,25 @@ pub trait Conformance: Op {
         None
     }
 
-    /// The standard cases: every pair of picks occurs, no case twice.
+    /// The type of the KV cache, for operations that have one. Outputs of a cache of int8 are compared by the numbers that
+    /// their rows stand for.
+    fn cache_dtype(&self) -> Option<DType> {
+        None
+    }
+
+    /// `case` again with a cache of int8, for some cases of operations that have a cache.
+    fn with_int8_cache(_case: &Case<Self>) -> Option<Case<Self>> {
+        None
+    }
+
+    /// The standard cases: every pair of picks occurs, no case twice; and some again with a cache of int8.
     fn cases() -> Vec<Case<Self>> {
         let mut seen = BTreeSet::new();
         let rows = covering(&Picks::questions(Self::case)).into_iter();
         let mut cases: Vec<_> = rows.map(|row| Self::case(&mut Picks::row(row))).collect();
         cases.retain(|case| seen.insert(case.id()));
+        let int8: Vec<_> = cases.iter().filter_map(Self::with_int8_cache).collect();
+        cases.extend(int8);
         cases
     }
 
@@ -59,6 +73,32 @@ pub trait Conformance: Op {
     fn model_cases(_sizes: Sizes) -> Vec<Case<Self>> {
         Vec::new()
     }
+}
+
+/// A case of a cache of f16 with one of int8, to which `kv` leads, instead. `caches` are the arguments that are keys and values.
+fn with_int8_cache<O: Conformance>(
+    case: &Case<O>,
+    caches: [usize; 2],
+    kv: impl Fn(&mut O) -> &mut DType,
+) -> Option<Case<O>> {
+    if case.op.cache_dtype() != Some(DType::F16) {
+        return None;
+    }
+    let mut case = case.clone();
+    *kv(&mut case.op) = DType::I8;
+    for i in caches {
+        let Operand { shape, fill, .. } = &case.operands[i];
+        let numbers = match fill {
+            Fill::Values(values) => values.clone(),
+            _ => {
+                let (len, row) = (shape.iter().product(), shape[3]);
+                Generator::Normal.fill(DType::F32, len, row, &mut case.rng(i))
+            }
+        };
+        let rows = kv_cache::encode(DType::I8, &Tensor::new(shape, numbers));
+        case.operands[i] = Operand::values(&rows.shape, rows.data);
+    }
+    Some(case)
 }
 
 /// The float types.

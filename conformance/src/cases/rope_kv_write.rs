@@ -1,10 +1,11 @@
 //! Cases of [`RopeKvWrite`]: those of its two parts together.
 
-use hal::Numerics;
+use hal::{DType, Numerics};
 use ops::reference::Tensor;
 use ops::{Op, RopeKvWrite, RopeLayout};
 
-use super::{Conformance, FLOATS, kv_write, rope};
+use super::kv_write::Int8Cache;
+use super::{Conformance, FLOATS, kv_write, rope, with_int8_cache};
 use crate::bound::stored;
 use crate::number::round;
 use crate::shapes::Sizes;
@@ -48,12 +49,20 @@ impl Conformance for RopeKvWrite {
         Case::new(op, operands)
     }
 
+    fn cache_dtype(&self) -> Option<DType> {
+        Some(self.kv)
+    }
+
+    fn with_int8_cache(case: &Case<Self>) -> Option<Case<Self>> {
+        with_int8_cache(case, [1, 2], |op| &mut op.kv)
+    }
+
     fn model_cases(sizes: Sizes) -> Vec<Case<Self>> {
         crate::shapes::rope_kv_write(sizes)
     }
 
     fn expect(&self, shapes: &[&[usize]], inputs: &[Tensor], _card: &Numerics) -> Vec<Expected> {
-        let [qkv, _, _, slots, positions, cos, sin] = inputs else {
+        let [qkv, k_before, v_before, slots, positions, cos, sin] = inputs else {
             unreachable!("seven inputs")
         };
         let [heads, mut k_pages, v_pages] =
@@ -70,28 +79,40 @@ impl Conformance for RopeKvWrite {
         });
         let bounds = bounds.collect();
 
+        let kv_write = self.kv_write();
+        if !self.kv.is_float() {
+            let [mut keys, mut values] = [k_before, v_before].map(Int8Cache::new);
+            for (t, h, row) in kv_write::written(&kv_write, slots) {
+                let [k, v] = [self.heads, turned].map(|first| t * all + first + h);
+                let key = heads.row(k);
+                // A key may be rounded to storage before it is written.
+                keys.write(row, key, |d| match errors[k * self.head_dim + d] {
+                    Some(error) => stored(self.dtype, key[d], error),
+                    None => 0.0,
+                });
+                values.write(row, heads.row(v), |_| 0.0);
+            }
+            return vec![
+                Expected::Within(heads, bounds),
+                keys.expected(),
+                values.expected(),
+            ];
+        }
         // A slot that is not written keeps its bits, and what was only copied is rounded once.
         let mut of_keys = vec![Bound::EXACT; k_pages.data.len()];
-        for (t, &slot) in slots.data.iter().enumerate() {
-            if slot < 0.0 || slot >= (self.pages * self.page_size) as f64 {
-                continue;
-            }
-            let (page, at) = (
-                slot as usize / self.page_size,
-                slot as usize % self.page_size,
+        for (t, h, row) in kv_write::written(&kv_write, slots) {
+            let (to, from) = (
+                row * self.head_dim,
+                (t * all + self.heads + h) * self.head_dim,
             );
-            for h in 0..self.kv_heads {
-                let to = ((page * self.kv_heads + h) * self.page_size + at) * self.head_dim;
-                let from = (t * all + self.heads + h) * self.head_dim;
-                for d in 0..self.head_dim {
-                    let y = &mut k_pages.data[to + d];
-                    match errors[from + d] {
-                        Some(error) => {
-                            let once = stored(self.dtype, *y, error);
-                            of_keys[to + d] = Bound::of(|_| stored(self.kv, *y, once));
-                        }
-                        None => *y = round(self.kv, *y),
+            for d in 0..self.head_dim {
+                let y = &mut k_pages.data[to + d];
+                match errors[from + d] {
+                    Some(error) => {
+                        let once = stored(self.dtype, *y, error);
+                        of_keys[to + d] = Bound::of(|_| stored(self.kv, *y, once));
                     }
+                    None => *y = round(self.kv, *y),
                 }
             }
         }

@@ -49,10 +49,11 @@ impl<'c> Blueprint<'c> {
         options: &Options,
     ) -> Result<Self> {
         let a = architecture.clone().named_as(|name| checkpoint.has(name));
-        let dtype = activation_type(&a, context.device().info(), options.dtype)?;
+        let device = context.device().info();
+        let dtype = activation_type(&a, device, options.dtype)?;
         let prefix = prefix.map(|p| PrefixTensors::new(&a, p)).transpose()?;
         let base = prefix.as_ref().map_or(0, |p| p.tokens);
-        let (max_context, limits, cache) = sizes(&a, options, dtype, base)?;
+        let (max_context, limits, cache) = sizes(&a, device, options, dtype, base)?;
         let matrices = Matrices::new(&a, checkpoint, options)?;
 
         let mut plans = Plans::new(context, &a, &cache, &limits, dtype)?;

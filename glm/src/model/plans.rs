@@ -217,8 +217,8 @@ impl Plans {
         } = *limits;
         let (op, dim) = (self.attention.op(), self.gather.op().dim);
         let hidden = [t, dim];
-        let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
-        let page = [1, op.kv_heads, op.page_size, op.head_dim];
+        let cache = op.cache();
+        let page = [&[1], &cache[1..]].concat();
         let q = [t, op.heads, op.head_dim];
         let written = [t.max(prefix), op.kv_heads, op.head_dim];
         let (blocks, starts, lens) = ([s, pages_per_sequence], [s + 1], [s]);

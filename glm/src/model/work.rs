@@ -1,7 +1,6 @@
 //! What a step of a model must read and compute, whatever computes it.
 
 use super::Model;
-use crate::cache::CacheShape;
 use crate::speed::Amounts;
 
 /// What steps of a model read and compute.
@@ -62,18 +61,12 @@ impl Model {
             weight_bytes += matrix.bytes();
             token = token + Amounts::product(matrix.op(), 1.0, card);
         }
-        let CacheShape {
-            kv_heads,
-            head_dim,
-            dtype,
-            ..
-        } = *self.cache().shape();
         Work {
             weight_bytes,
             token,
             logits: Amounts::product(self.network.head.op(), 1.0, card),
-            slot_bytes: 2 * a.layers * kv_heads * head_dim * dtype.bytes(),
-            slot_products: 2 * a.layers * a.heads * head_dim,
+            slot_bytes: self.cache().shape().slot_bytes(),
+            slot_products: 2 * a.layers * a.heads * a.head_dim,
         }
     }
 }

@@ -15,12 +15,13 @@ pub(crate) fn plan(npu: &Npu, op: &KvWrite) -> Planned {
         head_dim,
         pages,
         page_size,
+        kv,
         ..
     } = *op;
     let rows = pages
         .checked_mul(kv_heads)
         .and_then(|n| n.checked_mul(page_size));
-    if rows.is_none_or(|rows| i32::try_from(rows).is_err()) {
+    if !kv.is_float() || rows.is_none_or(|rows| i32::try_from(rows).is_err()) {
         return Ok(None);
     }
     let (cache, new): (&[usize], &[usize]) = (

@@ -18,8 +18,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::{DType, Result, Stream, View};
 use half::bf16;
+use ops::kv_cache::row_elements;
 use ops::{Attention, Launch};
 
+use super::kv_cache::{Cached, with_cache};
 use super::native::{Planned, with_float};
 use super::softmax::visible;
 use super::tensor::{Row, Tensor};
@@ -38,8 +40,7 @@ const MAX_CHUNKS: usize = 32;
 const ALONE_PRODUCTS: usize = 1 << 17;
 
 pub(super) fn plan(cpu: &Cpu, op: &Attention) -> Planned {
-    let floats = [op.dtype, op.kv].map(|dtype| with_float!(dtype, T => size_of::<T>()));
-    if floats.contains(&None) {
+    if !op.dtype.is_float() || with_cache!(op.kv, Kv => Kv::SCALED).is_none() {
         return Ok(None);
     }
     let (cpu, op) = (cpu.clone(), op.clone());
@@ -89,7 +90,8 @@ impl Sizes {
         Self {
             group: (op.heads / op.kv_heads.max(1)).max(1),
             dim: op.head_dim.max(1).next_multiple_of(MAX_LANES),
-            pairs: [op.dtype, op.kv] == [DType::BF16; 2]
+            pairs: op.dtype == DType::BF16
+                && matches!(op.kv, DType::BF16 | DType::I8)
                 && op.head_dim.is_multiple_of(2 * MAX_LANES),
         }
     }
@@ -391,12 +393,17 @@ impl<'a> Problem<'a> {
         } else {
             DType::F32
         };
-        with_float!(read, E => self.few::<V, E>(task, chunk, scratch));
+        with_cache!(read, E => self.few::<V, E>(task, chunk, scratch));
     }
 
     /// Whether rows of the cache are whole vectors, so that few query rows read them where they lie.
     fn in_place(&self) -> bool {
         self.op.head_dim == self.sizes.dim
+    }
+
+    /// Elements of a row of the cache, its scale included.
+    fn row(&self) -> usize {
+        row_elements(self.op.kv, self.op.head_dim)
     }
 
     /// Keys (0) or values (1) of `slots`, in pieces that lie side by side.
@@ -407,9 +414,9 @@ impl<'a> Problem<'a> {
         task: &Task<'_>,
         slots: Range<usize>,
     ) -> impl Iterator<Item = Row<'a, Kv>> {
-        let (page_size, head_dim, last) = (
+        let (page_size, row, last) = (
             self.op.page_size,
-            self.op.head_dim,
+            self.row(),
             self.op.pages.saturating_sub(1),
         );
         let (pages, table) = (self.pages(which), self.table.row([task.sequence.index]));
@@ -423,7 +430,7 @@ impl<'a> Problem<'a> {
             let n = (page_size - first).min(slots.end - start);
             start += n;
             let page = pages.plane([page.min(last), head]);
-            Some(page.part(first * head_dim..(first + n) * head_dim))
+            Some(page.part(first * row..(first + n) * row))
         })
     }
 
@@ -434,13 +441,13 @@ impl<'a> Problem<'a> {
         let Some(last) = slots.len().checked_sub(1) else {
             return;
         };
-        let head_dim = self.op.head_dim.max(1);
-        let row_bytes = head_dim * self.op.kv.bytes();
-        with_float!(self.op.kv, Kv => {
+        let row = self.row().max(1);
+        let row_bytes = row * self.op.kv.bytes();
+        with_cache!(self.op.kv, Kv => {
             let mut free = places.iter_mut();
             for piece in self.pieces::<Kv>(which, task, slots) {
                 let first: *const u8 = piece.0.as_ptr().cast();
-                for (i, place) in free.by_ref().take(piece.len() / head_dim).enumerate() {
+                for (i, place) in free.by_ref().take(piece.len() / row).enumerate() {
                     *place = first.wrapping_add(i * row_bytes);
                 }
             }
@@ -452,7 +459,7 @@ impl<'a> Problem<'a> {
     /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them.
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
-        let bytes = self.op.head_dim * self.op.kv.bytes();
+        let bytes = self.row() * self.op.kv.bytes();
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
             self.ask_for::<V>(self.asked(places, i), 0..bytes);
         }
@@ -478,30 +485,47 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Keys of `slots` as they are multiplied: f32 `[slots, dim]`, or pairs of bf16 as they lie.
+    /// Keys of `slots` as they are multiplied: f32 `[slots, dim]`, or pairs of bf16 and what their products are to be multiplied
+    /// with.
     #[inline(always)]
-    fn gather_keys<V: Lanes>(&self, task: &Task<'_>, slots: Range<usize>, to: &mut [f32]) {
+    fn gather_keys<V: Lanes>(
+        &self,
+        task: &Task<'_>,
+        slots: Range<usize>,
+        to: &mut [f32],
+        scales: &mut [f32; BLOCK],
+    ) {
         if !V::PAIRS {
             return self.gather::<V>(0, task, slots, to);
         }
-        let mut at = 0;
-        for piece in self.pieces::<bf16>(0, task, slots) {
-            let to = &mut to[at..at + piece.len() / 2];
-            piece.copy_to(bytemuck::cast_slice_mut(to));
-            at += to.len();
-        }
+        let mut to = to.chunks_exact_mut(self.sizes.width::<V>()).zip(scales);
+        let row = self.row();
+        with_cache!(self.op.kv, Kv => {
+            for piece in self.pieces::<Kv>(0, task, slots) {
+                for start in (0..piece.len()).step_by(row) {
+                    let Some((to, scale)) = to.next() else { return };
+                    let key = piece.part(start..start + row);
+                    *scale = Kv::scale(key);
+                    let from: *const Kv = key.0.as_ptr().cast();
+                    for (i, to) in to.chunks_exact_mut(V::N).enumerate() {
+                        // SAFETY: the row has two elements for each of `width`, and `to` the room.
+                        unsafe { Kv::load_pairs::<V>(from.add(2 * i * V::N)).store_f32(to.as_mut_ptr()) };
+                    }
+                }
+            }
+        });
     }
 
     /// Keys (0) or values (1) of `slots` as f32 `[slots, dim]`.
     #[inline(always)]
     fn gather<V: Lanes>(&self, which: usize, task: &Task<'_>, slots: Range<usize>, to: &mut [f32]) {
-        let (dim, head_dim) = (self.sizes.dim, self.op.head_dim);
-        let mut rows = to.chunks_exact_mut(dim);
-        with_float!(self.op.kv, Kv => {
+        let mut to = to.chunks_exact_mut(self.sizes.dim);
+        let row = self.row();
+        with_cache!(self.op.kv, Kv => {
             for piece in self.pieces::<Kv>(which, task, slots) {
-                for start in (0..piece.len()).step_by(head_dim.max(1)) {
-                    let Some(row) = rows.next() else { return };
-                    Row::of(row).copy_from::<V, Kv>(piece.part(start..start + head_dim));
+                for start in (0..piece.len()).step_by(row.max(1)) {
+                    let Some(to) = to.next() else { return };
+                    Kv::read::<V>(piece.part(start..start + row), Row::of(to));
                 }
             }
         });

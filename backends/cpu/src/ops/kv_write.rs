@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use ops::KvWrite;
 
+use super::kv_cache::{Cached, with_cache};
 use super::native::{Planned, native, with_float};
 use super::tensor::Tensor;
 use super::vector::{Element, Kernel, Lanes};
@@ -12,7 +13,7 @@ use crate::device::Cpu;
 pub(super) fn plan(cpu: &Cpu, op: &KvWrite) -> Planned {
     let (cpu, op) = (cpu.clone(), op.clone());
     Ok(
-        with_float!(op.dtype, T => with_float!(op.kv, Kv => native(move |args| {
+        with_float!(op.dtype, T => with_cache!(op.kv, Kv => native(move |args| {
             // SAFETY: each token has its slot, as the operation demands, and each token its thread.
             let pages = [0, 1].map(|i| unsafe { Tensor::<Kv>::new(&args[i]) });
             // SAFETY: only read.
@@ -35,7 +36,7 @@ pub(super) struct Tokens<'a, 'op, T, Kv> {
     pub op: &'op KvWrite,
 }
 
-impl<T: Element, Kv: Element> Kernel for Tokens<'_, '_, T, Kv> {
+impl<T: Element, Kv: Cached> Kernel for Tokens<'_, '_, T, Kv> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let page_size = self.op.page_size;
@@ -51,7 +52,7 @@ impl<T: Element, Kv: Element> Kernel for Tokens<'_, '_, T, Kv> {
                 for h in 0..self.op.kv_heads {
                     let x = new.row([t, h]);
                     let out = pages.row([slot / page_size, h, slot % page_size]);
-                    out.copy_from::<V, T>(x);
+                    Kv::write::<V, T>(out, x);
                 }
             }
         }
@@ -63,7 +64,11 @@ mod tests {
     use hal::DType;
 
     use super::*;
-    use crate::ops::testing::{Arg, check_exact};
+    use ops::kv_cache::{decode, encode};
+    use ops::reference::Tensor;
+
+    use crate::ops::testing::{Arg, check_exact, inputs, output};
+    use crate::testing::{Random, contexts};
 
     #[test]
     fn writes_its_slots_and_nothing_else() {
@@ -95,6 +100,75 @@ mod tests {
                     Arg::ints(&[slots.len()], &slots),
                 ];
                 check_exact(&op, &args);
+            }
+        }
+    }
+
+    /// Every written row is within half a step of its key; a row that is not finite is NaN; others keep their bytes.
+    #[test]
+    fn rows_of_int8_stand_for_their_keys() {
+        for (dtype, head_dim) in [
+            (DType::F32, 1),
+            (DType::BF16, 33),
+            (DType::F16, 64),
+            (DType::F32, 600),
+        ] {
+            let op = KvWrite {
+                kv_heads: 2,
+                head_dim,
+                pages: 2,
+                page_size: 4,
+                dtype,
+                kv: DType::I8,
+            };
+            let slots = [3, -1, 0, 6, 1, 7];
+            let mut random = Random::new(1);
+            let mut normal =
+                |n: usize| -> Vec<f64> { (0..n).map(|_| f64::from(random.normal())).collect() };
+            let cache = Tensor::new(&[2, 2, 4, head_dim], normal(16 * head_dim));
+            let cache = encode(DType::I8, &cache);
+            let (new, token) = ([slots.len(), 2, head_dim], 2 * head_dim);
+            let mut k = normal(slots.len() * token);
+            // Of slots 0, 6, 1 and 7: large, tiny, infinite, NaN.
+            for (t, factor) in [(2, 1e4), (3, 1e-40), (4, f64::INFINITY), (5, f64::NAN)] {
+                k[t * token..][..token]
+                    .iter_mut()
+                    .for_each(|x| *x *= factor);
+            }
+            let args = [
+                Arg::new(&cache.shape, cache.data.clone()),
+                Arg::new(&cache.shape, cache.data.clone()),
+                Arg::new(&new, k).padded(),
+                Arg::random(&new, 1.0, 4).padded(),
+                Arg::ints(&[slots.len()], &slots),
+            ];
+            let given = inputs(&op, &args);
+            for context in contexts() {
+                let bytes = output(&op, &args, &context);
+                let got = bytes
+                    .into_iter()
+                    .map(|byte| f64::from(byte as i8))
+                    .collect();
+                let got = Tensor::new(&cache.shape, got);
+                let (rows, before) = (decode(DType::I8, &got), decode(DType::I8, &cache));
+                for r in 0..got.rows() {
+                    let (page, h, at) = (r / 8, r / 4 % 2, r % 4);
+                    let slot = (page * 4 + at) as i32;
+                    let Some(t) = slots.iter().position(|s| *s == slot) else {
+                        assert_eq!(got.row(r), cache.row(r));
+                        assert_eq!(rows.row(r), before.row(r));
+                        continue;
+                    };
+                    let x = given[2].row(t * 2 + h);
+                    let most = x.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+                    for (x, y) in x.iter().zip(rows.row(r)) {
+                        match slot {
+                            1 | 7 => assert!(y.is_nan(), "{op:?}: {y} for {x}"),
+                            _ if most < 1e-35 => assert!(y.abs() <= most),
+                            _ => assert!((x - y).abs() <= 0.5001 * most / 127.0),
+                        }
+                    }
+                }
             }
         }
     }

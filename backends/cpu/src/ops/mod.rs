@@ -11,6 +11,7 @@ mod copy;
 mod elementwise;
 mod embedding;
 mod glu;
+mod kv_cache;
 mod kv_write;
 mod layer_norm;
 mod matmul;

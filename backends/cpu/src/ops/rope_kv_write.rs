@@ -2,6 +2,7 @@
 
 use ops::RopeKvWrite;
 
+use super::kv_cache::with_cache;
 use super::native::{Planned, native, with_float};
 use super::tensor::Tensor;
 use super::{kv_write, rope};
@@ -11,7 +12,7 @@ pub(super) fn plan(cpu: &Cpu, op: &RopeKvWrite) -> Planned {
     let (cpu, op) = (cpu.clone(), op.clone());
     let (rope, kv_write) = (op.rope(), op.kv_write());
     Ok(
-        with_float!(op.dtype, T => with_float!(op.kv, Kv => native(move |args| {
+        with_float!(op.dtype, T => with_cache!(op.kv, Kv => native(move |args| {
             let parts = op.parts(&args[0]).expect("checked by the operation");
             // SAFETY: each token is written by the thread that has it.
             let [qk, k, v] = parts.each_ref().map(|part| unsafe { Tensor::<T>::new(part) });

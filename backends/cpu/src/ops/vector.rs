@@ -9,7 +9,7 @@ use std::ops::{Add, Div, Mul, Sub};
 
 use half::{bf16, f16};
 
-use crate::isa::{Isa, Level, Vectors};
+use crate::isa::{Isa, Vectors};
 
 /// The most lanes that any instruction set has.
 pub(crate) const MAX_LANES: usize = 16;
@@ -45,7 +45,7 @@ impl Isa {
         match self.level() {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this level is the proof that the CPU has it.
-            Level::Avx512Bf16 => unsafe { x86::run_avx512_bf16(kernel) },
+            crate::isa::Level::Avx512Bf16 => unsafe { x86::run_avx512_bf16(kernel) },
             _ => self.run(kernel),
         }
     }
@@ -69,6 +69,13 @@ pub(crate) trait Lanes:
     fn dot_pairs(self, _b: Self, _c: Self) -> Self {
         unreachable!("no products of bf16 pairs")
     }
+    /// The elements of both as pairs of bf16, rounded to nearest.
+    ///
+    /// # Panics
+    /// Without [`Self::PAIRS`].
+    fn pairs(_lower: Self, _upper: Self) -> Self {
+        unreachable!("no products of bf16 pairs")
+    }
     fn splat(x: f32) -> Self;
     /// # Safety
     /// `N` elements can be read at `from`, of any alignment; so for the other loads.
@@ -80,6 +87,9 @@ pub(crate) trait Lanes:
     /// As `load_f32`.
     unsafe fn load_bf16(from: *const bf16) -> Self;
     /// # Safety
+    /// As `load_f32`.
+    unsafe fn load_i8(from: *const i8) -> Self;
+    /// # Safety
     /// `N` elements can be written at `to`; so for the other stores.
     unsafe fn store_f32(self, to: *mut f32);
     /// Rounds to nearest even.
@@ -90,6 +100,20 @@ pub(crate) trait Lanes:
     /// # Safety
     /// As `store_f32`.
     unsafe fn store_bf16(self, to: *mut bf16);
+    /// Rounds to nearest even, into the type's range; NaN becomes 0.
+    /// # Safety
+    /// As `store_f32`.
+    #[inline(always)]
+    unsafe fn store_i8(self, to: *mut i8) {
+        let mut lanes = [0.0; MAX_LANES];
+        // SAFETY: there are `MAX_LANES` elements; `N` can be written at `to`.
+        unsafe {
+            self.store_f32(lanes.as_mut_ptr());
+            for (i, &x) in lanes[..Self::N].iter().enumerate() {
+                to.add(i).write(i8::narrow(x));
+            }
+        }
+    }
     /// `self · b + c`, rounded once where the CPU can.
     fn mul_add(self, b: Self, c: Self) -> Self;
     /// `a · b − p`, exact when `p` is the rounded product.
@@ -261,6 +285,13 @@ macro_rules! element {
 element!(f32, load_f32, store_f32, |x| x, |x| x);
 element!(f16, load_f16, store_f16, f16::to_f32, f16::from_f32);
 element!(
+    i8,
+    load_i8,
+    store_i8,
+    f32::from,
+    |x: f32| x.round_ties_even() as i8
+);
+element!(
     bf16,
     load_bf16,
     store_bf16,
@@ -342,7 +373,7 @@ impl Lanes for Scalar {
     const N: usize = 8;
     const MANY_REGISTERS: bool = false;
 
-    scalar_memory! { load_f32 store_f32 f32; load_f16 store_f16 f16; load_bf16 store_bf16 bf16; }
+    scalar_memory! { load_f32 store_f32 f32; load_f16 store_f16 f16; load_bf16 store_bf16 bf16; load_i8 store_i8 i8; }
 
     #[inline(always)]
     fn splat(x: f32) -> Self {
@@ -468,6 +499,7 @@ mod neon;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::Level;
 
     /// [`Lanes::exp`], or [`Lanes::exp_normal`].
     struct Exp<'a> {

@@ -1,6 +1,7 @@
 //! Attention over a paged cache.
 
 use hal::DType;
+use ops::kv_cache::decode;
 use ops::reference::Tensor;
 use ops::{Attention, Mask};
 
@@ -59,6 +60,7 @@ pub(crate) fn attention(
     else {
         unreachable!("counted by check_args")
     };
+    let [k_pages, v_pages] = &[k_pages, v_pages].map(|pages| decode(op.kv, pages));
     let v_pages = if ways.values_are_keys {
         k_pages
     } else {

@@ -49,6 +49,16 @@ pub(super) fn mutants() -> Vec<Change<Attention>> {
             scale: op.scale * op.scale,
             ..op.clone()
         }),
+        Change::run("int8-values-of-one-scale", |at| {
+            let (n, int8) = (at.op().head_dim, at.op().kv == DType::I8);
+            let [.., row] = at.op().cache();
+            at.launch_with(3, |v| {
+                let scale = v.get(n..row).map(<[f64]>::to_vec);
+                for v in v.chunks_mut(row).filter(|_| int8) {
+                    v[n..].copy_from_slice(scale.as_deref().unwrap_or_default());
+                }
+            })
+        }),
         Change::run("last-slot-of-a-full-page-not-seen", |at| {
             let page = at.op().page_size as f64;
             at.launch_with(6, |lengths| {

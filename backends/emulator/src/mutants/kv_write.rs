@@ -75,7 +75,8 @@ pub(super) fn mutants() -> Vec<Change<KvWrite>> {
         }),
         Change::run("last-head-not-written", |at| {
             let before = at.read(0)?;
-            let (heads, page) = (at.op().kv_heads, at.op().page_size * at.op().head_dim);
+            let [_, heads, size, row] = at.op().cache();
+            let page = size * row;
             at.launch()?;
             at.edit(0, |k| {
                 for (i, k) in k.iter_mut().enumerate() {
@@ -88,6 +89,20 @@ pub(super) fn mutants() -> Vec<Change<KvWrite>> {
         Change::run("stored-through-bf16", |at| {
             at.launch_with(3, |v| {
                 v.iter_mut().for_each(|v| *v = round(DType::BF16, *v))
+            })
+        }),
+        Change::run("int8-rows-lose-a-bit", |at| {
+            let (before, n) = (at.read(0)?, at.op().head_dim);
+            let [.., row] = at.op().cache();
+            let int8 = at.op().kv == DType::I8;
+            at.launch()?;
+            at.edit(0, |k| {
+                let rows = k.chunks_mut(row).zip(before.chunks(row));
+                for (k, _) in rows.filter(|(k, before)| int8 && k != before) {
+                    k[..n]
+                        .iter_mut()
+                        .for_each(|q| *q = (*q / 2.0).trunc() * 2.0);
+                }
             })
         }),
         Change::run("rounded-toward-zero", |at| {

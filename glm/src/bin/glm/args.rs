@@ -53,6 +53,11 @@ pub(crate) struct Global {
     )]
     pub(crate) activations: Activations,
 
+    /// Type of the KV cache; int8 halves its memory and is for the CPU [default: the type of --dtype, where it names one, else the
+    /// checkpoint's]
+    #[arg(long, global = true, env = "GLM_KV_CACHE_DTYPE", value_enum)]
+    pub(crate) kv_cache_dtype: Option<CacheType>,
+
     /// Threads of the CPU; `glm bench` takes several numbers [default: one per core]
     #[arg(
         long,
@@ -90,6 +95,31 @@ impl Global {
     /// The language, asked for or that of the locale.
     pub(crate) fn lang(&self) -> Lang {
         self.lang.unwrap_or_else(Lang::of_locale)
+    }
+}
+
+/// What `--kv-cache-dtype` names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CacheType {
+    /// 32-bit floats
+    F32,
+    /// 16-bit IEEE floats
+    F16,
+    /// bfloat16
+    Bf16,
+    /// 8 bits, one scale per key and value of a head
+    Int8,
+}
+
+impl CacheType {
+    /// The type of the elements.
+    pub(crate) fn dtype(self) -> DType {
+        match self {
+            CacheType::F32 => DType::F32,
+            CacheType::F16 => DType::F16,
+            CacheType::Bf16 => DType::BF16,
+            CacheType::Int8 => DType::I8,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use hal::{Error, ErrorKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ops::{Accelerator, Context};
 
-use crate::args::{Activations, Generate, Global, Precision};
+use crate::args::{Activations, CacheType, Generate, Global, Precision};
 use crate::compiling;
 use crate::failure::Failure;
 
@@ -50,8 +50,13 @@ pub(crate) fn text(path: &Path) -> hal::Result<String> {
     })
 }
 
-/// `options` with what `--dtype` says.
+/// `options` with what `--dtype` and `--kv-cache-dtype` say.
 pub(crate) fn with_dtype(global: &Global, options: Options) -> Options {
+    let kv = global.kv_cache_dtype.map(CacheType::dtype);
+    let options = Options {
+        kv: kv.or(options.kv),
+        ..options
+    };
     with_precision(global.dtype, options)
 }
 

@@ -12,7 +12,7 @@ use hal::{DType, Error, MemoryInfo, WeightFormat};
 use ops::{Accelerator, Context, How};
 use serde_json::{Value, json};
 
-use crate::args::{Global, Plan, Precision};
+use crate::args::{CacheType, Global, Plan, Precision};
 use crate::codes::{Code, Lang};
 use crate::failure::Failure;
 use crate::{compiling, load, output};
@@ -23,7 +23,7 @@ const SMALLER: [Precision; 2] = [Precision::Int8, Precision::Int4G32];
 const LEAST_CONTEXT: usize = 512;
 
 pub(crate) fn run(global: &Global, args: &Plan) -> Result<(), Failure> {
-    let subject = Subject::new(args)?;
+    let subject = Subject::new(global, args)?;
     let device = Device::open(global)?;
     let types: Vec<(DType, Option<Error>)> = [DType::F32, DType::F16, DType::BF16]
         .into_iter()
@@ -57,10 +57,13 @@ struct Subject {
     /// `None`: a published shape, whose tensors are made up for each format.
     checkpoint: Option<Checkpoint>,
     tuned: Option<Checkpoint>,
+    /// The type of the KV cache that was asked for.
+    kv: Option<DType>,
 }
 
 impl Subject {
-    fn new(args: &Plan) -> Result<Self, Failure> {
+    fn new(global: &Global, args: &Plan) -> Result<Self, Failure> {
+        let kv = global.kv_cache_dtype.map(CacheType::dtype);
         if let Some(shape) = &args.shape {
             return Ok(Self {
                 name: shape.clone(),
@@ -69,6 +72,7 @@ impl Subject {
                     .map_err(|e| Failure::Error(e, 2))?,
                 checkpoint: None,
                 tuned: None,
+                kv,
             });
         }
         let source = load::source(args.model.as_deref());
@@ -80,6 +84,7 @@ impl Subject {
             architecture: source.architecture()?,
             checkpoint: Some(source.checkpoint()?),
             tuned: args.ptuning.as_deref().map(Checkpoint::open).transpose()?,
+            kv,
         })
     }
 }
@@ -118,7 +123,11 @@ impl Device {
             None => context,
         };
         let a = &subject.architecture;
-        let options = load::with_precision(precision, options(args));
+        let options = Options {
+            kv: subject.kv,
+            ..options(args)
+        };
+        let options = load::with_precision(precision, options);
         let made_up;
         let checkpoint = match &subject.checkpoint {
             Some(checkpoint) => checkpoint,

@@ -6,7 +6,10 @@
 
 use std::ops::Range;
 
+use ops::kv_cache::SCALE_BYTES;
+
 use super::{BLOCK, Places, Problem, Task, exp_normal};
+use crate::ops::kv_cache::Cached;
 use crate::ops::tensor::Row;
 use crate::ops::vector::{Element, Lanes};
 
@@ -29,7 +32,7 @@ impl Problem<'_> {
     /// Attention of a tile of few rows over the slots of `chunk`. `E` is the type of the cache where its rows are whole
     /// vectors, else f32.
     #[inline(always)]
-    pub(super) fn few<V: Lanes, E: Element>(
+    pub(super) fn few<V: Lanes, E: Cached>(
         &self,
         task: &Task<'_>,
         chunk: Range<usize>,
@@ -64,6 +67,10 @@ impl Problem<'_> {
             self.reach::<V>(1, task, slots.clone(), &mut values, value_block);
             // SAFETY: found before.
             unsafe { self.dots::<V, E>(scores, &keys, n, &values, q) };
+            if E::SCALED {
+                // SAFETY: found before.
+                unsafe { self.rescale::<V>(scores, &keys, n) };
+            }
             let mut rescale = [1.0; MOST];
             for (r, scores) in scores.chunks_exact_mut(BLOCK).enumerate() {
                 scores[seen[r].clamp(start, slots.end) - start..].fill(f32::NEG_INFINITY);
@@ -71,6 +78,10 @@ impl Problem<'_> {
                 rescale[r] = softmax::<V>(&mut scores[..width], &mut max[r], &mut sum[r]);
             }
             self.reach::<V>(0, task, block(start + BLOCK), &mut keys, key_block);
+            if E::SCALED {
+                // SAFETY: found before.
+                unsafe { self.rescale::<V>(scores, &values, n) };
+            }
             // SAFETY: found before.
             unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
         }
@@ -116,7 +127,7 @@ impl Problem<'_> {
     /// # Safety
     /// At each of `keys` lie `dim` elements, whole vectors.
     #[inline(always)]
-    unsafe fn dots<V: Lanes, E: Element>(
+    unsafe fn dots<V: Lanes, E: Cached>(
         &self,
         scores: &mut [f32],
         keys: &Places,
@@ -150,6 +161,30 @@ impl Problem<'_> {
                         _ => dot.rows::<V, 1>(),
                     }
                 };
+            }
+        }
+    }
+
+    /// Multiplies each row's scores of the first `n` slots with the scales of what lies at `places`; those behind become
+    /// anything.
+    ///
+    /// # Safety
+    /// At the first `n` places lie a head's elements and their scale.
+    #[inline(always)]
+    unsafe fn rescale<V: Lanes>(&self, scores: &mut [f32], places: &Places, n: usize) {
+        let mut scales = [0.0; BLOCK];
+        for (scale, place) in scales.iter_mut().zip(&places[..n]) {
+            // SAFETY: the caller's promise.
+            *scale = unsafe {
+                let bytes = place.add(self.op.head_dim).cast::<[u8; SCALE_BYTES]>();
+                f32::from_le_bytes(bytes.read())
+            };
+        }
+        let scales = Row::of(&mut scales);
+        for scores in scores.chunks_exact_mut(BLOCK) {
+            let scores = Row::of(scores);
+            for i in (0..n).step_by(V::N) {
+                scores.store(i, scores.load::<V>(i) * scales.load(i));
             }
         }
     }
@@ -204,7 +239,7 @@ struct Dot<'a, E> {
     next: Option<[*const u8; 4]>,
 }
 
-impl<E: Element> Dot<'_, E> {
+impl<E: Cached> Dot<'_, E> {
     /// Scores of `R` rows and four slots. Returns `R`.
     ///
     /// # Safety
@@ -231,7 +266,7 @@ impl<E: Element> Dot<'_, E> {
                 let mut k = [V::splat(0.0); 4];
                 for j in 0..4 {
                     k[j] = match V::PAIRS {
-                        true => V::load_f32(self.keys[j].cast::<f32>().add(d)),
+                        true => E::load_pairs(self.keys[j].add(2 * d)),
                         false => E::load::<V>(self.keys[j].add(d)),
                     };
                 }

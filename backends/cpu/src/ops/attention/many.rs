@@ -1,9 +1,11 @@
 //! Many query rows: the vector lanes are rows, so that the softmax needs no horizontal step and any head size fits.
 //!
 //! Such a tile is bound by its products. A block of keys, and one of values, is widened to f32 once for
-//! all rows; keys that are multiplied as pairs of bf16 are copied as they lie.
+//! all rows; keys that are multiplied as pairs of bf16 are copied as they lie, or, of i8, without their scale, which the scores get.
 
 use std::ops::Range;
+
+use hal::DType;
 
 use super::product::{Floats, Into, Pairs, VECTORS, product};
 use super::{BLOCK, Problem, Task};
@@ -51,10 +53,11 @@ impl Problem<'_> {
             true => PART,
             false => BLOCK.max(dim),
         };
+        let mut scales = [1.0; BLOCK];
         for start in (chunk.start..end).step_by(BLOCK) {
             let slots = slots_from(start);
             let n = slots.len();
-            self.gather_keys::<V>(task, slots.clone(), block);
+            self.gather_keys::<V>(task, slots.clone(), block, &mut scales);
             self.find(1, task, slots.clone(), &mut places);
             let parts = n.div_ceil(part_rows);
             for part in 0..parts {
@@ -67,6 +70,14 @@ impl Problem<'_> {
                 match V::PAIRS {
                     true => product::<V, Pairs>(scores, into, keys, rows, q, width, lanes),
                     false => product::<V, Floats>(scores, into, keys, rows, q, width, lanes),
+                }
+            }
+            if V::PAIRS && self.op.kv == DType::I8 {
+                for (scores, scale) in scores.chunks_exact_mut(lanes).zip(&scales[..n]) {
+                    let scores = Row::of(scores);
+                    for lane in (0..lanes).step_by(V::N) {
+                        scores.store(lane, scores.load::<V>(lane) * V::splat(*scale));
+                    }
                 }
             }
             let hidden = (slots.end > least).then_some(Row::of(seen));

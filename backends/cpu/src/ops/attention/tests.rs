@@ -1,11 +1,12 @@
 //! Attention against its f64 reference, at every level and on one thread and three.
 
 use hal::DType;
+use ops::kv_cache::{decode, encode};
 use ops::{Mask, Op, reference};
 
 use super::*;
 use crate::ops::testing::{Arg, check, inputs, output};
-use crate::testing::contexts;
+use crate::testing::{Random, contexts};
 
 /// Tokens, slots in use, prefix.
 type Lengths = (usize, usize, i32);
@@ -13,6 +14,15 @@ type Lengths = (usize, usize, i32);
 fn norm(rows: &reference::Tensor) -> f64 {
     let squares = |r| rows.row(r).iter().map(|x| x * x).sum::<f64>();
     (0..rows.rows()).map(squares).fold(0.0, f64::max).sqrt()
+}
+
+/// A cache of random rows.
+fn rows(op: &Attention, seed: u64) -> Arg {
+    let mut random = Random::new(seed);
+    let shape = [op.pages, op.kv_heads, op.page_size, op.head_dim];
+    let numbers = (0..shape.iter().product()).map(|_| f64::from(random.normal()));
+    let rows = encode(op.kv, &reference::Tensor::new(&shape, numbers.collect()));
+    Arg::new(&rows.shape, rows.data)
 }
 
 /// Sequences with `lead` tokens of none before them and one after, their pages scattered.
@@ -29,13 +39,12 @@ fn arguments(op: &Attention, lead: usize, sequences: &[Lengths], q_size: f64) ->
         starts.push(starts[starts.len() - 1] + s.0 as i32);
     }
     let lens: Vec<i32> = sequences.iter().map(|s| s.1 as i32).collect();
-    let cache = [op.pages, op.kv_heads, op.page_size, op.head_dim];
     let shape = [tokens, op.heads, op.head_dim];
     let mut args = vec![
         Arg::out(&shape).padded(),
         Arg::random(&shape, q_size, 1).padded(),
-        Arg::random(&cache, 1.0, 2),
-        Arg::random(&cache, 1.0, 3),
+        rows(op, 2),
+        rows(op, 3),
         Arg::ints(&[sequences.len(), max_pages], &table),
         Arg::ints(&[sequences.len() + 1], &starts),
         Arg::ints(&[sequences.len()], &lens),
@@ -56,12 +65,20 @@ fn is_within_its_bound(op: &Attention, args: &[Arg]) {
     let u = 2f64.powi(-24);
     let mut inputs = inputs(op, args);
     let scale = f64::from(op.scale).abs();
-    let score = (op.head_dim + 3) as f64 * u * scale * norm(&inputs[0]) * norm(&inputs[1]);
+    let keys = decode(op.kv, &inputs[1]);
+    let score = (op.head_dim + 4) as f64 * u * scale * norm(&inputs[0]) * norm(&keys);
     // exp(x) - 1 is more than x for scores as large as those of `no_probability_is_subnormal`.
     let most = inputs[5].data.iter().copied().fold(0.0, f64::max);
     let relative = (2.0 * score).exp_m1() + (2.0 * most + 40.0) * u;
-    inputs[2] = inputs[2].map(f64::abs);
-    let magnitude = op.reference(&[&inputs[0].shape.clone()], &inputs).remove(0);
+    inputs[1] = keys;
+    inputs[2] = decode(op.kv, &inputs[2]).map(f64::abs);
+    let floats = Attention {
+        kv: DType::F32,
+        ..op.clone()
+    };
+    let magnitude = floats
+        .reference(&[&inputs[0].shape.clone()], &inputs)
+        .remove(0);
     check(op, args, |_, i, _| magnitude.data[i] * relative);
 }
 
@@ -81,6 +98,13 @@ const OP: Attention = Attention {
 const PAIRS: Attention = Attention {
     dtype: DType::BF16,
     kv: DType::BF16,
+    ..OP
+};
+
+/// Rows of int8 with their scales.
+const INT8: Attention = Attention {
+    dtype: DType::BF16,
+    kv: DType::I8,
     ..OP
 };
 
@@ -114,7 +138,7 @@ fn every_head_size_group_and_type() {
         (256, 2, 2),
         (320, 2, 1),
     ] {
-        for op in [OP, PAIRS] {
+        for op in [OP, PAIRS, INT8] {
             let op = Attention {
                 head_dim,
                 heads,
@@ -129,6 +153,7 @@ fn every_head_size_group_and_type() {
         (DType::BF16, DType::BF16),
         (DType::BF16, DType::F32),
         (DType::F32, DType::F32),
+        (DType::F16, DType::I8),
     ] {
         keeps_its_bound(
             &Attention {
@@ -145,7 +170,7 @@ fn every_head_size_group_and_type() {
 
 #[test]
 fn long_sequences_are_cut_and_combined() {
-    for op in [OP, PAIRS] {
+    for op in [OP, PAIRS, INT8] {
         let op = Attention {
             pages: 40,
             page_size: 100,
@@ -173,7 +198,8 @@ fn no_probability_is_subnormal() {
 #[test]
 fn a_sequence_does_not_see_its_neighbours() {
     let own = [(1, 700, 0), (3, 300, 0), (9, 700, 0), (60, 200, 0)];
-    for (op, own) in own.into_iter().flat_map(|own| [(OP, own), (PAIRS, own)]) {
+    let ops = [OP, PAIRS, INT8];
+    for (op, own) in ops.iter().flat_map(|op| own.map(|own| (op.clone(), own))) {
         let batch = [(3, 90, 0), own, (1, 1500, 0), (70, 100, 0)];
         let mut args = arguments(&op, 2, &batch, 2.0);
         let given = inputs(&op, &args);

@@ -46,6 +46,13 @@ impl Lanes for Neon {
         ))))
     }
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(intrinsics!({
+            let four = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
+            vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(four))))
+        }))
+    }
+    #[inline(always)]
     unsafe fn store_f32(self, to: *mut f32) {
         intrinsics!(vst1q_f32(to, self.0))
     }

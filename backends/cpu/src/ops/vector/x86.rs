@@ -70,6 +70,13 @@ impl<const PAIRS: bool> Lanes for Avx512<PAIRS> {
         )))
     }
     #[inline(always)]
+    fn pairs(lower: Self, upper: Self) -> Self {
+        // The transmute: as above.
+        Self(intrinsics!(std::mem::transmute::<__m512bh, __m512>(
+            _mm512_cvtne2ps_pbh(upper.0, lower.0)
+        )))
+    }
+    #[inline(always)]
     fn splat(x: f32) -> Self {
         Self(intrinsics!(_mm512_set1_ps(x)))
     }
@@ -87,6 +94,12 @@ impl<const PAIRS: bool> Lanes for Avx512<PAIRS> {
     unsafe fn load_bf16(from: *const bf16) -> Self {
         Self(intrinsics!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(
             _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))
+        ))))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(intrinsics!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(
+            _mm_loadu_si128(from.cast())
         ))))
     }
     #[inline(always)]
@@ -266,6 +279,12 @@ impl Lanes for Avx2 {
     unsafe fn load_bf16(from: *const bf16) -> Self {
         Self(intrinsics!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(
             _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()))
+        ))))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> Self {
+        Self(intrinsics!(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(
+            _mm_loadl_epi64(from.cast())
         ))))
     }
     #[inline(always)]
