@@ -121,13 +121,15 @@ fn a_run_writes_a_report_that_verifies_and_a_changed_one_does_not() {
 
 #[test]
 fn small_models_are_right_in_every_format() {
-    let output = conform(&["--level", "5", "--json"]);
-    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
-    for result in document["results"].as_array().unwrap() {
-        assert_eq!(result["status"], "PASS", "{result:#}");
-        println!("{}: {}", result["name"], result["why"]);
+    for activations in ["f32", "int8"] {
+        let output = conform(&["--level", "5", "--json", "--activations", activations]);
+        let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for result in document["results"].as_array().unwrap() {
+            assert_eq!(result["status"], "PASS", "{activations}: {result:#}");
+            println!("{}: {}", result["name"], result["why"]);
+        }
+        assert_eq!(output.status.code(), Some(0));
     }
-    assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]
