@@ -827,8 +827,8 @@ fn overflows(architecture: &Architecture, dtype: DType) -> bool {
     architecture.model_type == "glm4" && dtype == DType::F16
 }
 
-/// The type of the KV cache; refuses one that the device's kernels do not take. A device that computes in f32 for want of the checkpoint's own type still stores that one:
-/// its publisher kept no more, and it takes half the memory.
+/// The type of the KV cache; refuses one that the device's kernels do not take. A device that computes in f32 for want of the
+/// checkpoint's own type still stores that one: its publisher kept no more, and it takes half the memory.
 fn cache_type(
     architecture: &Architecture,
     device: &hal::DeviceInfo,

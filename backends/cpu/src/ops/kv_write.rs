@@ -62,11 +62,10 @@ impl<T: Element, Kv: Cached> Kernel for Tokens<'_, '_, T, Kv> {
 #[cfg(test)]
 mod tests {
     use hal::DType;
-
-    use super::*;
     use ops::kv_cache::{decode, encode};
     use ops::reference::Tensor;
 
+    use super::*;
     use crate::ops::testing::{Arg, check_exact, inputs, output};
     use crate::testing::{Random, contexts};
 

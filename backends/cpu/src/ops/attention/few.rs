@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use ops::kv_cache::SCALE_BYTES;
-
 use super::{BLOCK, Places, Problem, Task, exp_normal};
 use crate::ops::kv_cache::Cached;
 use crate::ops::tensor::Row;
@@ -69,7 +67,7 @@ impl Problem<'_> {
             unsafe { self.dots::<V, E>(scores, &keys, n, &values, q) };
             if E::SCALED {
                 // SAFETY: found before.
-                unsafe { self.rescale::<V>(scores, &keys, n) };
+                unsafe { self.rescale::<V, E>(scores, &keys, n) };
             }
             let mut rescale = [1.0; MOST];
             for (r, scores) in scores.chunks_exact_mut(BLOCK).enumerate() {
@@ -80,7 +78,7 @@ impl Problem<'_> {
             self.reach::<V>(0, task, block(start + BLOCK), &mut keys, key_block);
             if E::SCALED {
                 // SAFETY: found before.
-                unsafe { self.rescale::<V>(scores, &values, n) };
+                unsafe { self.rescale::<V, E>(scores, &values, n) };
             }
             // SAFETY: found before.
             unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
@@ -169,16 +167,14 @@ impl Problem<'_> {
     /// anything.
     ///
     /// # Safety
-    /// At the first `n` places lie a head's elements and their scale.
+    /// At the first `n` places lie rows of the cache, of type `E`.
     #[inline(always)]
-    unsafe fn rescale<V: Lanes>(&self, scores: &mut [f32], places: &Places, n: usize) {
+    unsafe fn rescale<V: Lanes, E: Cached>(&self, scores: &mut [f32], places: &Places, n: usize) {
         let mut scales = [0.0; BLOCK];
         for (scale, place) in scales.iter_mut().zip(&places[..n]) {
-            // SAFETY: the caller's promise.
-            *scale = unsafe {
-                let bytes = place.add(self.op.head_dim).cast::<[u8; SCALE_BYTES]>();
-                f32::from_le_bytes(bytes.read())
-            };
+            // SAFETY: the caller's promise; a cell is its element.
+            let row = unsafe { std::slice::from_raw_parts(place.cast(), self.row()) };
+            *scale = E::scale(Row(row));
         }
         let scales = Row::of(&mut scales);
         for scores in scores.chunks_exact_mut(BLOCK) {
