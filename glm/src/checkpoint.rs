@@ -76,6 +76,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Place>,
     /// Of a GGUF file, the first of several.
     metadata: Option<Metadata>,
+    /// Where its matrices are kept as devices hold them.
+    packed: Option<PathBuf>,
 }
 
 /// Where a tensor lies.
@@ -322,6 +324,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             metadata: None,
+            packed: None,
         };
         if !path.is_dir() {
             checkpoint.folder = path.parent().map(Path::to_path_buf);
@@ -376,6 +379,7 @@ impl Checkpoint {
             files: Vec::new(),
             tensors: BTreeMap::new(),
             metadata: None,
+            packed: None,
         };
         checkpoint.add(source.to_owned(), bytes)?;
         checkpoint.complete_gguf()
@@ -408,10 +412,28 @@ impl Checkpoint {
         })
     }
 
-    /// Asks for a tensor, which is read soon, to be brought from the disk.
+    /// Asks for a tensor, which is read soon, to be brought from the disk, and for what follows it: tensors mostly lie in the order
+    /// in which they are used, so the next one is read while this one is packed.
     pub fn ask(&self, name: &str) {
-        for part in self.tensors.get(name).into_iter().flat_map(|p| &p.parts) {
-            self.files[part.file].1.ask(part.entry.range.clone());
+        /// Enough to keep a disk busy, little beside the weights.
+        const AHEAD_BYTES: usize = 64 << 20;
+        self.ask_places(self.tensors.get(name), AHEAD_BYTES);
+    }
+
+    /// Asks for all vectors but scales: what is read of a checkpoint whose matrices are kept. One after the other, each would wait
+    /// for the disk.
+    pub(crate) fn ask_vectors(&self) {
+        let is_vector = |(name, place): &(&String, &Place)| {
+            place.shape.len() == 1 && !name.ends_with(SCALE_SUFFIX)
+        };
+        let vectors = self.tensors.iter().filter(is_vector);
+        self.ask_places(vectors.map(|(_, place)| place), 0);
+    }
+
+    fn ask_places<'p>(&self, places: impl IntoIterator<Item = &'p Place>, ahead_bytes: usize) {
+        for part in places.into_iter().flat_map(|place| &place.parts) {
+            let (_, bytes) = &self.files[part.file];
+            bytes.ask(part.entry.range.clone(), ahead_bytes);
         }
     }
 
@@ -431,6 +453,31 @@ impl Checkpoint {
     /// The folder in which the files lie; `None` for a model in memory.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
+    }
+
+    /// Keeps what a device makes of the matrices in `folder`, and takes from there what an earlier start has kept: loading then
+    /// takes the time of reading, and processes share the memory. Models on devices that do not use memory of files
+    /// ([`hal::Device::map`]) are then refused.
+    ///
+    /// The files are good for this program, device and checkpoint; others lie beside them. Each may be deleted, also while it
+    /// is in use, and none may be changed.
+    #[must_use]
+    pub fn keep_packed(self, folder: PathBuf) -> Self {
+        Self {
+            packed: Some(folder),
+            ..self
+        }
+    }
+
+    /// The folder of [`Self::keep_packed`].
+    pub(crate) fn packed(&self) -> Option<&Path> {
+        self.packed.as_deref()
+    }
+
+    /// What tells whether the files are still the same ones; `None` for a model in memory.
+    pub(crate) fn states(&self) -> Option<Vec<&str>> {
+        let bytes = self.files.iter().map(|(_, bytes)| bytes);
+        bytes.map(Bytes::state).collect()
     }
 
     fn add_file(&mut self, path: &Path) -> Result<()> {

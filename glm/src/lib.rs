@@ -27,3 +27,4 @@ pub mod trace;
 mod weights;
 
 mod files;
+mod packed;

@@ -24,6 +24,7 @@ use ops::{AttentionArgs, Context, EmbeddingArgs, KvWriteArgs, Mask, RopeKvWriteA
 use crate::architecture::{Architecture, Position};
 use crate::cache::{CacheShape, KvCache, Sequence};
 use crate::checkpoint::Checkpoint;
+use crate::packed::Packed;
 use crate::rope::RopeTables;
 use crate::weights::{Bias, Linear, Loader, Matrix, NormWeights, Table, check_norm, weight_bytes};
 use blueprint::Blueprint;
@@ -365,7 +366,11 @@ impl Model {
         let prefix = prefix
             .map(|p| p.load(context, &a, &mut *stream, dtype))
             .transpose()?;
+        // Observers want the values that a packed weight stands for: they are read.
+        let packed = checkpoint.packed().filter(|_| !context.is_observed());
+        let packed = packed.map(|folder| Packed::open(folder, &**device, checkpoint));
         let mut loader = Loader {
+            packed: packed.transpose()?,
             checkpoint,
             context,
             stream: &mut *stream,

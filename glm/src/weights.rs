@@ -7,10 +7,11 @@
 use std::borrow::Cow;
 
 use hal::{Buffer, DType, Device, Error, Result, Stream, View, WeightFormat};
-use ops::{Context, Embedding, EmbeddingArgs, HostWeight, Matmul, MatmulArgs, Plan};
+use ops::{Context, Embedding, EmbeddingArgs, HostWeight, Matmul, MatmulArgs, Op, Plan};
 
 use crate::architecture::{Architecture, Norm, QkvNames};
 use crate::checkpoint::{Checkpoint, StoredMatrix};
+use crate::packed::Packed;
 
 /// A matrix that will be loaded: names, shape and formats are known and fit.
 #[derive(Clone, Debug)]
@@ -281,13 +282,14 @@ pub(crate) struct Loader<'a> {
     pub(crate) progress: &'a mut dyn FnMut(usize, usize),
     pub(crate) done_bytes: usize,
     pub(crate) total_bytes: usize,
+    /// Where packed matrices are kept.
+    pub(crate) packed: Option<Packed<'a>>,
 }
 
 impl Loader<'_> {
     /// Reads, converts and packs a matrix for `plan`.
     pub(crate) fn linear(&mut self, matrix: &Matrix, plan: Plan<Matmul>) -> Result<Linear> {
-        let (checkpoint, context) = (self.checkpoint, self.context);
-        let weight = converted(checkpoint, context, matrix, |weight| plan.pack(weight))?;
+        let weight = self.packed_matrix(matrix, plan.op(), |weight, _| plan.pack(weight))?;
         let bias = match matrix.bias {
             true => Some(self.upload_f32(&matrix.read_bias(self.checkpoint)?)?),
             false => None,
@@ -298,13 +300,30 @@ impl Loader<'_> {
 
     /// Reads and converts a table for `plan`; a dense one is stored as it is.
     pub(crate) fn table(&mut self, matrix: &Matrix, plan: Plan<Embedding>) -> Result<Table> {
-        let (checkpoint, context, stream) = (self.checkpoint, self.context, &mut *self.stream);
-        let table = converted(checkpoint, context, matrix, |table| match table.format {
-            WeightFormat::Dense(_) => upload(&**context.device(), stream, &table.data),
+        let device = self.context.device();
+        let table = self.packed_matrix(matrix, plan.op(), |table, stream| match table.format {
+            WeightFormat::Dense(_) => upload(&**device, stream, &table.data),
             _ => plan.pack(table),
         })?;
         self.count(matrix.bytes());
         Ok(Table { plan, table })
+    }
+
+    /// What `pack` makes of the matrix for `op`, now or at an earlier start.
+    fn packed_matrix(
+        &mut self,
+        matrix: &Matrix,
+        op: &impl Op,
+        pack: impl FnOnce(&HostWeight<'_>, &mut dyn Stream) -> Result<Buffer>,
+    ) -> Result<Buffer> {
+        let (checkpoint, context) = (self.checkpoint, self.context);
+        let make = |stream: &mut dyn Stream| {
+            converted(checkpoint, context, matrix, |weight| pack(weight, stream))
+        };
+        match &self.packed {
+            Some(packed) => packed.get(&format!("{matrix:?}\n{op:?}"), self.stream, make),
+            None => make(self.stream),
+        }
     }
 
     /// Reads the weights of norm `key`.

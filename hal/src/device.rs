@@ -1,6 +1,7 @@
 //! Devices.
 
 use std::fmt::Debug;
+use std::fs::File;
 
 use crate::{Buffer, DType, DeviceId, Result, Stream, View};
 
@@ -99,6 +100,16 @@ pub trait Device: Send + Sync + Debug {
             stream.upload(&View::at(&buffer, at, DType::U8, &[len])?, &zeros[..len])?;
         }
         Ok(buffer)
+    }
+
+    /// Memory that holds the `bytes` of `file` from `offset` on: read when touched, shared with other processes, given back under
+    /// pressure. What is written to it is seen by this process alone. `None` on devices that do not use memory of files.
+    /// The file must not be changed or cut while the memory is in use; replacing it by another of its name is no change.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a range outside the file or an offset at which no buffer starts, `Io`.
+    fn map(&self, _file: &File, _offset: u64, _bytes: usize) -> Result<Option<Buffer>> {
+        Ok(None)
     }
 
     /// A new in-order queue.

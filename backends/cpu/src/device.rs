@@ -1,5 +1,6 @@
 //! The CPU as a device. Its streams work at once: when a call returns, the work is done.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,11 @@ impl Device for CpuDevice {
 
     fn alloc_zeroed(&self, bytes: usize, _stream: &mut dyn Stream) -> Result<Buffer> {
         self.alloc(bytes)
+    }
+
+    fn map(&self, file: &File, offset: u64, bytes: usize) -> Result<Option<Buffer>> {
+        let memory = CpuMemory::map(file, offset, bytes, self.info.id)?;
+        Ok(Some(Buffer::new(memory)))
     }
 
     fn stream(&self) -> Result<Box<dyn Stream>> {

@@ -1,10 +1,11 @@
 //! Host memory as device memory, and typed access to it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fs::File;
 use std::ptr::NonNull;
 
 use hal::{DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapOptions};
 
 use crate::ControlGroup;
 
@@ -30,7 +31,7 @@ pub(crate) struct CpuMemory {
 #[derive(Debug)]
 enum Owner {
     Heap(Layout),
-    /// Of which `data` is the first huge page.
+    /// Of a file, or of which `data` is the first huge page.
     Map(#[expect(dead_code, reason = "unmapped when it is dropped")] MmapMut),
 }
 
@@ -65,6 +66,43 @@ impl CpuMemory {
         Ok(Self {
             data,
             owner,
+            bytes,
+            device,
+        })
+    }
+
+    /// The bytes of a file, as [`hal::Device::map`] says.
+    pub(crate) fn map(file: &File, offset: u64, bytes: usize, device: DeviceId) -> Result<Self> {
+        let doing = || format!("map {bytes} B of a file from {offset} on");
+        let io = |e: std::io::Error| {
+            Error::new(ErrorKind::Io, doing(), e.to_string())
+                .next_step("see the system's log")
+                .with_source(e)
+        };
+        let len = file.metadata().map_err(io)?.len();
+        let end = u64::try_from(bytes)
+            .ok()
+            .and_then(|n| n.checked_add(offset));
+        if end.is_none_or(|end| end > len) {
+            return Err(Error::invalid(doing(), format!("it has {len} B")));
+        }
+        if !offset.is_multiple_of(ALIGN as u64) {
+            let why = format!("buffers start at multiples of {ALIGN} B");
+            return Err(Error::invalid(doing(), why));
+        }
+        if bytes == 0 {
+            return Self::new(0, device);
+        }
+        // SAFETY: the map is private, and the trait makes callers keep the file as it is.
+        let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map_copy(file) };
+        let mut map = map.map_err(io)?;
+        // All of it is read soon; only time is lost when the system does not begin at once.
+        #[cfg(unix)]
+        let _ = map.advise(memmap2::Advice::WillNeed);
+        let data = NonNull::new(map.as_mut_ptr());
+        Ok(Self {
+            data: data.ok_or_else(|| io(std::io::ErrorKind::OutOfMemory.into()))?,
+            owner: Owner::Map(map),
             bytes,
             device,
         })
@@ -167,4 +205,45 @@ pub fn memory_info() -> Option<MemoryInfo> {
             free_bytes: free,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use hal::DType;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_memory() {
+        let cpu = crate::open(&crate::Options::default()).unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let bytes: Vec<u8> = (0..10_000_u32).map(|i| (i % 251) as u8).collect();
+        file.write_all(&bytes).unwrap();
+        let map = |offset, len| cpu.device.map(file.as_file(), offset, len);
+        let mut stream = cpu.device.stream().unwrap();
+        for (offset, len) in [(0, 10_000), (64, 9_936), (4096, 100), (8192, 0)] {
+            let buffer = map(offset as u64, len).unwrap().unwrap();
+            let view = View::new(&buffer, DType::U8, &[len]).unwrap();
+            let mut found = vec![0; len];
+            stream.download(&mut found, &view).unwrap();
+            assert_eq!(found, &bytes[offset..offset + len]);
+            // Written memory is this process's own.
+            stream.upload(&view, &vec![7; len]).unwrap();
+            stream.download(&mut found, &view).unwrap();
+            assert_eq!(found, vec![7; len]);
+            assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+        }
+        for (offset, len) in [
+            (0, 10_001),
+            (64, 9_937),
+            (10_048, 0),
+            (u64::MAX, 1),
+            (1, 64),
+        ] {
+            let e = map(offset, len).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidArgument, "{offset} {len}");
+        }
+    }
 }

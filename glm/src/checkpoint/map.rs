@@ -1,6 +1,6 @@
 //! A file's bytes, mapped: the only unsafe code of this crate.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::{Deref, Range};
 use std::path::Path;
 
@@ -13,7 +13,11 @@ use crate::files;
 #[derive(Debug)]
 pub(crate) enum Bytes {
     /// Mapped from disk; pages are read when touched and given back under memory pressure.
-    Mapped(Mmap),
+    Mapped {
+        map: Mmap,
+        /// [`Self::state`].
+        state: String,
+    },
     /// Part of this executable.
     Static(&'static [u8]),
     /// In memory.
@@ -38,29 +42,37 @@ impl Bytes {
         // another.
         #[expect(unsafe_code, reason = "mapping a file is unsafe by nature")]
         let map = unsafe { Mmap::map(&file) };
-        Ok(Self::Mapped(map.map_err(|e| files::io_error(&doing, e))?))
+        Ok(Self::Mapped {
+            map: map.map_err(|e| files::io_error(&doing, e))?,
+            state: state(&metadata),
+        })
     }
 
-    /// Asks the system to read `range`, and what follows it, before it is touched: tensors mostly lie in the order in which they
-    /// are used, so the next one is read while this one is packed.
-    pub(crate) fn ask(&self, range: Range<usize>) {
+    /// What changes when another file takes the place of this one, or somebody writes to it; `None` where there is no file.
+    pub(crate) fn state(&self) -> Option<&str> {
+        match self {
+            Self::Mapped { state, .. } => Some(state),
+            Self::Static(_) | Self::Owned(_) => None,
+        }
+    }
+
+    /// Asks the system to read `range`, and so many bytes after it, before it is touched.
+    pub(crate) fn ask(&self, range: Range<usize>, ahead_bytes: usize) {
         #[cfg(unix)]
-        if let Self::Mapped(map) = self {
-            /// Enough to keep a disk busy, little beside the weights.
-            const AHEAD_BYTES: usize = 64 << 20;
-            let end = range.end.saturating_add(AHEAD_BYTES).min(map.len());
+        if let Self::Mapped { map, .. } = self {
+            let end = range.end.saturating_add(ahead_bytes).min(map.len());
             let advice = memmap2::Advice::WillNeed;
             // Only time is lost when the system does not.
             let _ = map.advise_range(advice, range.start, end.saturating_sub(range.start));
         }
         #[cfg(not(unix))]
-        let _ = range;
+        let _ = (range, ahead_bytes);
     }
 
     /// Gives the pages of `range` back to the system; they are read again when touched again.
     pub(crate) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
-        if let Self::Mapped(map) = self
+        if let Self::Mapped { map, .. } = self
             && !range.is_empty()
         {
             let advice = memmap2::UncheckedAdvice::DontNeed;
@@ -80,12 +92,38 @@ impl Bytes {
     }
 }
 
+/// Number, size and times of a file. The system sets the time of the last change to any of them itself: no program can keep it.
+#[cfg(unix)]
+fn state(metadata: &Metadata) -> String {
+    use std::os::unix::fs::MetadataExt;
+    format!(
+        "file {} of {} B, written {}.{:09}, changed {}.{:09}",
+        metadata.ino(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec(),
+        metadata.ctime(),
+        metadata.ctime_nsec()
+    )
+}
+
+/// Size and times of a file.
+#[cfg(not(unix))]
+fn state(metadata: &Metadata) -> String {
+    format!(
+        "file of {} B, written {:?}, made {:?}",
+        metadata.len(),
+        metadata.modified(),
+        metadata.created()
+    )
+}
+
 impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped { map, .. } => map,
             Bytes::Static(bytes) => bytes,
             Bytes::Owned(bytes) => bytes,
         }

@@ -269,6 +269,7 @@ impl List {
             tensors: places.collect(),
             files,
             metadata: None,
+            packed: None,
         }
     }
 }

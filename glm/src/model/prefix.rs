@@ -154,6 +154,7 @@ impl<'c> PrefixTensors<'c> {
             progress: &mut |_, _| {},
             done_bytes: 0,
             total_bytes: 0,
+            packed: None,
         };
         let linear = loader.linear(matrix, plan)?;
         let out = View::new(&out, DType::F32, &[t, n])?;

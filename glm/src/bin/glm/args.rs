@@ -58,6 +58,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GLM_KV_CACHE_DTYPE", value_enum)]
     pub(crate) kv_cache_dtype: Option<CacheType>,
 
+    /// Keep the weights of a model as the CPU uses them, in the cache folder, and take them from there at the next start: loading
+    /// then takes the time of reading, and processes share the memory
+    #[arg(long, global = true, env = "GLM_KEEP_PACKED")]
+    pub(crate) keep_packed: bool,
+
     /// Threads of the CPU; `glm bench` takes several numbers [default: one per core]
     #[arg(
         long,

@@ -94,7 +94,7 @@ impl Subject {
                     name.to_string_lossy().into_owned()
                 }),
                 architecture: source.architecture()?,
-                checkpoint: source.checkpoint()?,
+                checkpoint: load::checkpoint(global, &source)?,
                 weights: "of the checkpoint".into(),
             });
         };

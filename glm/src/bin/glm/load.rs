@@ -107,7 +107,7 @@ pub(crate) fn model(
     ptuning: Option<&Path>,
     options: &Options,
 ) -> Result<Model, Failure> {
-    let (architecture, checkpoint) = (source.architecture()?, source.checkpoint()?);
+    let (architecture, checkpoint) = (source.architecture()?, checkpoint(global, source)?);
     let tuned = ptuning.map(Checkpoint::open).transpose()?;
     let own = architecture.prefix.map(|_| &checkpoint);
     let prefix = tuned.as_ref().or(own);
@@ -121,6 +121,23 @@ pub(crate) fn model(
             progress,
         )
     })
+}
+
+/// The tensors of `source`, kept as `--keep-packed` says.
+pub(crate) fn checkpoint(global: &Global, source: &ModelSource) -> Result<Checkpoint, Failure> {
+    let checkpoint = source.checkpoint()?;
+    if !global.keep_packed {
+        return Ok(checkpoint);
+    }
+    let folder = hal::kept::folder().ok_or_else(|| {
+        Error::new(
+            ErrorKind::NotFound,
+            "keep packed weights",
+            "there is no cache folder",
+        )
+        .next_step("set GLM_CACHE to a folder, or leave out --keep-packed")
+    })?;
+    Ok(checkpoint.keep_packed(folder.join("packed")))
 }
 
 /// What the publisher recommends, changed by what `args` say.
