@@ -5,14 +5,12 @@
 //! matrix is made again and the file replaced. A checkpoint counts as the same while its files have the same number, size and
 //! times in the file system: reading it through would take as long as packing it. The elements have no checksum, for the same reason.
 
-use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use hal::{Buffer, DType, Device, Error, Result, Stream, View};
-use sha2::{Digest, Sha256};
+use hal::{Buffer, DType, Device, Error, Result, Stream, View, kept};
 
 use crate::checkpoint::Checkpoint;
 use crate::files::io_error;
@@ -86,12 +84,7 @@ impl<'a> Packed<'a> {
         pack: impl FnOnce(&mut dyn Stream) -> Result<Buffer>,
     ) -> Result<Buffer> {
         let made_of = format!("{}{what}\n", self.origin);
-        let digest = Sha256::digest(&made_of);
-        let name = digest[..16].iter().fold(String::new(), |mut name, byte| {
-            let _ = write!(name, "{byte:02x}");
-            name
-        });
-        let place = self.folder.join(name + ".weight");
+        let place = self.folder.join(kept::name([&*made_of]) + ".weight");
         if let Some(kept) = self.map(&place, &made_of)? {
             return Ok(kept);
         }
