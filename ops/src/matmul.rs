@@ -49,7 +49,7 @@ impl Matmul {
     }
 }
 
-/// The most columns of x that share a scale when they are rounded to eight bits.
+/// Columns of x that share a scale when they are rounded to eight bits.
 pub const ACTIVATION_BLOCK: usize = 128;
 
 /// A block of x whose largest magnitude is less than this is rounded to zeros: 2⁻¹⁰⁰.
@@ -57,7 +57,7 @@ pub const SMALLEST_ACTIVATION: f32 = 7.888_609e-31;
 
 impl Matmul {
     /// On devices that round x to eight bits ([`hal::Numerics::rounds_activations`]), the columns that share a scale:
-    /// those of a group of the weight, at most [`ACTIVATION_BLOCK`]. `None`: the product takes x as it is.
+    /// [`ACTIVATION_BLOCK`], whatever the weight. `None`: the product takes x as it is.
     ///
     /// With `a` the largest magnitude of a block, in f32: element `x` becomes the integer nearest to `x · (127/a)`, of two
     /// equally near ones the even one, in units of `a/127`. Blocks with `a` < [`SMALLEST_ACTIVATION`] become zeros. An
@@ -65,10 +65,10 @@ impl Matmul {
     pub fn activation_block(&self) -> Option<usize> {
         match self.weight {
             WeightFormat::Int8Row | WeightFormat::Int4Row => Some(ACTIVATION_BLOCK),
+            // Groups divide a block, or blocks a group.
             WeightFormat::Int8Group(group) | WeightFormat::Int4Group(group) => {
-                let block = group.min(ACTIVATION_BLOCK);
-                (group.is_multiple_of(block) && ACTIVATION_BLOCK.is_multiple_of(block))
-                    .then_some(block)
+                (group.is_multiple_of(ACTIVATION_BLOCK) || ACTIVATION_BLOCK.is_multiple_of(group))
+                    .then_some(ACTIVATION_BLOCK)
             }
             _ => None,
         }

@@ -68,14 +68,18 @@ pub(crate) trait Arith: Copy + 'static {
 
     const LANES: usize;
     const STEP: usize;
+    /// Whether x is integers.
+    const ROUNDED: bool = false;
     /// Bytes of an operand in memory.
     const OPERAND_BYTES: usize = Self::LANES * size_of::<Self::Scalar>();
 
     unsafe fn zero() -> Self::Sum;
     /// No products yet; of integers, less what their offset adds.
     unsafe fn start(x: *const Quantised) -> Self::Acc;
-    /// The sums of a stretch; of integers, times the scale of x.
-    unsafe fn finish(acc: Self::Acc, x: *const Quantised) -> Self::Sum;
+    /// The sums of a stretch.
+    unsafe fn sums(acc: Self::Acc) -> Self::Sum;
+    /// `old` and the sums of a part of x, which of integers are worth its scale.
+    unsafe fn merge(sum: Self::Sum, x: *const Quantised, old: Self::Sum) -> Self::Sum;
     unsafe fn load(at: *const f32) -> Self::Sum;
     unsafe fn store(at: *mut f32, sum: Self::Sum);
     unsafe fn load_f16(at: *const u16) -> Self::Sum;
@@ -103,8 +107,18 @@ macro_rules! float_sums {
         }
 
         #[inline(always)]
-        unsafe fn finish(acc: Self::Sum, _: *const crate::simd::Quantised) -> Self::Sum {
+        unsafe fn sums(acc: Self::Sum) -> Self::Sum {
             acc
+        }
+
+        #[inline(always)]
+        unsafe fn merge(
+            sum: Self::Sum,
+            _: *const crate::simd::Quantised,
+            old: Self::Sum,
+        ) -> Self::Sum {
+            // SAFETY: the caller's promise.
+            unsafe { Self::add(old, sum) }
         }
     };
 }
@@ -127,7 +141,7 @@ fn bf16_pair(x: [f32; 2]) -> u32 {
 /// are integers moved up by [`Path::offset`].
 pub(crate) trait IntArith: Arith<Scalar = u32> {}
 
-/// One row of a part of x that was rounded to eight bits.
+/// One row of a part of x that was rounded to eight bits. Parts of one block have the same scale.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quantised {
     /// What one unit is worth.

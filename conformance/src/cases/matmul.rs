@@ -88,10 +88,10 @@ impl Conformance for Matmul {
         let mut terms = self.k;
         if card.rounds_activations {
             inputs[0] = self.rounded_activations(&inputs[0]);
-            // Sums of integers are exact within a block.
-            terms = self
-                .activation_block()
-                .map_or(terms, |block| terms.div_ceil(block));
+            // Sums of integers are exact where neither scale changes.
+            terms = self.activation_block().map_or(terms, |block| {
+                terms.div_ceil(self.weight.group().map_or(block, |group| group.min(block)))
+            });
         }
         let mut want = self.reference(shapes, &inputs).swap_remove(0);
         let bias = self.bias.then(|| &inputs[2]);

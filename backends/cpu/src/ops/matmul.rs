@@ -340,14 +340,12 @@ mod tests {
             let k = 520usize.next_multiple_of(weight.cols_multiple());
             for m in [1, 5, 30] {
                 let op = Matmul::new(70, k, DType::F32, weight);
-                if op.activation_block().is_none() {
+                let Some(block) = op.activation_block() else {
                     continue;
-                }
-                // With one part of x, nothing is rounded but the product with its scales.
-                let op = Matmul {
-                    k: op.activation_block().unwrap(),
-                    ..op
                 };
+                // With one scale of either factor, nothing is rounded but the product with these.
+                let k = weight.group().map_or(block, |group| group.min(block));
+                let op = Matmul { k, ..op };
                 let case = Case { op, m };
                 let all: Vec<_> = of_integers()
                     .iter()

@@ -100,13 +100,15 @@ macro_rules! integers {
             type Operand = __m256i;
             type Scalar = u32;
             const STEP: usize = 4;
+            const ROUNDED: bool = true;
 
             sums! {}
 
             simd! {
                 fn start(x: *const Quantised) -> __m256i = _mm256_set1_epi32((*x).start);
-                fn finish(acc: __m256i, x: *const Quantised) -> __m256 =
-                    _mm256_mul_ps(_mm256_cvtepi32_ps(acc), _mm256_set1_ps((*x).scale));
+                fn sums(acc: __m256i) -> __m256 = _mm256_cvtepi32_ps(acc);
+                fn merge(sum: __m256, x: *const Quantised, old: __m256) -> __m256 =
+                    _mm256_fmadd_ps(sum, _mm256_set1_ps((*x).scale), old);
                 fn operand(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
                 fn store_operand(at: *mut u8, operand: __m256i) -> () =
                     _mm256_storeu_si256(at.cast(), operand);

@@ -147,13 +147,15 @@ macro_rules! integers {
             type Operand = __m512i;
             type Scalar = u32;
             const STEP: usize = 4;
+            const ROUNDED: bool = true;
 
             sums! {}
 
             simd! {
                 fn start(x: *const Quantised) -> __m512i = _mm512_set1_epi32((*x).start);
-                fn finish(acc: __m512i, x: *const Quantised) -> __m512 =
-                    _mm512_mul_ps(_mm512_cvtepi32_ps(acc), _mm512_set1_ps((*x).scale));
+                fn sums(acc: __m512i) -> __m512 = _mm512_cvtepi32_ps(acc);
+                fn merge(sum: __m512, x: *const Quantised, old: __m512) -> __m512 =
+                    _mm512_fmadd_ps(sum, _mm512_set1_ps((*x).scale), old);
                 fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
                 fn store_operand(at: *mut u8, operand: __m512i) -> () =
                     _mm512_storeu_si512(at.cast(), operand);

@@ -201,13 +201,15 @@ macro_rules! integers {
             type Operand = int8x16_t;
             type Scalar = u32;
             const STEP: usize = 4;
+            const ROUNDED: bool = true;
 
             sums! {}
 
             simd! {
                 fn start(x: *const Quantised) -> int32x4_t = vdupq_n_s32((*x).start);
-                fn finish(acc: int32x4_t, x: *const Quantised) -> float32x4_t =
-                    vmulq_n_f32(vcvtq_f32_s32(acc), (*x).scale);
+                fn sums(acc: int32x4_t) -> float32x4_t = vcvtq_f32_s32(acc);
+                fn merge(sum: float32x4_t, x: *const Quantised, old: float32x4_t) -> float32x4_t =
+                    vfmaq_n_f32(old, sum, (*x).scale);
                 fn operand(at: *const u8) -> int8x16_t = vld1q_s8(at.cast());
                 fn store_operand(at: *mut u8, operand: int8x16_t) -> () =
                     vst1q_s8(at.cast(), operand);

@@ -143,6 +143,7 @@ impl Arith for ScalarInt8 {
     type Operand = [u32; 4];
     type Scalar = u32;
     const STEP: usize = 4;
+    const ROUNDED: bool = true;
 
     sums! {}
 
@@ -153,8 +154,13 @@ impl Arith for ScalarInt8 {
     }
 
     #[inline(always)]
-    unsafe fn finish(acc: [i32; 4], x: *const Quantised) -> [f32; 4] {
-        lanes!(i => acc[i] as f32 * (*x).scale)
+    unsafe fn sums(acc: [i32; 4]) -> [f32; 4] {
+        lanes!(i => acc[i] as f32)
+    }
+
+    #[inline(always)]
+    unsafe fn merge(sum: [f32; 4], x: *const Quantised, old: [f32; 4]) -> [f32; 4] {
+        lanes!(i => sum[i] * (*x).scale + old[i])
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use super::layout::Layout;
 use super::quantise::quantise;
 use super::span::{BLOCK_STEPS, MAX_SPANS, Spans, decode};
 use super::tile::{ASKED_BYTES, Columns, Span, tile};
-use super::tiling::{BLOCK_ROWS, FEW_ROWS, SMALL_PART, Tiling};
+use super::tiling::{BLOCK_ROWS, FEW_ROWS, Tiling};
 use crate::isa::Isa;
 use crate::ops::activation::with_act;
 use crate::ops::native::with_float;
@@ -305,37 +305,30 @@ impl Share<'_> {
     /// As [`Self::pack_tile`].
     #[inline(always)]
     unsafe fn quantise_tile<A: IntArith, T: Float>(&self, t: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.call.layout.part_steps * A::STEP {
-                ..=SMALL_PART => self.quantise_parts::<A, T, SMALL_PART>(t),
-                _ => self.quantise_parts::<A, T, ACTIVATION_BLOCK>(t),
-            }
-        }
-    }
-
-    /// [`Self::quantise_tile`], with parts of at most `N` columns.
-    ///
-    /// # Safety
-    /// As [`Self::pack_tile`].
-    #[inline(always)]
-    unsafe fn quantise_parts<A: IntArith, T: Float, const N: usize>(&self, t: usize) {
         let (call, layout) = (self.call, self.call.layout);
         let Range { start: row, end } = call.sizes.tiling.rows(t);
         let rows = end - row;
-        for (part_index, step) in (0..layout.steps).step_by(layout.part_steps).enumerate() {
-            let steps = layout.part_steps.min(layout.steps - step);
+        let part_cols = layout.part_steps * A::STEP;
+        let block_steps = layout.part_steps * layout.block_parts;
+        for (b, step) in (0..layout.steps).step_by(block_steps).enumerate() {
+            let steps = block_steps.min(layout.steps - step);
             let cols = (steps * A::STEP).min(layout.k - step * A::STEP);
             let to = call.packed_x::<A>(row, rows, step);
             for r in 0..rows {
                 let from = call.x.element(row + r, step * A::STEP).cast::<T>();
-                // SAFETY: the columns lie in the row of x; a part lies in one block of packed x, which has its steps.
+                // SAFETY: the columns lie in the row of x; a block of x lies in one block of packed x, which has its steps.
                 unsafe {
                     let from = std::slice::from_raw_parts(from, cols);
-                    let mut part = [0; N];
-                    let quantised = quantise(from, &mut part, layout.offset);
-                    call.quantised(row + r, part_index).write(quantised);
-                    for (s, four) in part.as_chunks::<4>().0[..steps].iter().enumerate() {
+                    let mut block = [0; ACTIVATION_BLOCK];
+                    let scale = quantise(from, &mut block);
+                    let used = &block[..steps * A::STEP];
+                    for (p, part) in used.chunks(part_cols).enumerate() {
+                        let sum: i32 = part.iter().map(|&q| i32::from(q)).sum();
+                        let start = -layout.offset * sum;
+                        let to = call.quantised(row + r, b * layout.block_parts + p);
+                        to.write(Quantised { scale, start });
+                    }
+                    for (s, four) in used.as_chunks::<4>().0.iter().enumerate() {
                         *to.add(s * rows + r) = u32::from_le_bytes(four.map(|q| q as u8));
                     }
                 }

@@ -39,6 +39,8 @@ pub(crate) struct Layout {
     pub(super) run_steps: usize,
     /// Steps that are added up before their scales are applied: those of a run, at most of a part of x.
     pub(super) part_steps: usize,
+    /// Parts of x that share a scale, where it is rounded.
+    pub(super) block_parts: usize,
 }
 
 impl Layout {
@@ -48,7 +50,8 @@ impl Layout {
         let unit = if is_int4(op.weight) { WORD } else { step };
         let steps = op.k.next_multiple_of(unit) / step;
         let run_steps = op.weight.group().map_or(steps, |group| group / step);
-        let part_steps = activation_block.map_or(run_steps, |block| run_steps.min(block / step));
+        let block_steps = activation_block.map_or(run_steps, |block| block / step);
+        let part_steps = run_steps.min(block_steps).max(1);
         Self {
             format: op.weight,
             n: op.n,
@@ -59,7 +62,8 @@ impl Layout {
             activation_block,
             steps,
             run_steps,
-            part_steps: part_steps.max(1),
+            part_steps,
+            block_parts: (block_steps / part_steps).max(1),
         }
     }
 
@@ -81,7 +85,7 @@ impl Layout {
         self.n.div_ceil(self.panel)
     }
 
-    /// Parts of a row of x that are rounded each on its own.
+    /// Parts of a row of x, where it is rounded.
     pub(super) fn parts_of_x(&self) -> usize {
         self.activation_block
             .map_or(0, |_| self.steps.div_ceil(self.part_steps))

@@ -1,8 +1,8 @@
 //! Rounding x to eight bits, as [`ops::Matmul::activation_block`] says.
 
-use ops::SMALLEST_ACTIVATION;
+use ops::{ACTIVATION_BLOCK, SMALLEST_ACTIVATION};
 
-use crate::simd::{Float, Quantised};
+use crate::simd::Float;
 
 /// Bits of a float that are not its sign.
 const MAGNITUDE: u32 = 0x7fff_ffff;
@@ -10,16 +10,12 @@ const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Added to a number below 2²², it leaves the nearest integer, ties to even, in the low bits.
 const TO_INTEGER: f32 = 12_582_912.0;
 
-/// Integers of one part of a row, at most `N`, zeros past its end. `offset` is what the weight's integers were moved up by.
+/// Integers of one block of a row, zeros past its end, and what one unit of them is worth.
 ///
 /// Without branches or sums of floats, so that its loops become vectors.
 #[inline(always)]
-pub(super) fn quantise<T: Float, const N: usize>(
-    x: &[T],
-    to: &mut [i8; N],
-    offset: i32,
-) -> Quantised {
-    let mut values = [0.0f32; N];
+pub(super) fn quantise<T: Float>(x: &[T], to: &mut [i8; ACTIVATION_BLOCK]) -> f32 {
+    let mut values = [0.0f32; ACTIVATION_BLOCK];
     for (value, x) in values.iter_mut().zip(x) {
         *value = x.to_f32();
     }
@@ -33,13 +29,8 @@ pub(super) fn quantise<T: Float, const N: usize>(
         true => (most / 127.0, 127.0 / most),
         false => (0.0, 0.0),
     };
-    let mut sum = 0;
     for (to, value) in to.iter_mut().zip(&values) {
         *to = (value * inverse + TO_INTEGER).to_bits() as i8;
-        sum += i32::from(*to);
     }
-    Quantised {
-        scale: if most.is_finite() { scale } else { f32::NAN },
-        start: -offset * sum,
-    }
+    if most.is_finite() { scale } else { f32::NAN }
 }

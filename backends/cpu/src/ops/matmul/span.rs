@@ -31,6 +31,7 @@ pub(super) struct Spans {
     steps: usize,
     run_steps: usize,
     part_steps: usize,
+    block_parts: usize,
     /// The next step: of the panel, of its run, of its part.
     at: [usize; 3],
 }
@@ -50,6 +51,7 @@ impl Spans {
             steps: layout.steps,
             run_steps: layout.run_steps,
             part_steps: layout.part_steps,
+            block_parts: layout.block_parts,
             at: [0; 3],
         }
     }
@@ -89,6 +91,7 @@ impl Spans {
             weight,
             weight_step: run_step.max(self.bytes(steps)),
             units: steps / self.unit_steps,
+            block: self.block_parts,
             ask: weight.wrapping_add(self.ahead),
             scales: match self.scales {
                 Some(at) => self.run.wrapping_add(at).cast(),

@@ -5,7 +5,7 @@ use crate::simd::{Arith, Format, Quantised, prefetch};
 /// The most rows of x in one tile: with the panel's vectors, their sums fill the registers.
 pub(crate) const MAX_ROWS: usize = 6;
 
-/// Rows whose sums of floats stay in registers beside those of a stretch.
+/// Rows whose sums of a second kind stay in registers beside those of a stretch.
 pub(crate) const KEPT_ROWS: usize = MAX_ROWS / 2;
 
 /// Bytes of other memory that are asked for in each step of a product with a weight in a cache.
@@ -22,6 +22,8 @@ pub(crate) struct Span {
     pub(crate) weight_step: usize,
     /// Units of its format in each.
     pub(crate) units: usize,
+    /// How many of them share a scale of x, where it is integers: the first starts such a block.
+    pub(crate) block: usize,
     /// What is asked for while it is multiplied: of a stream, itself from here on, as fast as it is read; of what lies in
     /// a cache, other memory, [`ASKED_BYTES`] for each unit.
     pub(crate) ask: *const u8,
@@ -39,6 +41,7 @@ impl Span {
             weight,
             weight_step: 0,
             units,
+            block: 1,
             ask: weight,
             scales: std::ptr::null(),
             scales_step: 0,
@@ -61,7 +64,8 @@ pub(crate) struct Columns<S> {
 ///
 /// # Safety
 /// The CPU has `A`; the stretches are of format `F` in panels of `NV` vectors, and come from memory if they are
-/// a `STREAM`, else lie in a cache; x holds `rows` scalars for each of their steps, and `sums` `rows` panels. Where x is integers, it says how each row was rounded, and each stretch lies
+/// a `STREAM`, else lie in a cache; x holds `rows` scalars for each of their steps, and `sums` `rows` panels. Where x is integers,
+/// it says how each row was rounded, there are at most [`KEPT_ROWS`] if stretches share a scale of x, and each stretch lies
 /// in one part of it.
 #[inline(always)]
 pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize, const STREAM: bool>(
@@ -114,8 +118,9 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, cons
     // SAFETY: the pointers stay inside what the caller promised: for each stretch its units of weights, their steps of x,
     // `MR` panels of sums. Prefetches may leave it: they never fault.
     unsafe {
+        // Those that are kept, or those of a block of x so far, without its scale.
         let mut sums = [[A::zero(); NV]; MR];
-        if MR <= KEPT_ROWS {
+        if kept::<A, MR>() {
             for r in 0..MR {
                 for v in 0..NV {
                     sums[r][v] = A::load(out.add((r * NV + v) * A::LANES));
@@ -123,7 +128,7 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, cons
             }
         }
         let ahead = span.ask.addr().wrapping_sub(span.weight.addr());
-        for _ in 0..span.stretches {
+        for stretch in 1..=span.stretches {
             let mut w = span.weight;
             let mut acc = [[A::start(x.quantised); NV]; MR];
             for r in 1..MR {
@@ -165,14 +170,23 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, cons
             // Asked once, not for every sum.
             if span.scales.is_null() {
                 meet::<A, MR, NV, false>(acc, &mut sums, span.scales, x.quantised, out);
-            } else {
+            } else if !A::ROUNDED || span.block == 1 {
                 meet::<A, MR, NV, true>(acc, &mut sums, span.scales, x.quantised, out);
+            } else if MR <= KEPT_ROWS {
+                let ends = stretch % span.block == 0 || stretch == span.stretches;
+                gather::<A, MR, NV>(
+                    acc,
+                    &mut sums,
+                    span.scales,
+                    x.quantised,
+                    ends.then_some(out),
+                );
             }
             span.weight = span.weight.wrapping_add(span.weight_step);
             span.scales = span.scales.wrapping_byte_add(span.scales_step);
             x.quantised = x.quantised.wrapping_add(x.quantised_step);
         }
-        if MR <= KEPT_ROWS {
+        if kept::<A, MR>() {
             each!(r in MR => {
                 each!(v in NV => {
                     A::store(out.add((r * NV + v) * A::LANES), sums[r][v]);
@@ -182,7 +196,12 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, cons
     }
 }
 
-/// The sums of one stretch meet those before it, which are `sums` while few rows keep them in registers, else in `out`.
+/// Whether sums stay in registers from stretch to stretch.
+const fn kept<A: Arith, const MR: usize>() -> bool {
+    !A::ROUNDED && MR <= KEPT_ROWS
+}
+
+/// The sums of one stretch, all that shares a scale of x, meet those before it: in `sums` where these are kept, else in `out`.
 ///
 /// # Safety
 /// As [`tile`], where `SCALED` says whether there are scales.
@@ -198,25 +217,71 @@ unsafe fn meet<A: Arith, const MR: usize, const NV: usize, const SCALED: bool>(
     unsafe {
         let mut scale = [A::zero(); NV];
         if SCALED {
-            for (v, scale) in scale.iter_mut().enumerate() {
-                *scale = A::load_f16(scales.add(v * A::LANES));
-            }
+            scale = load_scales::<A, NV>(scales);
         }
         each!(r in MR => {
             each!(v in NV => {
                 let out = out.add((r * NV + v) * A::LANES);
-                let old = if MR <= KEPT_ROWS { sums[r][v] } else { A::load(out) };
-                let sum = A::finish(acc[r][v], quantised.wrapping_add(r));
-                let new = match SCALED {
-                    true => A::mul_add(scale[v], sum, old),
-                    false => A::add(old, sum),
+                let old = if kept::<A, MR>() { sums[r][v] } else { A::load(out) };
+                let (sum, x) = (A::sums(acc[r][v]), quantised.wrapping_add(r));
+                let new = match (SCALED, A::ROUNDED) {
+                    (true, true) => A::merge(A::mul_add(scale[v], sum, A::zero()), x, old),
+                    (true, false) => A::mul_add(scale[v], sum, old),
+                    (false, _) => A::merge(sum, x, old),
                 };
-                if MR <= KEPT_ROWS {
+                if kept::<A, MR>() {
                     sums[r][v] = new;
                 } else {
                     A::store(out, new);
                 }
             });
         });
+    }
+}
+
+/// The sums of one stretch of integers join those of its block of x, which meet `out` where the block ends.
+///
+/// # Safety
+/// As [`tile`]; there are scales.
+#[inline(always)]
+unsafe fn gather<A: Arith, const MR: usize, const NV: usize>(
+    acc: [[A::Acc; NV]; MR],
+    sums: &mut [[A::Sum; NV]; MR],
+    scales: *const u16,
+    quantised: *const Quantised,
+    out: Option<*mut f32>,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let scale = load_scales::<A, NV>(scales);
+        each!(r in MR => {
+            each!(v in NV => {
+                sums[r][v] = A::mul_add(scale[v], A::sums(acc[r][v]), sums[r][v]);
+            });
+        });
+        let Some(out) = out else { return };
+        each!(r in MR => {
+            each!(v in NV => {
+                let out = out.add((r * NV + v) * A::LANES);
+                A::store(out, A::merge(sums[r][v], quantised.wrapping_add(r), A::load(out)));
+                sums[r][v] = A::zero();
+            });
+        });
+    }
+}
+
+/// A panel's scales.
+///
+/// # Safety
+/// The CPU has `A`, and there are `NV` vectors of them.
+#[inline(always)]
+unsafe fn load_scales<A: Arith, const NV: usize>(scales: *const u16) -> [A::Sum; NV] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut scale = [A::zero(); NV];
+        for (v, scale) in scale.iter_mut().enumerate() {
+            *scale = A::load_f16(scales.add(v * A::LANES));
+        }
+        scale
     }
 }

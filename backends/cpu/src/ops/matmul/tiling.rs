@@ -5,9 +5,6 @@ use std::ops::Range;
 use super::layout::Layout;
 use super::tile::{KEPT_ROWS, MAX_ROWS};
 
-/// Columns of a small part of x: the smallest group.
-pub(super) const SMALL_PART: usize = 32;
-
 /// The most rows of a tile that decodes int4 to integers: more leave no registers for it.
 const INT4_ROWS: usize = MAX_ROWS - 1;
 
@@ -69,8 +66,8 @@ impl Tiling {
 /// The most rows of a tile.
 fn most_rows(layout: &Layout, few: bool) -> usize {
     match layout.activation_block {
-        // So many scales: sums that stay in registers are worth more than rows.
-        Some(_) if layout.part_steps * layout.step <= SMALL_PART => KEPT_ROWS,
+        // Sums of two kinds need registers.
+        Some(_) if layout.block_parts > 1 => KEPT_ROWS,
         Some(_) if few && layout.is_decoded() => INT4_ROWS,
         _ => MAX_ROWS,
     }
