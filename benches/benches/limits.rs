@@ -8,7 +8,7 @@ fn limits(criterion: &mut Criterion) {
     let mut counts = vec![1, all];
     counts.dedup();
     for threads in counts {
-        let limits = Limits::new(threads);
+        let limits = Limits::new(threads).expect("half a GiB of memory");
         for limit in Limit::ALL {
             if !limit.is_available() {
                 println!("SKIPPED: {limit:?}: this CPU has no such instruction");

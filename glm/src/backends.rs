@@ -116,11 +116,15 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
 
 /// What the back end of `spec` measures of its own device's limits; `None` where it has nothing better than the operations
 /// that everybody uses.
-pub fn limits(spec: &str, options: &Options) -> Option<OwnLimits> {
+///
+/// # Errors
+/// `OutOfMemory` without memory to measure with.
+pub fn limits(spec: &str, options: &Options) -> Result<Option<OwnLimits>> {
     #[cfg(feature = "cpu")]
     if spec == "cpu" {
-        use backend_cpu::limits::Limit;
-        let limits = cpu_limits(options);
+        use backend_cpu::limits::{Limit, Limits};
+        let all = std::thread::available_parallelism().map_or(1, usize::from);
+        let limits = Limits::new(options.threads.unwrap_or(all))?;
         let computed = [
             (hal::DType::F32, Limit::F32),
             (hal::DType::BF16, Limit::Bf16),
@@ -129,30 +133,13 @@ pub fn limits(spec: &str, options: &Options) -> Option<OwnLimits> {
         .into_iter()
         .filter(|(_, limit)| limit.is_available())
         .map(|(dtype, limit)| (dtype, limits.measure(limit, LIMIT_SECONDS)));
-        return Some(OwnLimits {
+        return Ok(Some(OwnLimits {
             operations_per_second: computed.collect(),
             bytes_per_second: limits.measure(Limit::Read, LIMIT_SECONDS),
-        });
+        }));
     }
     let _ = (spec, options);
-    None
-}
-
-/// The bytes per second of [`limits`], measured anew: other programs, and other guests of the machine, take their share of it.
-pub fn read_limit(spec: &str, options: &Options) -> Option<f64> {
-    #[cfg(feature = "cpu")]
-    if spec == "cpu" {
-        let limits = cpu_limits(options);
-        return Some(limits.measure(backend_cpu::limits::Limit::Read, LIMIT_SECONDS));
-    }
-    let _ = (spec, options);
-    None
-}
-
-#[cfg(feature = "cpu")]
-fn cpu_limits(options: &Options) -> backend_cpu::limits::Limits {
-    let all = std::thread::available_parallelism().map_or(1, usize::from);
-    backend_cpu::limits::Limits::new(options.threads.unwrap_or(all))
+    Ok(None)
 }
 
 /// How a device computes one class of products.

@@ -31,7 +31,7 @@ mod testing;
 use std::sync::Arc;
 
 use ::ops::Accelerator;
-use hal::{DeviceId, Error, ErrorKind, Result};
+use hal::{DeviceId, Error, Result};
 
 pub use control_group::{ControlGroup, MemoryLimit};
 pub use isa::{Isa, Level};
@@ -82,14 +82,7 @@ pub fn open(options: &Options) -> Result<Accelerator> {
                 .next_step(format!("choose 1 to {MAX_THREADS}")),
         );
     }
-    let pool = pool::Pool::new(threads).map_err(|e| {
-        Error::new(
-            ErrorKind::Io,
-            "open the CPU",
-            format!("cannot start {threads} threads"),
-        )
-        .with_source(e)
-    })?;
+    let pool = pool::Pool::new(threads)?;
     let cpu = device::Cpu {
         pool: Arc::new(pool),
         isa,

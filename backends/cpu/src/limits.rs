@@ -4,6 +4,11 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use hal::{Buffer, DeviceId, Result, View};
+
+use crate::memory::{CpuMemory, elements, elements_mut};
+use crate::pool::Pool;
+
 /// Far beyond the last-level cache.
 const MEMORY_BYTES: usize = 512 << 20;
 
@@ -45,29 +50,37 @@ impl Limit {
 /// Measures limits with a number of threads.
 #[derive(Debug)]
 pub struct Limits {
-    threads: usize,
-    memory: Vec<u64>,
+    /// Threads that last: new ones share a core for their first milliseconds.
+    pool: Pool,
+    /// As weights lie: in huge pages, where the system gives them.
+    memory: Buffer,
     next: AtomicUsize,
 }
 
 impl Limits {
     /// For `threads` threads.
-    pub fn new(threads: usize) -> Self {
-        let memory = (0..MEMORY_BYTES as u64 / 8).collect();
-        Self {
-            threads,
+    ///
+    /// # Errors
+    /// `OutOfMemory` without half a GiB to read; `Io` when the system refuses a thread.
+    pub fn new(threads: usize) -> Result<Self> {
+        let memory = Buffer::new(CpuMemory::new(MEMORY_BYTES, DeviceId::new())?);
+        // Pages that nobody wrote are all the same one.
+        // SAFETY: this is the only reference to bytes.
+        unsafe { elements_mut::<u8>(&View::of_bytes(&memory)) }.fill(1);
+        Ok(Self {
+            pool: Pool::new(threads)?,
             memory,
             next: AtomicUsize::new(0),
-        }
+        })
     }
 
     /// Bytes or operations of one [`Self::run`].
     pub fn amount(&self, limit: Limit) -> f64 {
         match limit {
             Limit::Read => READ_BYTES as f64,
-            Limit::F32 => ROUNDS as f64 * self.threads as f64 * operations_f32(),
-            Limit::Bf16 => ROUNDS as f64 * self.threads as f64 * (SUMS * 16 * 4) as f64,
-            Limit::Int8 => ROUNDS as f64 * self.threads as f64 * (SUMS * 16 * 8) as f64,
+            Limit::F32 => ROUNDS as f64 * self.pool.threads() as f64 * operations_f32(),
+            Limit::Bf16 => ROUNDS as f64 * self.pool.threads() as f64 * (SUMS * 16 * 4) as f64,
+            Limit::Int8 => ROUNDS as f64 * self.pool.threads() as f64 * (SUMS * 16 * 8) as f64,
         }
     }
 
@@ -77,21 +90,20 @@ impl Limits {
     }
 
     fn run_ahead(&self, limit: Limit, ahead: usize) {
-        let start = self.next.fetch_add(READ_BYTES / 8, Ordering::Relaxed) % self.memory.len();
-        let memory = &self.memory[start..start + READ_BYTES / 8];
+        // SAFETY: bytes, and nobody writes them any more.
+        let memory = unsafe { elements::<u8>(&View::of_bytes(&self.memory)) };
+        let memory: &[u64] = bytemuck::cast_slice(memory);
+        let start = self.next.fetch_add(READ_BYTES / 8, Ordering::Relaxed) % memory.len();
+        let memory = &memory[start..start + READ_BYTES / 8];
         let work = |part: &[u64]| match limit {
             Limit::Read => read(part, ahead),
             Limit::F32 => compute_f32(),
             Limit::Bf16 => compute_bf16(),
             Limit::Int8 => compute_int8(),
         };
-        let mut parts = memory.chunks(memory.len().div_ceil(self.threads));
-        let own = parts.next().unwrap_or_default();
-        std::thread::scope(|scope| {
-            for part in parts {
-                scope.spawn(move || work(part));
-            }
-            work(own);
+        self.pool.run(|thread, threads| {
+            let part = |thread| memory.len() * thread / threads;
+            work(&memory[part(thread)..part(thread + 1)]);
         });
     }
 

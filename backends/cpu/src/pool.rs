@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 
+use hal::{Error, ErrorKind, Result};
+
 /// How often a waiting thread looks before it sleeps: about 50 µs.
 const SPINS: usize = 2_000;
 
@@ -47,8 +49,8 @@ impl Pool {
     /// A pool of `threads` threads in all, the caller's included.
     ///
     /// # Errors
-    /// When the system refuses a thread.
-    pub(crate) fn new(threads: usize) -> std::io::Result<Self> {
+    /// `Io` when the system refuses a thread.
+    pub(crate) fn new(threads: usize) -> Result<Self> {
         let shared = Arc::new(Shared {
             task: UnsafeCell::new((std::ptr::null(), |_, _, _| {})),
             epoch: AtomicUsize::new(0),
@@ -67,7 +69,13 @@ impl Pool {
             let shared = pool.shared.clone();
             let handle = std::thread::Builder::new()
                 .name(format!("glm-cpu-{index}"))
-                .spawn(move || shared.work(index))?;
+                .spawn(move || shared.work(index))
+                .map_err(|e| {
+                    let doing = format!("start {threads} threads");
+                    Error::new(ErrorKind::Io, doing, e.to_string())
+                        .next_step("choose fewer, by --threads")
+                        .with_source(e)
+                })?;
             pool.workers.push((handle.thread().clone(), Some(handle)));
         }
         Ok(pool)

@@ -30,7 +30,7 @@ fn main() -> Result<()> {
             ..Options::default()
         };
         let context = Context::new(backend_cpu::open(&options)?);
-        let limits = Limits::new(threads);
+        let limits = Limits::new(threads)?;
         let mut stream = context.device().stream()?;
         for (x, format) in [
             (DType::BF16, WeightFormat::Dense(DType::BF16)),

@@ -144,9 +144,9 @@ pub struct Figure {
     /// The limit that binds: `bytes` or `operations`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
-    /// Bytes per second / 10⁹ that the device could read before and after, where that was measured again.
+    /// That limit before and after, bytes or operations per second / 10⁹, where it was measured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub readable_gb_per_second: Option<[f64; 2]>,
+    pub limit_around: Option<[f64; 2]>,
     /// The least time by that limit over the median time; of two limits, by their mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
@@ -202,6 +202,26 @@ impl Figure {
         }
     }
 
+    /// As [`Self::measured`], beside the mean of the limits before and after.
+    pub fn measured_between(
+        key: impl Into<String>,
+        seconds: Spread,
+        amounts: impl Into<Amounts>,
+        dtype: DType,
+        [before, after]: [&Limits; 2],
+    ) -> Self {
+        let amounts = amounts.into();
+        let figure = Self::measured(key, seconds, amounts, dtype, &before.mean(after));
+        let of = |limits: &Limits| match figure.limit.as_deref() {
+            Some("bytes") => limits.bytes_per_second / 1e9,
+            _ => amounts.operations() / amounts.seconds(dtype, limits)[1] / 1e9,
+        };
+        Self {
+            limit_around: Some([of(before), of(after)]),
+            ..figure
+        }
+    }
+
     /// The rate that two reports compare: tokens per second where there are tokens, else runs per second.
     pub fn rate(&self) -> Option<f64> {
         let per_second = |s: Spread| (s.median > 0.0).then(|| 1.0 / s.median);
@@ -239,6 +259,28 @@ mod tests {
             (Some(0.5), Some(500.0))
         );
         assert_eq!(computes.rate(), Some(0.5));
+    }
+
+    #[test]
+    fn a_share_is_of_the_mean_of_the_limits_around() {
+        let (before, mut after) = (limits(), limits());
+        after.bytes_per_second *= 3.0;
+        after.operations_per_second.insert("f32".into(), 2e12);
+        let figure = |amounts: [f64; 2]| {
+            let seconds = Spread::of(vec![2.0]);
+            Figure::measured_between("a", seconds, amounts, DType::F32, [&before, &after])
+        };
+        let bytes = figure([2e9, 1.0]);
+        assert_eq!(
+            (bytes.share, bytes.limit_around),
+            (Some(0.5), Some([1.0, 3.0]))
+        );
+        let operations = figure([1.0, 3e12]);
+        let around = Some([1000.0, 2000.0]);
+        assert_eq!(
+            (operations.share, operations.limit_around),
+            (Some(1.0), around)
+        );
     }
 
     #[test]

@@ -45,14 +45,8 @@ impl Limits {
     /// # Errors
     /// `Unsupported` when the device cannot copy; what launches report.
     pub fn measure(context: &Context, clock: &mut Clock, own: Option<OwnLimits>) -> Result<Self> {
-        let named = |list: Vec<(DType, f64)>| list.into_iter().map(|(d, x)| (d.name().into(), x));
         if let Some(own) = own {
-            return Ok(Self {
-                bytes_per_second: own.bytes_per_second,
-                bytes_by: "reading memory".into(),
-                operations_per_second: named(own.operations_per_second).collect(),
-                operations_by: "multiply-adds in registers".into(),
-            });
+            return Ok(own.into());
         }
         let (bytes_per_second, bytes) = copy(context, clock)?;
         let (peaks, edge) = products(context, clock)?;
@@ -62,9 +56,20 @@ impl Limits {
                 "a copy of {:.0} MiB, read and written",
                 bytes / (1 << 20) as f64
             ),
-            operations_per_second: named(peaks).collect(),
+            operations_per_second: by_name(peaks),
             operations_by: format!("the device's own products of {edge} x {edge} x {edge}"),
         })
+    }
+
+    /// The mean of both.
+    pub(super) fn mean(&self, other: &Self) -> Self {
+        let mut mean = self.clone();
+        mean.bytes_per_second = (self.bytes_per_second + other.bytes_per_second) / 2.0;
+        for (name, peak) in &mut mean.operations_per_second {
+            let other = other.operations_per_second.get(name);
+            *peak = (*peak + other.copied().unwrap_or(*peak)) / 2.0;
+        }
+        mean
     }
 
     /// Operations per second with numbers of `dtype`: those of f32 where the device has no faster way.
@@ -72,6 +77,23 @@ impl Limits {
         let of = |dtype: DType| self.operations_per_second.get(dtype.name()).copied();
         of(dtype).into_iter().chain(of(DType::F32)).reduce(f64::max)
     }
+}
+
+impl From<OwnLimits> for Limits {
+    fn from(own: OwnLimits) -> Self {
+        Self {
+            bytes_per_second: own.bytes_per_second,
+            bytes_by: "reading memory".into(),
+            operations_per_second: by_name(own.operations_per_second),
+            operations_by: "multiply-adds in registers".into(),
+        }
+    }
+}
+
+fn by_name(list: Vec<(DType, f64)>) -> BTreeMap<String, f64> {
+    list.into_iter()
+        .map(|(d, x)| (d.name().into(), x))
+        .collect()
 }
 
 /// Bytes per second of the largest copy that fits and does not take long, and the bytes that it read.

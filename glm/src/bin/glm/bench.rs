@@ -4,7 +4,7 @@ mod compare;
 mod ops;
 mod report;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -14,7 +14,7 @@ use ::ops::Context;
 use glm::architecture::Architecture;
 use glm::checkpoint::Checkpoint;
 use glm::model::{Model, Options, Work};
-use glm::speed::{Clock, Figure, Limits, Running, Spread, Took};
+use glm::speed::{Amounts, Clock, Figure, Limits, Running, Spread, Took};
 use glm::{backends, shapes};
 use hal::{DType, Error, WeightFormat};
 use serde_json::json;
@@ -63,7 +63,7 @@ pub(crate) fn run(global: &Global, args: &Bench) -> Result<(), Failure> {
 /// The device, and what it could do.
 fn limits(global: &Global, clock: &mut Clock, context: &Context) -> Result<Limits, Failure> {
     say(global, "measuring the device's limits");
-    let own = backends::limits(&global.device, &load::device_options(global));
+    let own = backends::limits(&global.device, &load::device_options(global))?;
     Ok(Limits::measure(context, clock, own)?)
 }
 
@@ -224,9 +224,8 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
     let bench = Bencher {
         global,
         context: &context,
-        limits: &limits,
         runs: args.report.runs,
-        readable: Cell::new(limits.bytes_per_second),
+        last: RefCell::new(limits),
         dtype: model.dtype(),
         random_cache: args.random_cache,
         prefix: format!("{}/{format}", subject.name),
@@ -242,9 +241,8 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
 struct Bencher<'a> {
     global: &'a Global,
     context: &'a Context,
-    limits: &'a Limits,
-    /// Bytes per second that the device could read when that was measured last.
-    readable: Cell<f64>,
+    /// As they were measured last.
+    last: RefCell<Limits>,
     runs: NonZeroUsize,
     /// Type of the model's floats.
     dtype: DType,
@@ -326,7 +324,6 @@ impl Bencher<'_> {
             let runs: Vec<Took> = (0..self.runs.get())
                 .map(|_| once(n))
                 .collect::<Result<_, _>>()?;
-            let (limits, readable) = self.limits_around();
             let amounts = match test {
                 "pp" => work.prefill([batch, depth, n], chunk),
                 _ => work.decode([batch, depth, n]),
@@ -338,31 +335,30 @@ impl Bencher<'_> {
                 tokens: Some(tokens),
                 tokens_per_second: Some(tokens as f64 / seconds.median),
                 host_seconds: Some(queued.median),
-                readable_gb_per_second: readable,
-                ..Figure::measured(key, seconds, amounts, self.dtype, &limits)
+                ..self.beside_limits(key, seconds, amounts)?
             })?;
         }
         Ok(())
     }
 
-    /// The limits of the test that just ended, and what the device could read before and after it: that changes with the
-    /// machine's other programs and guests.
-    fn limits_around(&self) -> (Limits, Option<[f64; 2]>) {
+    /// The figure of the test that just ended, beside the limits before and after it: they change with the machine's other
+    /// programs and guests.
+    fn beside_limits(&self, key: String, seconds: Spread, amounts: Amounts) -> hal::Result<Figure> {
         let options = load::device_options(self.global);
         let memory = self.context.device().memory();
         let after = match memory.is_none_or(|memory| memory.free_bytes > READING_BYTES) {
-            true => backends::read_limit(&self.global.device, &options),
+            true => backends::limits(&self.global.device, &options)?.map(Limits::from),
             false => None,
         };
         let Some(after) = after else {
-            return (self.limits.clone(), None);
+            let last = self.last.borrow();
+            return Ok(Figure::measured(key, seconds, amounts, self.dtype, &last));
         };
-        let before = self.readable.replace(after);
-        let limits = Limits {
-            bytes_per_second: (before + after) / 2.0,
-            ..self.limits.clone()
-        };
-        (limits, Some([before / 1e9, after / 1e9]))
+        let before = self.last.replace(after.clone());
+        let limits = [&before, &after];
+        Ok(Figure::measured_between(
+            key, seconds, amounts, self.dtype, limits,
+        ))
     }
 }
 

@@ -211,13 +211,14 @@ fn row(out: &mut impl Write, figure: &Figure) -> std::io::Result<()> {
         (Some(share), Some(limit)) => format!("{:.0} % of {limit}", 100.0 * share),
         _ => String::new(),
     };
-    let readable = match (figure.readable_gb_per_second, figure.limit.as_deref()) {
+    let around = match (figure.limit_around, figure.limit.as_deref()) {
         (Some([before, after]), Some("bytes")) => format!(" at {before:.1}, then {after:.1} GB/s"),
-        _ => String::new(),
+        (Some([before, after]), _) => format!(" at {before:.0}, then {after:.0} GOP/s"),
+        (None, _) => String::new(),
     };
     writeln!(
         out,
-        "| {key} | {}{unit} | {} … {} | {} | {} | {limit}{readable} |",
+        "| {key} | {}{unit} | {} … {} | {} | {} | {limit}{around} |",
         shown(seconds.median),
         shown(seconds.least),
         shown(seconds.most),
