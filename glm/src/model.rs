@@ -295,15 +295,21 @@ impl Matrices {
 
     /// Bytes of all; whether the embedding and a tied output layer share theirs.
     fn bytes(&self, shared: bool) -> usize {
-        let head = self.head.as_ref();
-        let own = head.or((!shared).then_some(&self.embedding));
+        let twice = (self.head.is_none() && !shared).then_some(&self.embedding);
+        self.all().chain(twice).map(Matrix::bytes).sum()
+    }
+
+    /// Bytes of the largest.
+    fn largest_bytes(&self) -> usize {
+        self.all().map(Matrix::bytes).max().unwrap_or(0)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Matrix> {
         std::iter::once(&self.embedding)
-            .chain(own)
+            .chain(&self.head)
             .chain(&self.positions)
             .chain(self.top_query.iter().flatten())
             .chain(self.layers.iter().flatten())
-            .map(Matrix::bytes)
-            .sum()
     }
 }
 
@@ -342,7 +348,9 @@ impl Model {
     ) -> Result<Self> {
         let blueprint = Blueprint::new(context, architecture, checkpoint, prefix, options)?;
         let device = context.device();
-        check_memory(&**device, &blueprint)?;
+        // Observers want the values that a packed weight stands for: they are read.
+        let kept = checkpoint.packed().filter(|_| !context.is_observed());
+        check_memory(&**device, &blueprint, kept.is_some())?;
         let Blueprint {
             architecture: a,
             dtype,
@@ -366,9 +374,7 @@ impl Model {
         let prefix = prefix
             .map(|p| p.load(context, &a, &mut *stream, dtype))
             .transpose()?;
-        // Observers want the values that a packed weight stands for: they are read.
-        let packed = checkpoint.packed().filter(|_| !context.is_observed());
-        let packed = packed.map(|folder| Packed::open(folder, &**device, checkpoint));
+        let packed = kept.map(|folder| Packed::open(folder, &**device, checkpoint));
         let mut loader = Loader {
             packed: packed.transpose()?,
             checkpoint,
@@ -932,12 +938,17 @@ fn norm_bytes(a: &Architecture) -> usize {
     norms * vectors * weight_bytes(WeightFormat::Dense(DType::F32), 1, a.hidden)
 }
 
-/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it.
-fn check_memory(device: &dyn Device, blueprint: &Blueprint<'_>) -> Result<()> {
+/// Refuses before loading what would fail, or push the machine into swapping, in the middle of it. Weights that are `kept` as
+/// files are mapped, one after the other: the system takes their memory back where it has to.
+fn check_memory(device: &dyn Device, blueprint: &Blueprint<'_>, kept: bool) -> Result<()> {
     let Some(memory) = device.memory() else {
         return Ok(());
     };
-    let (needed, footprint) = (blueprint.needed_bytes(), &blueprint.footprint);
+    let footprint = &blueprint.footprint;
+    let needed = match kept {
+        true => blueprint.needed_bytes() - footprint.weights + blueprint.matrices.largest_bytes(),
+        false => blueprint.needed_bytes(),
+    };
     if needed <= memory.free_bytes {
         return Ok(());
     }

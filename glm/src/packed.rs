@@ -90,7 +90,8 @@ impl<'a> Packed<'a> {
         }
         let buffer = pack(stream)?;
         self.keep(&place, &made_of, &buffer, stream)?;
-        Ok(buffer)
+        // Of what was packed, no more than one matrix is in memory that the system cannot take back.
+        Ok(self.map(&place, &made_of)?.unwrap_or(buffer))
     }
 
     /// The elements in the file `place`, if it is there and whole.

@@ -2,14 +2,16 @@
 //! anything that they were made of is another.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use backend_cpu::Activations;
 use glm::demo;
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::source::ModelSource;
-use hal::{ErrorKind, Result, WeightFormat};
-use ops::Context;
+use hal::{Buffer, Device, DeviceInfo, ErrorKind, MemoryInfo, Result, Stream, WeightFormat};
+use ops::{Accelerator, Context};
 use tempfile::TempDir;
 
 const INT4: Option<WeightFormat> = Some(WeightFormat::Int4Group(32));
@@ -128,6 +130,73 @@ fn kept_weights_are_the_same_weights() {
     let left: Vec<_> = folders.files().into_iter().collect();
     let is_weight = |path: &PathBuf| path.extension().is_some_and(|e| e == "weight");
     assert!(left.iter().all(is_weight), "{left:?}");
+}
+
+/// The CPU with less memory.
+#[derive(Debug)]
+struct Small {
+    cpu: Arc<dyn Device>,
+    free_bytes: usize,
+}
+
+impl Device for Small {
+    fn info(&self) -> &DeviceInfo {
+        self.cpu.info()
+    }
+
+    fn memory(&self) -> Option<MemoryInfo> {
+        Some(MemoryInfo {
+            total_bytes: self.free_bytes,
+            free_bytes: self.free_bytes,
+        })
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Buffer> {
+        self.cpu.alloc(bytes)
+    }
+
+    fn map(&self, file: &File, offset: u64, bytes: usize) -> Result<Option<Buffer>> {
+        self.cpu.map(file, offset, bytes)
+    }
+
+    fn stream(&self) -> Result<Box<dyn Stream>> {
+        self.cpu.stream()
+    }
+}
+
+#[test]
+fn weights_that_are_kept_need_memory_one_at_a_time() {
+    let folders = Folders::new();
+    let source = ModelSource::Folder(folders.model.clone());
+    let plain = logits(&source, &cpu(Activations::Float), None, None).unwrap();
+    let small = |free_bytes| {
+        let cpu = backend_cpu::open(&backend_cpu::Options::default()).unwrap();
+        let device = Arc::new(Small {
+            cpu: cpu.device.clone(),
+            free_bytes,
+        });
+        Context::new(Accelerator {
+            device,
+            ops: cpu.ops,
+        })
+    };
+    let (architecture, checkpoint) = (source.architecture().unwrap(), source.checkpoint().unwrap());
+    let preview = Options {
+        context: Some(64),
+        ..Options::default()
+    };
+    let context = small(usize::MAX);
+    let model = Model::load(&context, &architecture, &checkpoint, &preview, |_, _| {}).unwrap();
+    let footprint = model.footprint();
+    let context = small(footprint.total() - footprint.weights / 2);
+    let e = logits(&source, &context, None, None).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::OutOfMemory);
+    for _ in ["made", "kept"] {
+        assert_eq!(folders.logits(&context, None), plain);
+    }
+    let context = small(footprint.total() - footprint.weights);
+    let e = logits(&source, &context, None, Some(&folders.kept)).unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::OutOfMemory);
 }
 
 #[test]
