@@ -1,22 +1,23 @@
 //! Few query rows: the vector lanes are elements of a head, and keys and values are read where they lie.
 //!
-//! Such a tile is bound by reading the cache. So each key and value is read once for four rows, widened or paired in registers,
-//! and while one block is worked on the next one is asked for. Scores are dot products, four slots at a time, so that their
+//! Such a tile is bound by reading the cache. So each key and value is read once for four rows, widened in registers, and
+//! while one block is worked on the next one is asked for. Scores are dot products, four slots at a time, so that their
 //! horizontal sums share their shuffles.
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::{BLOCK, Places, Problem, Task, exp_normal};
 use crate::ops::kv_cache::Cached;
 use crate::ops::tensor::Row;
-use crate::ops::vector::Lanes;
+use crate::ops::vector::{Element, Lanes};
 
 /// The most rows of such a tile.
 const MOST: usize = 16;
 /// Rows that are worked on together.
 const TOGETHER: usize = 4;
-/// Vectors of results that are worked on together. They lie as [`Element::load_two`] loads values, or [`Lanes::in_pairs`]
-/// pairs them.
+/// Vectors of results that are worked on together. They lie as [`Element::load_two`] loads values.
 const WIDE: usize = 4;
 
 /// Whether `rows` rows are few.
@@ -82,7 +83,7 @@ impl Problem<'_> {
                 unsafe { self.rescale::<V, E>(scores, &values, n) };
             }
             if V::PAIRS {
-                scores.chunks_exact_mut(BLOCK).for_each(to_pairs::<V>);
+                scores.chunks_exact_mut(BLOCK).for_each(round::<V>);
             }
             // SAFETY: found before.
             unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
@@ -90,19 +91,11 @@ impl Problem<'_> {
 
         for (r, result) in results.chunks_exact_mut(dim).enumerate() {
             let row = task.rows.start + r;
-            let unordered = match V::PAIRS {
-                true => dim,
-                false => dim / (WIDE * V::N) * (WIDE * V::N),
-            };
-            for d in (0..unordered).step_by(2 * V::N) {
+            for d in (0..dim / (WIDE * V::N) * (WIDE * V::N)).step_by(2 * V::N) {
                 // SAFETY: two vectors of the result.
                 unsafe {
                     let at = result.as_mut_ptr().add(d);
-                    let lanes = [V::load_f32(at), V::load_f32(at.add(V::N))];
-                    let [a, b] = match V::PAIRS {
-                        true => V::ordered_pairs(lanes),
-                        false => E::ordered(lanes),
-                    };
+                    let [a, b] = E::ordered([V::load_f32(at), V::load_f32(at.add(V::N))]);
                     a.store_f32(at);
                     b.store_f32(at.add(V::N));
                 }
@@ -197,13 +190,13 @@ impl Problem<'_> {
         }
     }
 
-    /// `results[r] = results[r] · rescale[r] + Σ_j p[r, j] · values[j]` over the first `n` slots, where `p` are floats, or pairs.
-    /// Asks for what lies `ahead`.
+    /// `results[r] = results[r] · rescale[r] + Σ_j p[r, j] · values[j]` over the first `n` slots. Asks for what lies
+    /// `ahead`.
     ///
     /// # Safety
-    /// At each of `values` lie `dim` elements, whole vectors, of pairs whole pairs of vectors.
+    /// At each of `values` lie `dim` elements, whole vectors.
     #[inline(always)]
-    unsafe fn weigh<V: Lanes, E: Cached>(
+    unsafe fn weigh<V: Lanes, E: Element>(
         &self,
         results: &mut [f32],
         rescale: &[f32; MOST],
@@ -229,7 +222,6 @@ impl Problem<'_> {
                 d += unsafe {
                     match (dim - d) / V::N {
                         WIDE.. => call.column::<V, E, WIDE>(r, rows.min(r + TOGETHER), d),
-                        2.. if V::PAIRS => call.column::<V, E, 2>(r, rows.min(r + TOGETHER), d),
                         _ => call.column::<V, E, 1>(r, rows.min(r + TOGETHER), d),
                     }
                 };
@@ -321,13 +313,15 @@ fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
     rescale
 }
 
-/// Probabilities of a row, floats, as pairs of bf16 of slots that follow each other.
+/// Rounds probabilities of a row to bf16, as the kernel of many rows does. As pairs, with values of two slots, they were slower
+/// over long caches.
 #[inline(always)]
-fn to_pairs<V: Lanes>(p: &mut [f32]) {
+fn round<V: Lanes>(p: &mut [f32]) {
     let p = Row::of(p);
-    for i in (0..BLOCK).step_by(2 * V::N) {
-        p.store(i / 2, V::pairs(p.load(i), p.load(i + V::N)));
-    }
+    let mut rounded = [bf16::ZERO; BLOCK];
+    let rounded = Row::of(&mut rounded);
+    rounded.copy_from::<V, f32>(p);
+    p.copy_from::<V, bf16>(rounded);
 }
 
 /// One call of [`Problem::weigh`].
@@ -346,7 +340,7 @@ impl Weigh<'_> {
     /// # Safety
     /// The rows exist, and the vectors lie inside all values.
     #[inline(always)]
-    unsafe fn column<V: Lanes, E: Cached, const NV: usize>(
+    unsafe fn column<V: Lanes, E: Element, const NV: usize>(
         &self,
         mut r: usize,
         end: usize,
@@ -374,7 +368,7 @@ impl Weigh<'_> {
         clippy::needless_range_loop,
         reason = "iterators would put closures between the intrinsics and their target features"
     )]
-    unsafe fn block<V: Lanes, E: Cached, const R: usize, const NV: usize>(
+    unsafe fn block<V: Lanes, E: Element, const R: usize, const NV: usize>(
         &self,
         row: usize,
         d: usize,
@@ -393,41 +387,23 @@ impl Weigh<'_> {
                 }
             }
             let p = self.p.add(row * BLOCK);
-            // Slots that are multiplied together: behind an odd last one lies itself, of probability 0.
-            let step = if V::PAIRS { 2 } else { 1 };
-            for j in (0..n).step_by(step) {
-                for ahead in j..j + step {
-                    if row == 0 {
-                        let next = self.problem.asked(self.ahead, ahead);
-                        self.problem
-                            .ask_for::<V>(next, d * bytes..(d + NV * V::N) * bytes);
-                    }
+            for j in 0..n {
+                if row == 0 {
+                    let next = self.problem.asked(self.ahead, j);
+                    self.problem
+                        .ask_for::<V>(next, d * bytes..(d + NV * V::N) * bytes);
                 }
                 let value = places[j].cast::<E>().add(d);
-                let mut x = [V::splat(0.0); NV];
-                if V::PAIRS {
-                    let next = places[j + 1].cast::<E>().add(d);
-                    for v in 0..NV / 2 {
-                        let lower = E::load_pairs::<V>(value.add(2 * v * V::N));
-                        let upper = E::load_pairs::<V>(next.add(2 * v * V::N));
-                        [x[2 * v], x[2 * v + 1]] = V::in_pairs(lower, upper);
-                    }
-                } else if NV.is_multiple_of(2) {
+                let mut x = [E::load::<V>(value); NV];
+                if NV.is_multiple_of(2) {
                     for v in 0..NV / 2 {
                         [x[2 * v], x[2 * v + 1]] = E::load_two(value.add(2 * v * V::N));
                     }
-                } else {
-                    for v in 0..NV {
-                        x[v] = E::load::<V>(value.add(v * V::N));
-                    }
                 }
                 for r in 0..R {
-                    let p = V::splat(*p.add(r * BLOCK + j / step));
+                    let p = V::splat(*p.add(r * BLOCK + j));
                     for v in 0..NV {
-                        sums[r][v] = match V::PAIRS {
-                            true => x[v].dot_pairs(p, sums[r][v]),
-                            false => p.mul_add(x[v], sums[r][v]),
-                        };
+                        sums[r][v] = p.mul_add(x[v], sums[r][v]);
                     }
                 }
             }
