@@ -81,7 +81,7 @@ struct Sizes {
     group: usize,
     /// Elements per head, rounded up to whole vectors.
     dim: usize,
-    /// Whether queries and keys, probabilities and values are pairs of bf16, in whole vectors.
+    /// Whether queries and keys are pairs of bf16, in whole vectors.
     pairs: bool,
 }
 

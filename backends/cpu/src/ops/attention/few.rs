@@ -6,8 +6,6 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use super::{BLOCK, Places, Problem, Task, exp_normal};
 use crate::ops::kv_cache::Cached;
 use crate::ops::tensor::Row;
@@ -81,9 +79,6 @@ impl Problem<'_> {
             if E::SCALED {
                 // SAFETY: found before.
                 unsafe { self.rescale::<V, E>(scores, &values, n) };
-            }
-            if V::PAIRS {
-                scores.chunks_exact_mut(BLOCK).for_each(round::<V>);
             }
             // SAFETY: found before.
             unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
@@ -311,17 +306,6 @@ fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
     let rescale = exp_normal(last - shift);
     *sum = *sum * rescale + total.sum();
     rescale
-}
-
-/// Rounds probabilities of a row to bf16, as the kernel of many rows does. As pairs, with values of two slots, they were slower
-/// over long caches.
-#[inline(always)]
-fn round<V: Lanes>(p: &mut [f32]) {
-    let p = Row::of(p);
-    let mut rounded = [bf16::ZERO; BLOCK];
-    let rounded = Row::of(&mut rounded);
-    rounded.copy_from::<V, f32>(p);
-    p.copy_from::<V, bf16>(rounded);
 }
 
 /// One call of [`Problem::weigh`].

@@ -1,8 +1,7 @@
 //! Many query rows: the vector lanes are rows, so that the softmax needs no horizontal step and any head size fits.
 //!
 //! Such a tile is bound by its products. A block of keys, and one of values, is widened to f32 once for
-//! all rows; what is multiplied as pairs of bf16 is paired once: keys as they lie, values of two slots. Rows of i8 go without their
-//! scale, which scores and probabilities get.
+//! all rows; keys that are multiplied as pairs of bf16 are copied as they lie, or, of i8, without their scale, which the scores get.
 
 use std::ops::Range;
 
@@ -10,7 +9,6 @@ use hal::DType;
 
 use super::product::{Floats, Into, Pairs, VECTORS, product};
 use super::{BLOCK, Problem, Task};
-use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
 use crate::ops::vector::Lanes;
 
@@ -85,16 +83,7 @@ impl Problem<'_> {
             let hidden = (slots.end > least).then_some(Row::of(seen));
             let state = State { max, sum, rescale };
             softmax::<V>(scores, slots.clone(), hidden, state);
-            let depth = match V::PAIRS {
-                true => {
-                    self.pair_values::<V>(&places[..n], scores, lanes, block);
-                    n.div_ceil(2)
-                }
-                false => {
-                    self.gather::<V>(1, task, slots, block);
-                    n
-                }
-            };
+            self.gather::<V>(1, task, slots, block);
             self.find(0, task, slots_from(start + BLOCK), &mut places);
             let parts = dim.div_ceil(part_rows);
             for part in 0..parts {
@@ -104,62 +93,11 @@ impl Problem<'_> {
                 let values = (&block[first..], [1, dim]);
                 let results = &mut results[first * lanes..];
                 let into = Into::Added(rescale);
-                match V::PAIRS {
-                    true => product::<V, Pairs>(results, into, values, rows, scores, depth, lanes),
-                    false => {
-                        product::<V, Floats>(results, into, values, rows, scores, depth, lanes)
-                    }
-                }
+                product::<V, Floats>(results, into, values, rows, scores, n, lanes);
             }
         }
         // The place of the queries is free.
         self.transpose_results::<V>(task, results, [max, sum], q);
-    }
-
-    /// The values at `places` as pairs of bf16 of slots that follow each other, `[slots / 2, dim]`, and so the probabilities `p`, in
-    /// their place, which get the scales of the values. An odd last slot is paired with zeros.
-    #[inline(always)]
-    fn pair_values<V: Lanes>(
-        &self,
-        places: &[*const u8],
-        p: &mut [f32],
-        lanes: usize,
-        to: &mut [f32],
-    ) {
-        let (dim, row) = (self.sizes.dim, self.row());
-        let zero = V::splat(0.0);
-        with_cache!(self.op.kv, Kv => for (i, pair) in places.chunks(2).enumerate() {
-            let first: *const Kv = pair[0].cast();
-            let second: Option<*const Kv> = pair.get(1).map(|place| place.cast());
-            for d in (0..dim).step_by(2 * V::N) {
-                // SAFETY: rows have `dim` elements, whole pairs of vectors.
-                let lower = unsafe { Kv::load_pairs::<V>(first.add(d)) };
-                let mut upper = zero;
-                if let Some(second) = second {
-                    // SAFETY: as above.
-                    upper = unsafe { Kv::load_pairs(second.add(d)) };
-                }
-                let pairs = V::ordered_pairs(V::in_pairs(lower, upper));
-                let to = Row::of(&mut to[i * dim..]);
-                to.store(d, pairs[0]);
-                to.store(d + V::N, pairs[1]);
-            }
-            let scale = |place: *const Kv| {
-                // SAFETY: a row lies there; a cell is its element.
-                Kv::scale(Row(unsafe { std::slice::from_raw_parts(place.cast(), row) }))
-            };
-            let scales = [Some(first), second].map(|row| row.map_or(0.0, scale));
-            let p = Row::of(p);
-            for lane in (0..lanes).step_by(V::N) {
-                let from = 2 * i * lanes + lane;
-                let lower = p.load::<V>(from) * V::splat(scales[0]);
-                let mut upper = zero;
-                if second.is_some() {
-                    upper = p.load::<V>(from + lanes) * V::splat(scales[1]);
-                }
-                p.store(i * lanes + lane, V::pair_lanes(lower, upper));
-            }
-        });
     }
 
     /// Queries as `[width, lanes]`; lanes of no row are 0. `rows` has room for four.
