@@ -6,9 +6,9 @@ mod common;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::sat::{self, Family};
+use common::watched::watched;
 use common::{Shapes, golden, golden_config, golden_shapes, tensor, torch, write_checkpoint};
 use glm::architecture::{Architecture, TrainedPrefix};
 use glm::backends;
@@ -18,7 +18,7 @@ use glm::checkpoint::Checkpoint;
 use glm::inspect::inspect;
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::source::ModelSource;
-use hal::{Buffer, DType, Device, DeviceInfo, ErrorKind, MemoryInfo, Result, Stream, WeightFormat};
+use hal::{DType, ErrorKind, Result, WeightFormat};
 use ops::{Accelerator, Context, Embedding, HostWeight, Ops};
 use safetensors::{Dtype, serialize_to_file, tensor::TensorView};
 use serde_json::{Value, json};
@@ -882,50 +882,6 @@ fn refuses_batches_beyond_its_limits() {
     assert_eq!(sequence.len(), 16);
 }
 
-/// A device that counts allocations and says how much memory is free.
-#[derive(Debug)]
-struct Watched {
-    device: Arc<dyn Device>,
-    free_bytes: usize,
-    allocations: AtomicUsize,
-}
-
-impl Device for Watched {
-    fn info(&self) -> &DeviceInfo {
-        self.device.info()
-    }
-
-    fn memory(&self) -> Option<MemoryInfo> {
-        Some(MemoryInfo {
-            total_bytes: self.free_bytes,
-            free_bytes: self.free_bytes,
-        })
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Buffer> {
-        self.allocations.fetch_add(1, Ordering::Relaxed);
-        self.device.alloc(bytes)
-    }
-
-    fn stream(&self) -> Result<Box<dyn Stream>> {
-        self.device.stream()
-    }
-}
-
-fn watched(free_bytes: usize) -> (Context, Arc<Watched>) {
-    let cpu = backend_cpu::open(&backend_cpu::Options::default()).unwrap();
-    let device = Arc::new(Watched {
-        device: cpu.device.clone(),
-        free_bytes,
-        allocations: AtomicUsize::new(0),
-    });
-    let accelerator = Accelerator {
-        device: device.clone(),
-        ops: cpu.ops,
-    };
-    (Context::new(accelerator), device)
-}
-
 #[test]
 fn asks_for_memory_before_loading_and_never_after() {
     for (name, model_type) in KINDS {
@@ -933,13 +889,13 @@ fn asks_for_memory_before_loading_and_never_after() {
         let (context, device) = watched(usize::MAX);
         let mut model = load(&context, dir.path(), &options()).unwrap();
         let needed = model.footprint().total();
-        let loaded = device.allocations.load(Ordering::Relaxed);
+        let loaded = device.allocations();
         let mut sequence = sequence(&model);
         step(&mut model, &mut sequence, &[1, 2, 3, 4, 5]);
         for id in 0..40 {
             step(&mut model, &mut sequence, &[id]);
         }
-        let after = device.allocations.load(Ordering::Relaxed);
+        let after = device.allocations();
         assert_eq!(after, loaded, "{name}");
 
         let (context, _) = watched(needed);
@@ -949,7 +905,7 @@ fn asks_for_memory_before_loading_and_never_after() {
         assert_eq!(e.kind(), ErrorKind::OutOfMemory, "{name}");
         assert!(e.to_string().contains("MiB are needed"), "{e}");
         assert!(e.next().unwrap().contains("int4"));
-        assert_eq!(device.allocations.load(Ordering::Relaxed), 0, "{name}");
+        assert_eq!(device.allocations(), 0, "{name}");
     }
 }
 

@@ -1,17 +1,18 @@
 //! Packed weights that are kept: the same logits as without, taken from the files at the next start, and made again when
 //! anything that they were made of is another.
 
+mod common;
+
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use backend_cpu::Activations;
+use common::watched::watched;
 use glm::demo;
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::source::ModelSource;
-use hal::{Buffer, Device, DeviceInfo, ErrorKind, MemoryInfo, Result, Stream, WeightFormat};
-use ops::{Accelerator, Context};
+use hal::{ErrorKind, Result, WeightFormat};
+use ops::Context;
 use tempfile::TempDir;
 
 const INT4: Option<WeightFormat> = Some(WeightFormat::Int4Group(32));
@@ -132,69 +133,26 @@ fn kept_weights_are_the_same_weights() {
     assert!(left.iter().all(is_weight), "{left:?}");
 }
 
-/// The CPU with less memory.
-#[derive(Debug)]
-struct Small {
-    cpu: Arc<dyn Device>,
-    free_bytes: usize,
-}
-
-impl Device for Small {
-    fn info(&self) -> &DeviceInfo {
-        self.cpu.info()
-    }
-
-    fn memory(&self) -> Option<MemoryInfo> {
-        Some(MemoryInfo {
-            total_bytes: self.free_bytes,
-            free_bytes: self.free_bytes,
-        })
-    }
-
-    fn alloc(&self, bytes: usize) -> Result<Buffer> {
-        self.cpu.alloc(bytes)
-    }
-
-    fn map(&self, file: &File, offset: u64, bytes: usize) -> Result<Option<Buffer>> {
-        self.cpu.map(file, offset, bytes)
-    }
-
-    fn stream(&self) -> Result<Box<dyn Stream>> {
-        self.cpu.stream()
-    }
-}
-
 #[test]
 fn weights_that_are_kept_need_memory_one_at_a_time() {
     let folders = Folders::new();
     let source = ModelSource::Folder(folders.model.clone());
     let plain = logits(&source, &cpu(Activations::Float), None, None).unwrap();
-    let small = |free_bytes| {
-        let cpu = backend_cpu::open(&backend_cpu::Options::default()).unwrap();
-        let device = Arc::new(Small {
-            cpu: cpu.device.clone(),
-            free_bytes,
-        });
-        Context::new(Accelerator {
-            device,
-            ops: cpu.ops,
-        })
-    };
     let (architecture, checkpoint) = (source.architecture().unwrap(), source.checkpoint().unwrap());
-    let preview = Options {
+    let options = Options {
         context: Some(64),
         ..Options::default()
     };
-    let context = small(usize::MAX);
-    let model = Model::load(&context, &architecture, &checkpoint, &preview, |_, _| {}).unwrap();
+    let (context, _) = watched(usize::MAX);
+    let model = Model::load(&context, &architecture, &checkpoint, &options, |_, _| {}).unwrap();
     let footprint = model.footprint();
-    let context = small(footprint.total() - footprint.weights / 2);
+    let (context, _) = watched(footprint.total() - footprint.weights / 2);
     let e = logits(&source, &context, None, None).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::OutOfMemory);
     for _ in ["made", "kept"] {
         assert_eq!(folders.logits(&context, None), plain);
     }
-    let context = small(footprint.total() - footprint.weights);
+    let (context, _) = watched(footprint.total() - footprint.weights);
     let e = logits(&source, &context, None, Some(&folders.kept)).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::OutOfMemory);
 }

@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod sat;
 pub mod steps;
 pub mod torch;
+pub mod watched;
 
 use std::collections::HashMap;
 use std::path::Path;
