@@ -31,7 +31,8 @@ pub struct Numerics {
     pub accumulator: DType,
     /// Bits of the significand that f32 operands of products keep: 24, or 11 (TF32), or 8 (bf16).
     pub operand_bits: u32,
-    /// Whether attention rounds its probabilities to the cache's type before they meet the values, as matrix units want it.
+    /// Whether attention rounds its probabilities to the cache's type, of a cache of int8 to bf16, before they meet the values,
+    /// as matrix units want it: always, or where query rows are many.
     pub rounds_probabilities: bool,
     /// Whether products of many rows round the elements of a quantised weight, scale included, to the type of `x`.
     pub rounds_weights: bool,

@@ -40,6 +40,7 @@ impl CpuDevice {
             // The instructions for bf16 products (vdpbf16ps, bfdot) treat numbers below the normal range as zero.
             numerics.flushes.push(DType::BF16);
         }
+        numerics.rounds_probabilities = cpu.isa.has_pairs();
         Self {
             info: DeviceInfo {
                 id: cpu.id,

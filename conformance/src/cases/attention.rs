@@ -208,8 +208,12 @@ fn row_bounds(
         .map(|k| condition(q, k))
         .fold((0.0, 0.0), |a: (f64, f64), b| (a.0.max(b.0), a.1.max(b.1)));
     // Of a probability, before it is divided by the sum, which is one at least: relative, and below the normal range.
+    let rounded_to = match op.kv {
+        DType::I8 => DType::BF16,
+        kv => kv,
+    };
     let (rounding, subnormal) = match rounded {
-        true => (op.kv.unit_roundoff(), spacing(op.kv, 0.0) / 2.0),
+        true => (rounded_to.unit_roundoff(), spacing(rounded_to, 0.0) / 2.0),
         false => (0.0, 0.0),
     };
     let largest = |d: usize| values.iter().map(|v| v[d].abs()).sum();

@@ -26,6 +26,7 @@ use super::native::{Planned, with_float};
 use super::softmax::visible;
 use super::tensor::{Row, Tensor};
 use super::vector::{Element, Kernel, Lanes, MAX_LANES};
+use crate::Isa;
 use crate::device::Cpu;
 use crate::memory::address;
 
@@ -36,6 +37,8 @@ const BLOCK: usize = 64;
 /// The least slots of one chunk, and the most chunks of a sequence.
 const CHUNK: usize = 512;
 const MAX_CHUNKS: usize = 32;
+/// With fewer tasks of single heads than this for each thread, heads that share tokens are tasks of their own.
+const TASKS: usize = 4;
 /// With fewer products than this, one thread does everything.
 const ALONE_PRODUCTS: usize = 1 << 17;
 
@@ -81,7 +84,7 @@ struct Sizes {
     group: usize,
     /// Elements per head, rounded up to whole vectors.
     dim: usize,
-    /// Whether queries and keys are pairs of bf16, in whole vectors.
+    /// Whether queries and keys, probabilities and values are pairs of bf16, in whole vectors.
     pairs: bool,
 }
 
@@ -104,8 +107,8 @@ impl Sizes {
 
     /// Floats that one thread works in.
     fn scratch(self) -> usize {
-        // queries and results, scores, a block of keys or values, four vectors of a row's state
-        2 * self.dim * TILE + BLOCK * TILE + BLOCK * self.dim + 4 * TILE
+        // queries and results, scores, a block of keys and one of values, four vectors of a row's state
+        2 * self.dim * TILE + BLOCK * TILE + 2 * BLOCK * self.dim + 4 * TILE
     }
 
     /// Floats of one row's result over one chunk: maximum, sum, elements.
@@ -130,32 +133,26 @@ fn run(cpu: &Cpu, op: &Attention, args: &[View<'_>], workspace: &View<'_>) {
     let slots = args[4].dim(1) * op.page_size;
     let base: *mut u8 = address(workspace);
     let base: *mut f32 = base.wrapping_add(base.align_offset(64)).cast();
-    let problem = Problem {
+    let mut problem = Problem {
         op,
-        asks_far: cpu.isa.asks_far(),
+        isa: cpu.isa,
         sizes,
+        few: few::most(cpu.isa, sizes.pairs),
         args,
         table: ints(4),
         q_start: ints(5),
         kv_len: ints(6),
         prefix: args.get(7).map(|_| ints(7)),
         slots: if op.pages == 0 { 0 } else { slots },
+        heads: 1,
         chunks: max_chunks(slots),
         scratch: Shared(base),
         partials: Shared(base.wrapping_add(cpu.pool.threads() * sizes.scratch())),
     };
+    let single: usize = problem.sequences().map(|s| s.tiles * s.chunks).sum();
+    problem.heads = (single * op.kv_heads / (TASKS * cpu.pool.threads())).max(1);
     let next = AtomicUsize::new(0);
-    let tasks = |thread| {
-        let tasks = Tasks {
-            problem: &problem,
-            thread,
-            next: &next,
-        };
-        match sizes.pairs {
-            true => cpu.isa.run_with_pairs(tasks),
-            false => cpu.isa.run(tasks),
-        }
-    };
+    let tasks = |thread| problem.take_tasks(thread, &next);
     let products: usize = problem.sequences().map(|s| problem.products(&s)).sum();
     if products < ALONE_PRODUCTS {
         tasks(0);
@@ -197,9 +194,10 @@ impl Shared {
 /// cache, not for each pair of types.
 struct Problem<'a> {
     op: &'a Attention,
-    /// [`crate::Isa::asks_far`].
-    asks_far: bool,
+    isa: Isa,
     sizes: Sizes,
+    /// The most rows of a tile of few.
+    few: usize,
     args: &'a [View<'a>],
     table: Tensor<'a, i32>,
     q_start: Tensor<'a, i32>,
@@ -207,6 +205,8 @@ struct Problem<'a> {
     prefix: Option<Tensor<'a, i32>>,
     /// Slots that the tables can name.
     slots: usize,
+    /// The most key-value heads of one task.
+    heads: usize,
     /// Partials per row.
     chunks: usize,
     scratch: Shared,
@@ -238,12 +238,23 @@ impl Sequence {
 }
 
 /// One tile over one range of slots.
+#[derive(Clone)]
 struct Task<'s> {
     sequence: &'s Sequence,
     kv_head: usize,
     /// Of the sequence's `tokens · group` rows.
     rows: Range<usize>,
     chunk: usize,
+}
+
+impl Task<'_> {
+    /// The same of another head.
+    fn of_head(&self, kv_head: usize) -> Self {
+        Self {
+            kv_head,
+            ..self.clone()
+        }
+    }
 }
 
 impl Problem<'_> {
@@ -282,6 +293,17 @@ impl Problem<'_> {
         s.tokens.len() * self.op.heads * s.kv_len * self.op.head_dim
     }
 
+    /// How many key-value heads one task of a sequence is for. The heads of a page lie side by side: in one task they are one
+    /// stream.
+    fn heads(&self, s: &Sequence) -> usize {
+        match s.tokens.len() * self.sizes.group {
+            rows if (1..=self.few).contains(&rows) => {
+                self.heads.min(TILE / rows).min(self.op.kv_heads)
+            }
+            _ => 1,
+        }
+    }
+
     fn visible(&self, s: &Sequence, token: usize) -> usize {
         let position = s.kv_len as i64 - (s.tokens.end - token) as i64;
         visible(self.op.mask, position, s.kv_len as i64, s.prefix)
@@ -317,46 +339,6 @@ impl Problem<'_> {
     }
 }
 
-/// Takes tasks until there are none.
-struct Tasks<'p, 'a> {
-    problem: &'p Problem<'a>,
-    thread: usize,
-    next: &'p AtomicUsize,
-}
-
-impl Kernel for Tasks<'_, '_> {
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        let problem = self.problem;
-        let size = problem.sizes.scratch();
-        // SAFETY: each thread has its own part.
-        let scratch = unsafe { problem.scratch.part(self.thread * size, size) };
-        let mut first = 0;
-        let mut task = self.next.fetch_add(1, Ordering::Relaxed);
-        for sequence in problem.sequences() {
-            let (tiles, chunks) = (sequence.tiles, sequence.chunks);
-            let tasks = problem.op.kv_heads * tiles * chunks;
-            while task < first + tasks {
-                let i = task - first;
-                // Later tiles see more slots: they come first, so that the last tasks are short.
-                let tile = tiles - 1 - i / chunks % tiles;
-                let rows = sequence.tokens.len() * problem.sizes.group;
-                problem.tile::<V>(
-                    &Task {
-                        sequence: &sequence,
-                        kv_head: i / chunks / tiles,
-                        rows: tile * TILE..rows.min((tile + 1) * TILE),
-                        chunk: i % chunks,
-                    },
-                    scratch,
-                );
-                task = self.next.fetch_add(1, Ordering::Relaxed);
-            }
-            first += tasks;
-        }
-    }
-}
-
 impl<'a> Problem<'a> {
     fn out<T: Element>(&self) -> Tensor<'a, T> {
         // SAFETY: each row is written by one task, and by another only after all tasks.
@@ -374,26 +356,71 @@ impl<'a> Problem<'a> {
         unsafe { Tensor::new(&self.args[2 + which]) }
     }
 
-    /// Attention of one tile over its chunk of the cache.
-    #[inline(always)]
-    fn tile<V: Lanes>(&self, task: &Task<'_>, scratch: &mut [f32]) {
+    /// Takes tasks until there are none.
+    fn take_tasks(&self, thread: usize, next: &AtomicUsize) {
+        let size = self.sizes.scratch();
+        // SAFETY: each thread has its own part.
+        let scratch = unsafe { self.scratch.part(thread * size, size) };
+        let mut first = 0;
+        let mut taken = next.fetch_add(1, Ordering::Relaxed);
+        for sequence in self.sequences() {
+            let (tiles, chunks) = (sequence.tiles, sequence.chunks);
+            let (kv_heads, heads) = (self.op.kv_heads, self.heads(&sequence));
+            let tasks = kv_heads.div_ceil(heads) * tiles * chunks;
+            while taken < first + tasks {
+                let i = taken - first;
+                let kv_head = i / chunks / tiles * heads;
+                // Later tiles see more slots: they come first, so that the last tasks are short.
+                let tile = tiles - 1 - i / chunks % tiles;
+                let rows = sequence.tokens.len() * self.sizes.group;
+                let task = Task {
+                    sequence: &sequence,
+                    kv_head,
+                    rows: tile * TILE..rows.min((tile + 1) * TILE),
+                    chunk: i % chunks,
+                };
+                self.attend(&task, heads.min(kv_heads - kv_head), scratch);
+                taken = next.fetch_add(1, Ordering::Relaxed);
+            }
+            first += tasks;
+        }
+    }
+
+    /// Attention of one tile, and of those of the `heads` from its own on, over its chunk of the cache. Of many rows there
+    /// is one head.
+    fn attend(&self, task: &Task<'_>, heads: usize, scratch: &mut [f32]) {
         let kv_len = task.sequence.kv_len;
-        let chunk = match task.sequence.chunks {
+        let slots = match task.sequence.chunks {
             1 => 0..kv_len,
             _ => {
                 let slots = chunk_slots(kv_len);
                 task.chunk * slots..(task.chunk + 1) * slots
             }
         };
-        if !few::are_few::<V>(task.rows.len()) {
-            return self.many::<V>(task, chunk, scratch);
-        }
-        let read = if self.in_place() {
-            self.op.kv
+        let problem = self;
+        if task.rows.len() <= self.few {
+            self.run(few::Few {
+                problem,
+                task,
+                heads,
+                slots,
+                scratch,
+            });
         } else {
-            DType::F32
-        };
-        with_cache!(read, E => self.few::<V, E>(task, chunk, scratch));
+            self.run(many::Many {
+                problem,
+                task,
+                slots,
+                scratch,
+            });
+        }
+    }
+
+    fn run(&self, kernel: impl Kernel) {
+        match self.sizes.pairs {
+            true => self.isa.run_with_pairs(kernel),
+            false => self.isa.run(kernel),
+        }
     }
 
     /// Whether rows of the cache are whole vectors, so that few query rows read them where they lie.
@@ -471,7 +498,7 @@ impl<'a> Problem<'a> {
     /// follows a stream of addresses does so inside a page, and these are four.
     #[inline(always)]
     fn asked(&self, places: &Places, i: usize) -> *const u8 {
-        match self.asks_far {
+        match self.isa.asks_far() {
             true => places[i],
             false => places[i % 4 * (BLOCK / 4) + i / 4],
         }
@@ -481,7 +508,7 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     fn ask_for<V: Lanes>(&self, place: *const u8, bytes: Range<usize>) {
         for byte in bytes.step_by(64) {
-            V::prefetch(place.wrapping_add(byte), self.asks_far);
+            V::prefetch(place.wrapping_add(byte), self.isa.asks_far());
         }
     }
 

@@ -40,6 +40,15 @@ impl Isa {
         }
     }
 
+    /// Whether [`Self::run_with_pairs`] has [`Lanes::PAIRS`].
+    pub(crate) fn has_pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let has = self.level() == crate::isa::Level::Avx512Bf16;
+        #[cfg(not(target_arch = "x86_64"))]
+        let has = false;
+        has
+    }
+
     /// As [`Self::run`], with [`Lanes::PAIRS`] where the level has them.
     pub(crate) fn run_with_pairs<K: Kernel>(self, kernel: K) {
         match self.level() {
@@ -74,6 +83,27 @@ pub(crate) trait Lanes:
     /// # Panics
     /// Without [`Self::PAIRS`].
     fn pairs(_lower: Self, _upper: Self) -> Self {
+        unreachable!("no products of bf16 pairs")
+    }
+    /// Lane by lane, the elements of both as a pair of bf16, rounded to nearest.
+    ///
+    /// # Panics
+    /// Without [`Self::PAIRS`].
+    fn pair_lanes(_lower: Self, _upper: Self) -> Self {
+        unreachable!("no products of bf16 pairs")
+    }
+    /// The bf16 of both as pairs of those at the same place, in an order that [`Self::ordered_pairs`] knows.
+    ///
+    /// # Panics
+    /// Without [`Self::PAIRS`].
+    fn in_pairs(_lower: Self, _upper: Self) -> [Self; 2] {
+        unreachable!("no products of bf16 pairs")
+    }
+    /// Lanes in the order that [`Self::in_pairs`] gives them, in the order of what was paired.
+    ///
+    /// # Panics
+    /// Without [`Self::PAIRS`].
+    fn ordered_pairs(_x: [Self; 2]) -> [Self; 2] {
         unreachable!("no products of bf16 pairs")
     }
     fn splat(x: f32) -> Self;

@@ -1,15 +1,18 @@
 //! Few query rows: the vector lanes are elements of a head, and keys and values are read where they lie.
 //!
 //! Such a tile is bound by reading the cache. So each key and value is read once for four rows, widened in registers, and
-//! while one block is worked on the next one is asked for. Scores are dot products, four slots at a time, so that their
-//! horizontal sums share their shuffles.
+//! while one block is worked on the next one is asked for: that of the next head, whose rows lie behind. Scores are dot
+//! products, four slots at a time, so that their horizontal sums share their shuffles.
 
 use std::ops::Range;
 
+use hal::DType;
+
 use super::{BLOCK, Places, Problem, Task, exp_normal};
-use crate::ops::kv_cache::Cached;
+use crate::Isa;
+use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
-use crate::ops::vector::{Element, Lanes};
+use crate::ops::vector::{Element, Kernel, Lanes};
 
 /// The most rows of such a tile.
 const MOST: usize = 16;
@@ -18,74 +21,111 @@ const TOGETHER: usize = 4;
 /// Vectors of results that are worked on together. They lie as [`Element::load_two`] loads values.
 const WIDE: usize = 4;
 
-/// Whether `rows` rows are few.
-pub(super) fn are_few<V: Lanes>(rows: usize) -> bool {
-    match V::PAIRS {
-        true => rows <= MOST,
-        false => rows <= TOGETHER.max(V::N / 2),
+/// The most rows of such a tile, where queries and keys are multiplied as pairs or not.
+pub(super) fn most(isa: Isa, pairs: bool) -> usize {
+    match pairs && isa.has_pairs() {
+        true => MOST,
+        false => TOGETHER.max(isa.vectors().lanes() / 2),
+    }
+}
+
+/// Attention of one tile of few rows, and of those of the `heads` from its own on, over `slots`.
+pub(super) struct Few<'p> {
+    pub(super) problem: &'p Problem<'p>,
+    pub(super) task: &'p Task<'p>,
+    pub(super) heads: usize,
+    pub(super) slots: Range<usize>,
+    pub(super) scratch: &'p mut [f32],
+}
+
+impl Kernel for Few<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let read = if self.problem.in_place() {
+            self.problem.op.kv
+        } else {
+            DType::F32
+        };
+        with_cache!(read, E => self.problem.few::<V, E>(self.task, self.heads, self.slots, self.scratch));
     }
 }
 
 impl Problem<'_> {
-    /// Attention of a tile of few rows over the slots of `chunk`. `E` is the type of the cache where its rows are whole
-    /// vectors, else f32.
+    /// As [`Few`]. `E` is the type of the cache where its rows are whole vectors, else f32.
     #[inline(always)]
-    pub(super) fn few<V: Lanes, E: Cached>(
+    fn few<V: Lanes, E: Cached>(
         &self,
         task: &Task<'_>,
-        chunk: Range<usize>,
+        heads: usize,
+        all_slots: Range<usize>,
         scratch: &mut [f32],
     ) {
         let (dim, rows) = (self.sizes.dim, task.rows.len());
-        let width = self.sizes.width::<V>();
-        let (q, rest) = scratch.split_at_mut(rows * width);
-        let (results, rest) = rest.split_at_mut(rows * dim);
+        let (width, all) = (self.sizes.width::<V>(), heads * rows);
+        let (q, rest) = scratch.split_at_mut(all * width);
+        let (results, rest) = rest.split_at_mut(all * dim);
+        let (max, rest) = rest.split_at_mut(all);
+        let (sum, rest) = rest.split_at_mut(all);
         let (scores, rest) = rest.split_at_mut(rows * BLOCK);
         let (key_block, rest) = rest.split_at_mut(BLOCK * dim);
         let value_block = &mut rest[..BLOCK * dim];
+        let of = |head: usize| task.of_head(task.kv_head + head);
         let mut seen = [0; MOST];
-        let mut max = [f32::NEG_INFINITY; MOST];
-        let mut sum = [0.0; MOST];
+        for (r, seen) in seen.iter_mut().enumerate().take(rows) {
+            let place = self.place(task, task.rows.start + r);
+            *seen = self.visible(task.sequence, place[0]);
+        }
+        max.fill(f32::NEG_INFINITY);
+        sum.fill(0.0);
         results.fill(0.0);
-        for (r, q) in q.chunks_exact_mut(width).enumerate() {
-            let row = task.rows.start + r;
-            self.query::<V>(task, row, q);
-            seen[r] = self.visible(task.sequence, self.place(task, row)[0]);
+        for (i, q) in q.chunks_exact_mut(width).enumerate() {
+            self.query::<V>(&of(i / rows), task.rows.start + i % rows, q);
         }
 
-        let end = chunk.end.min(seen.into_iter().max().unwrap_or(0));
+        let end = all_slots.end.min(seen.into_iter().max().unwrap_or(0));
         let block = |start: usize| start.min(end)..end.min(start + BLOCK);
         let mut keys: Places = [std::ptr::null(); BLOCK];
         let mut values = keys;
-        self.reach::<V>(0, task, block(chunk.start), &mut keys, key_block);
+        self.reach::<V>(0, task, block(all_slots.start), &mut keys, key_block);
         self.ask::<V>(&keys, 0, 1);
-        for start in (chunk.start..end).step_by(BLOCK) {
+        for start in (all_slots.start..end).step_by(BLOCK) {
             let slots = block(start);
             let n = slots.len();
-            self.reach::<V>(1, task, slots.clone(), &mut values, value_block);
-            // SAFETY: found before.
-            unsafe { self.dots::<V, E>(scores, &keys, n, &values, q) };
-            if E::SCALED {
+            for head in 0..heads {
+                let own = head * rows..(head + 1) * rows;
+                let q = &q[own.start * width..own.end * width];
+                let results = &mut results[own.start * dim..own.end * dim];
+                let state = max[own.clone()].iter_mut().zip(&mut sum[own]);
+                self.reach::<V>(1, &of(head), slots.clone(), &mut values, value_block);
                 // SAFETY: found before.
-                unsafe { self.rescale::<V, E>(scores, &keys, n) };
-            }
-            let mut rescale = [1.0; MOST];
-            for (r, scores) in scores.chunks_exact_mut(BLOCK).enumerate() {
-                scores[seen[r].clamp(start, slots.end) - start..].fill(f32::NEG_INFINITY);
-                let width = n.next_multiple_of(V::N);
-                rescale[r] = softmax::<V>(&mut scores[..width], &mut max[r], &mut sum[r]);
-            }
-            self.reach::<V>(0, task, block(start + BLOCK), &mut keys, key_block);
-            if E::SCALED {
+                unsafe { self.dots::<V, E>(scores, &keys, n, &values, q) };
+                if E::SCALED {
+                    // SAFETY: found before.
+                    unsafe { self.rescale::<V, E>(scores, &keys, n) };
+                }
+                let mut rescale = [1.0; MOST];
+                for (r, (scores, (max, sum))) in
+                    scores.chunks_exact_mut(BLOCK).zip(state).enumerate()
+                {
+                    scores[seen[r].clamp(start, slots.end) - start..].fill(f32::NEG_INFINITY);
+                    let width = n.next_multiple_of(V::N);
+                    rescale[r] = softmax::<V>(&mut scores[..width], max, sum);
+                }
+                let (next, slots) = match head + 1 < heads {
+                    true => (head + 1, slots.clone()),
+                    false => (0, block(start + BLOCK)),
+                };
+                self.reach::<V>(0, &of(next), slots, &mut keys, key_block);
+                if E::SCALED {
+                    // SAFETY: found before.
+                    unsafe { self.rescale::<V, E>(scores, &values, n) };
+                }
                 // SAFETY: found before.
-                unsafe { self.rescale::<V, E>(scores, &values, n) };
+                unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
             }
-            // SAFETY: found before.
-            unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
         }
 
-        for (r, result) in results.chunks_exact_mut(dim).enumerate() {
-            let row = task.rows.start + r;
+        for (i, result) in results.chunks_exact_mut(dim).enumerate() {
             for d in (0..dim / (WIDE * V::N) * (WIDE * V::N)).step_by(2 * V::N) {
                 // SAFETY: two vectors of the result.
                 unsafe {
@@ -95,7 +135,8 @@ impl Problem<'_> {
                     b.store_f32(at.add(V::N));
                 }
             }
-            self.finish::<V>(task, row, max[r], sum[r], Row::of(result));
+            let row = task.rows.start + i % rows;
+            self.finish::<V>(&of(i / rows), row, max[i], sum[i], Row::of(result));
         }
     }
 

@@ -1,7 +1,8 @@
 //! Many query rows: the vector lanes are rows, so that the softmax needs no horizontal step and any head size fits.
 //!
 //! Such a tile is bound by its products. A block of keys, and one of values, is widened to f32 once for
-//! all rows; keys that are multiplied as pairs of bf16 are copied as they lie, or, of i8, without their scale, which the scores get.
+//! all rows; what is multiplied as pairs of bf16 is paired once: keys as they lie, values of two slots. Rows of i8 go without their
+//! scale, which scores and probabilities get.
 
 use std::ops::Range;
 
@@ -9,16 +10,32 @@ use hal::DType;
 
 use super::product::{Floats, Into, Pairs, VECTORS, product};
 use super::{BLOCK, Problem, Task};
+use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
-use crate::ops::vector::Lanes;
+use crate::ops::vector::{Kernel, Lanes};
 
 /// Rows of one part of a product whose other operand stays in the first-level cache.
 const PART: usize = 16;
 
-impl Problem<'_> {
-    /// Attention of a tile of many rows over the slots of `chunk`.
+/// Attention of one tile of many rows over `slots`.
+pub(super) struct Many<'p> {
+    pub(super) problem: &'p Problem<'p>,
+    pub(super) task: &'p Task<'p>,
+    pub(super) slots: Range<usize>,
+    pub(super) scratch: &'p mut [f32],
+}
+
+impl Kernel for Many<'_> {
     #[inline(always)]
-    pub(super) fn many<V: Lanes>(&self, task: &Task<'_>, chunk: Range<usize>, scratch: &mut [f32]) {
+    fn run<V: Lanes>(self) {
+        self.problem.many::<V>(self.task, self.slots, self.scratch);
+    }
+}
+
+impl Problem<'_> {
+    /// As [`Many`].
+    #[inline(always)]
+    fn many<V: Lanes>(&self, task: &Task<'_>, all_slots: Range<usize>, scratch: &mut [f32]) {
         let (dim, width) = (self.sizes.dim, self.sizes.width::<V>());
         // Whole vectors.
         let lanes = task.rows.len().next_multiple_of(V::N);
@@ -40,10 +57,10 @@ impl Problem<'_> {
             *seen = n as f32;
             (least, most) = (least.min(n), most.max(n));
         }
-        let end = most.min(chunk.end);
+        let end = most.min(all_slots.end);
         let slots_from = |start: usize| start.min(end)..end.min(start + BLOCK);
         let mut places = [std::ptr::null(); BLOCK];
-        self.find(0, task, slots_from(chunk.start), &mut places);
+        self.find(0, task, slots_from(all_slots.start), &mut places);
         self.ask::<V>(&places, 0, 1);
         // The place of the results is free.
         self.transpose_q::<V>(task, q, lanes, results);
@@ -54,7 +71,7 @@ impl Problem<'_> {
             false => BLOCK.max(dim),
         };
         let mut scales = [1.0; BLOCK];
-        for start in (chunk.start..end).step_by(BLOCK) {
+        for start in (all_slots.start..end).step_by(BLOCK) {
             let slots = slots_from(start);
             let n = slots.len();
             self.gather_keys::<V>(task, slots.clone(), block, &mut scales);
@@ -83,7 +100,16 @@ impl Problem<'_> {
             let hidden = (slots.end > least).then_some(Row::of(seen));
             let state = State { max, sum, rescale };
             softmax::<V>(scores, slots.clone(), hidden, state);
-            self.gather::<V>(1, task, slots, block);
+            let depth = match V::PAIRS {
+                true => {
+                    self.pair_values::<V>(&places[..n], scores, lanes, block);
+                    n.div_ceil(2)
+                }
+                false => {
+                    self.gather::<V>(1, task, slots, block);
+                    n
+                }
+            };
             self.find(0, task, slots_from(start + BLOCK), &mut places);
             let parts = dim.div_ceil(part_rows);
             for part in 0..parts {
@@ -93,11 +119,62 @@ impl Problem<'_> {
                 let values = (&block[first..], [1, dim]);
                 let results = &mut results[first * lanes..];
                 let into = Into::Added(rescale);
-                product::<V, Floats>(results, into, values, rows, scores, n, lanes);
+                match V::PAIRS {
+                    true => product::<V, Pairs>(results, into, values, rows, scores, depth, lanes),
+                    false => {
+                        product::<V, Floats>(results, into, values, rows, scores, depth, lanes)
+                    }
+                }
             }
         }
         // The place of the queries is free.
         self.transpose_results::<V>(task, results, [max, sum], q);
+    }
+
+    /// The values at `places` as pairs of bf16 of slots that follow each other, `[slots / 2, dim]`, and so the probabilities `p`, in
+    /// their place, which get the scales of the values. An odd last slot is paired with zeros.
+    #[inline(always)]
+    fn pair_values<V: Lanes>(
+        &self,
+        places: &[*const u8],
+        p: &mut [f32],
+        lanes: usize,
+        to: &mut [f32],
+    ) {
+        let (dim, row) = (self.sizes.dim, self.row());
+        let zero = V::splat(0.0);
+        with_cache!(self.op.kv, Kv => for (i, pair) in places.chunks(2).enumerate() {
+            let first: *const Kv = pair[0].cast();
+            let second: Option<*const Kv> = pair.get(1).map(|place| place.cast());
+            for d in (0..dim).step_by(2 * V::N) {
+                // SAFETY: rows have `dim` elements, whole pairs of vectors.
+                let lower = unsafe { Kv::load_pairs::<V>(first.add(d)) };
+                let mut upper = zero;
+                if let Some(second) = second {
+                    // SAFETY: as above.
+                    upper = unsafe { Kv::load_pairs(second.add(d)) };
+                }
+                let pairs = V::ordered_pairs(V::in_pairs(lower, upper));
+                let to = Row::of(&mut to[i * dim..]);
+                to.store(d, pairs[0]);
+                to.store(d + V::N, pairs[1]);
+            }
+            let scale = |place: *const Kv| {
+                // SAFETY: a row lies there; a cell is its element.
+                Kv::scale(Row(unsafe { std::slice::from_raw_parts(place.cast(), row) }))
+            };
+            let scales = [Some(first), second].map(|row| row.map_or(0.0, scale));
+            let p = Row::of(p);
+            for lane in (0..lanes).step_by(V::N) {
+                let from = 2 * i * lanes + lane;
+                let lower = p.load::<V>(from) * V::splat(scales[0]);
+                let mut upper = zero;
+                if second.is_some() {
+                    upper = p.load::<V>(from + lanes) * V::splat(scales[1]);
+                }
+                p.store(i * lanes + lane, V::pair_lanes(lower, upper));
+            }
+        });
     }
 
     /// Queries as `[width, lanes]`; lanes of no row are 0. `rows` has room for four.

@@ -70,6 +70,11 @@ fn is_within_its_bound(op: &Attention, args: &[Arg]) {
     // exp(x) - 1 is more than x for scores as large as those of `no_probability_is_subnormal`.
     let most = inputs[5].data.iter().copied().fold(0.0, f64::max);
     let relative = (2.0 * score).exp_m1() + (2.0 * most + 40.0) * u;
+    // Probabilities of pairs are rounded.
+    let relative = match Sizes::new(op).pairs {
+        true => relative + DType::BF16.unit_roundoff() * (1.0 + relative),
+        false => relative,
+    };
     inputs[1] = keys;
     inputs[2] = decode(op.kv, &inputs[2]).map(f64::abs);
     let floats = Attention {

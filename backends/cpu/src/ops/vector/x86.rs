@@ -77,6 +77,51 @@ impl<const PAIRS: bool> Lanes for Avx512<PAIRS> {
         )))
     }
     #[inline(always)]
+    fn pair_lanes(lower: Self, upper: Self) -> Self {
+        const IN_TURNS: [u16; 32] = {
+            let mut to = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                to[i] = (i / 2 + i % 2 * 16) as u16;
+                i += 1;
+            }
+            to
+        };
+        let pairs = Self::pairs(lower, upper);
+        Self(intrinsics!(_mm512_castsi512_ps(_mm512_permutexvar_epi16(
+            _mm512_loadu_si512(IN_TURNS.as_ptr().cast()),
+            _mm512_castps_si512(pairs.0),
+        ))))
+    }
+    #[inline(always)]
+    fn in_pairs(lower: Self, upper: Self) -> [Self; 2] {
+        let [a, b] = [lower, upper].map(|x| intrinsics!(_mm512_castps_si512(x.0)));
+        [
+            Self(intrinsics!(_mm512_castsi512_ps(_mm512_unpacklo_epi16(
+                a, b
+            )))),
+            Self(intrinsics!(_mm512_castsi512_ps(_mm512_unpackhi_epi16(
+                a, b
+            )))),
+        ]
+    }
+    #[inline(always)]
+    fn ordered_pairs([a, b]: [Self; 2]) -> [Self; 2] {
+        // Blocks of 128 bits in turns.
+        [
+            Self(intrinsics!(_mm512_permutex2var_ps(
+                a.0,
+                _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23),
+                b.0
+            ))),
+            Self(intrinsics!(_mm512_permutex2var_ps(
+                a.0,
+                _mm512_setr_epi32(8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31),
+                b.0
+            ))),
+        ]
+    }
+    #[inline(always)]
     fn splat(x: f32) -> Self {
         Self(intrinsics!(_mm512_set1_ps(x)))
     }
