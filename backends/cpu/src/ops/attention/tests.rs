@@ -186,7 +186,25 @@ fn long_sequences_are_cut_and_combined() {
             1,
             &[(1, 1300, 0), (2, 512, 0), (3, 1025, 0), (40, 1500, 0)],
         );
-        keeps_its_bound(&Attention { heads: 2, ..op }, 0, &[(1, 3000, 0)]);
+        keeps_its_bound(
+            &Attention {
+                heads: 2,
+                ..op.clone()
+            },
+            0,
+            &[(1, 3000, 0)],
+        );
+        // On one thread three heads are a task, and the two that are left.
+        for head_dim in [32, 33] {
+            let (heads, kv_heads) = (5, 5);
+            let op = Attention {
+                heads,
+                kv_heads,
+                head_dim,
+                ..op.clone()
+            };
+            keeps_its_bound(&op, 0, &[(1, 1300, 0)]);
+        }
     }
 }
 
