@@ -53,10 +53,6 @@ pub const NAMES: &[&str] = &[
     "wgpu",
 ];
 
-/// Seconds of measuring one limit.
-#[cfg(feature = "cpu")]
-const LIMIT_SECONDS: f64 = 0.4;
-
 /// Opens the device that `spec` names: `cpu`; `ascend:0`; `cuda:0`; `hip:0`; `musa:0`; `opencl:0`, or `opencl:` and the numbers of
 /// platform and device; `emulator`, or `emulator:` and what it is like; `plugin:` and the path of a vendor's library; `wgpu`, or
 /// `wgpu:` and which adapter.
@@ -114,12 +110,12 @@ pub fn open(spec: &str, options: &Options) -> Result<Accelerator> {
     }
 }
 
-/// What the back end of `spec` measures of its own device's limits; `None` where it has nothing better than the operations
-/// that everybody uses.
+/// What the back end of `spec` measures of its own device's limits, in so many `seconds` for each; `None` where it has nothing
+/// better than the operations that everybody uses.
 ///
 /// # Errors
 /// `OutOfMemory` without memory to measure with.
-pub fn limits(spec: &str, options: &Options) -> Result<Option<OwnLimits>> {
+pub fn limits(spec: &str, options: &Options, seconds: f64) -> Result<Option<OwnLimits>> {
     #[cfg(feature = "cpu")]
     if spec == "cpu" {
         use backend_cpu::limits::{Limit, Limits};
@@ -132,13 +128,13 @@ pub fn limits(spec: &str, options: &Options) -> Result<Option<OwnLimits>> {
         ]
         .into_iter()
         .filter(|(_, limit)| limit.is_available())
-        .map(|(dtype, limit)| (dtype, limits.measure(limit, LIMIT_SECONDS)));
+        .map(|(dtype, limit)| (dtype, limits.measure(limit, seconds)));
         return Ok(Some(OwnLimits {
             operations_per_second: computed.collect(),
-            bytes_per_second: limits.measure(Limit::Read, LIMIT_SECONDS),
+            bytes_per_second: limits.measure(Limit::Read, seconds),
         }));
     }
-    let _ = (spec, options);
+    let _ = (spec, options, seconds);
     Ok(None)
 }
 

@@ -165,13 +165,13 @@ fn a_share_is_of_the_limit_of_the_numbers_multiplied() {
         };
         let number = |value: &Value| value.as_f64().unwrap();
         let amount = number(&result[result["limit"].as_str().unwrap()]);
-        let [before, after] = [0, 1].map(|i| number(&result["limit_around"][i]) * 1e9);
+        let [lowest, highest] = [0, 1].map(|i| number(&result["limit_range"][i]) * 1e9);
         let least = number(&result["share"]) * number(&result["seconds"]["median"]);
         let rate = amount / least;
         // Attention and the output layer multiply floats in either case: with integers, the limit is one of a mixture.
         match activations {
-            "f32" => assert!((rate / (before + after) * 2.0 - 1.0).abs() < 1e-9),
-            _ => assert!((before.min(after) * 0.9..=before.max(after) * 1.1).contains(&rate)),
+            "f32" => assert!((rate / (lowest + highest) * 2.0 - 1.0).abs() < 1e-9),
+            _ => assert!((lowest * 0.9..=highest * 1.1).contains(&rate)),
         }
     }
 }

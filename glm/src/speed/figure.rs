@@ -144,10 +144,11 @@ pub struct Figure {
     /// The limit that binds: `bytes` or `operations`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<String>,
-    /// That limit before and after, bytes or operations per second / 10⁹, where it was measured again.
+    /// The lowest and the highest of that limit, bytes or operations per second / 10⁹, where it was measured around each run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub limit_around: Option<[f64; 2]>,
-    /// The least time by that limit over the median time; of two limits, by their mean.
+    pub limit_range: Option<[f64; 2]>,
+    /// The least time by that limit over the median time; where limits were measured around each run, the median of the runs'
+    /// shares, each by the mean of the two around it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<f64>,
     /// How the operation was planned.
@@ -202,22 +203,35 @@ impl Figure {
         }
     }
 
-    /// As [`Self::measured`], beside the mean of the limits before and after.
+    /// As [`Self::measured`], of runs in `seconds` each, and limits that were measured before the first run and after each.
+    ///
+    /// # Panics
+    /// Without a run, or a limit for the start and each end of a run.
     pub fn measured_between(
         key: impl Into<String>,
-        seconds: Spread,
+        seconds: &[f64],
         amounts: impl Into<Amounts>,
         dtype: DType,
-        [before, after]: [&Limits; 2],
+        limits: &[Limits],
     ) -> Self {
+        assert!(!seconds.is_empty() && limits.len() == seconds.len() + 1);
         let amounts = amounts.into();
-        let figure = Self::measured(key, seconds, amounts, dtype, &before.mean(after));
+        let spread = Spread::of(seconds.to_vec());
+        let figure = Self::measured(key, spread, amounts, dtype, &limits[0]);
+        let around = limits.windows(2).map(|pair| pair[0].mean(&pair[1]));
+        let share = |(seconds, limits): (&f64, Limits)| {
+            let [moving, computing] = amounts.seconds(dtype, &limits);
+            moving.max(computing) / seconds
+        };
+        let shares = Spread::of(seconds.iter().zip(around).map(share).collect());
         let of = |limits: &Limits| match figure.limit.as_deref() {
             Some("bytes") => limits.bytes_per_second / 1e9,
             _ => amounts.operations() / amounts.seconds(dtype, limits)[1] / 1e9,
         };
+        let range = Spread::of(limits.iter().map(of).collect());
         Self {
-            limit_around: Some([of(before), of(after)]),
+            limit_range: Some([range.least, range.most]),
+            share: Some(shares.median),
             ..figure
         }
     }
@@ -262,25 +276,30 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_of_the_mean_of_the_limits_around() {
-        let (before, mut after) = (limits(), limits());
-        after.bytes_per_second *= 3.0;
-        after.operations_per_second.insert("f32".into(), 2e12);
-        let figure = |amounts: [f64; 2]| {
-            let seconds = Spread::of(vec![2.0]);
-            Figure::measured_between("a", seconds, amounts, DType::F32, [&before, &after])
+    fn a_share_is_of_the_limits_around_its_run() {
+        let times = |factor: f64| {
+            let mut limits = limits();
+            limits.bytes_per_second *= factor;
+            let peaks = limits.operations_per_second.values_mut();
+            peaks.for_each(|peak| *peak *= factor);
+            limits
         };
-        let bytes = figure([2e9, 1.0]);
-        assert_eq!(
-            (bytes.share, bytes.limit_around),
-            (Some(0.5), Some([1.0, 3.0]))
-        );
-        let operations = figure([1.0, 3e12]);
-        let around = Some([1000.0, 2000.0]);
-        assert_eq!(
-            (operations.share, operations.limit_around),
-            (Some(1.0), around)
-        );
+        // Means of 1, 2 and 3 times the limits.
+        let around = [1.0, 1.0, 3.0, 3.0].map(times);
+        let seconds = [4.0, 1.0, 1.0];
+        let figure = |amounts: [f64; 2]| {
+            Figure::measured_between("a", &seconds, amounts, DType::F32, &around)
+        };
+        for (figure, limit, range) in [
+            (figure([2e9, 1.0]), "bytes", [1.0, 3.0]),
+            (figure([1.0, 2e12]), "operations", [1000.0, 3000.0]),
+        ] {
+            assert_eq!(figure.limit.as_deref(), Some(limit));
+            assert_eq!(figure.limit_range, Some(range));
+            // 2/4, 1/1 and 2/3.
+            assert_eq!(figure.share, Some(2.0 / 3.0));
+            assert_eq!(figure.seconds.map(|s| s.median), Some(1.0));
+        }
     }
 
     #[test]

@@ -4,7 +4,6 @@ mod compare;
 mod ops;
 mod report;
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -14,7 +13,7 @@ use ::ops::Context;
 use glm::architecture::Architecture;
 use glm::checkpoint::Checkpoint;
 use glm::model::{Model, Options, Work};
-use glm::speed::{Amounts, Clock, Figure, Limits, Running, Spread, Took};
+use glm::speed::{Clock, Figure, Limits, Running, Spread, Took};
 use glm::{backends, shapes};
 use hal::{DType, Error, WeightFormat};
 use serde_json::json;
@@ -29,6 +28,9 @@ const PROMPT: usize = 512;
 const DECODED: usize = 64;
 /// Free memory with which the read limit is measured again beside a loaded model: twice what that takes.
 const READING_BYTES: usize = 1 << 30;
+/// Seconds in which a back end's own loops measure one limit, and measure it again around a run.
+const OWN_SECONDS: f64 = 0.4;
+const AGAIN_SECONDS: f64 = 0.1;
 /// Seconds of one measurement of the limits, at most.
 const LIMIT_SECONDS: f64 = 2.0;
 /// Runs of one measurement of the limits.
@@ -63,7 +65,8 @@ pub(crate) fn run(global: &Global, args: &Bench) -> Result<(), Failure> {
 /// The device, and what it could do.
 fn limits(global: &Global, clock: &mut Clock, context: &Context) -> Result<Limits, Failure> {
     say(global, "measuring the device's limits");
-    let own = backends::limits(&global.device, &load::device_options(global))?;
+    let options = load::device_options(global);
+    let own = backends::limits(&global.device, &options, OWN_SECONDS)?;
     Ok(Limits::measure(context, clock, own)?)
 }
 
@@ -225,7 +228,7 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
         global,
         context: &context,
         runs: args.report.runs,
-        last: RefCell::new(limits),
+        limits,
         dtype: model.dtype(),
         random_cache: args.random_cache,
         prefix: format!("{}/{format}", subject.name),
@@ -241,8 +244,8 @@ fn model(global: &Global, args: &Bench, writer: &mut Writer) -> Result<(), Failu
 struct Bencher<'a> {
     global: &'a Global,
     context: &'a Context,
-    /// As they were measured last.
-    last: RefCell<Limits>,
+    /// As they were measured first.
+    limits: Limits,
     runs: NonZeroUsize,
     /// Type of the model's floats.
     dtype: DType,
@@ -321,44 +324,50 @@ impl Bencher<'_> {
             };
             // The first touches memory, and compiles.
             once(if test == "pp" { n } else { n.min(2) })?;
-            let runs: Vec<Took> = (0..self.runs.get())
-                .map(|_| once(n))
-                .collect::<Result<_, _>>()?;
+            let mut runs = Vec::with_capacity(self.runs.get());
+            let mut limits = Vec::from_iter(self.limits_again()?);
+            for _ in 0..self.runs.get() {
+                if !limits.is_empty() {
+                    // Measuring them emptied the caches.
+                    once(n.min(2))?;
+                }
+                runs.push(once(n)?);
+                limits.extend(self.limits_again()?);
+            }
             let amounts = match test {
                 "pp" => work.prefill([batch, depth, n], chunk),
                 _ => work.decode([batch, depth, n]),
             };
-            let seconds = Spread::of(runs.iter().map(|run| run.seconds).collect());
+            let seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
             let queued = Spread::of(runs.iter().map(|run| run.host_seconds).collect());
+            let figure = match limits.len() == runs.len() + 1 {
+                true => Figure::measured_between(key, &seconds, amounts, self.dtype, &limits),
+                false => {
+                    let seconds = Spread::of(seconds);
+                    Figure::measured(key, seconds, amounts, self.dtype, &self.limits)
+                }
+            };
             let tokens = batch * n;
             writer.found(&Figure {
                 tokens: Some(tokens),
-                tokens_per_second: Some(tokens as f64 / seconds.median),
+                tokens_per_second: figure.seconds.map(|s| tokens as f64 / s.median),
                 host_seconds: Some(queued.median),
-                ..self.beside_limits(key, seconds, amounts)?
+                ..figure
             })?;
         }
         Ok(())
     }
 
-    /// The figure of the test that just ended, beside the limits before and after it: they change with the machine's other
-    /// programs and guests.
-    fn beside_limits(&self, key: String, seconds: Spread, amounts: Amounts) -> hal::Result<Figure> {
-        let options = load::device_options(self.global);
+    /// The limits now, because they change with the machine's other programs and guests; `None` where that takes memory that is
+    /// not free, or where only the device's operations could tell.
+    fn limits_again(&self) -> hal::Result<Option<Limits>> {
         let memory = self.context.device().memory();
-        let after = match memory.is_none_or(|memory| memory.free_bytes > READING_BYTES) {
-            true => backends::limits(&self.global.device, &options)?.map(Limits::from),
-            false => None,
-        };
-        let Some(after) = after else {
-            let last = self.last.borrow();
-            return Ok(Figure::measured(key, seconds, amounts, self.dtype, &last));
-        };
-        let before = self.last.replace(after.clone());
-        let limits = [&before, &after];
-        Ok(Figure::measured_between(
-            key, seconds, amounts, self.dtype, limits,
-        ))
+        if memory.is_some_and(|memory| memory.free_bytes <= READING_BYTES) {
+            return Ok(None);
+        }
+        let options = load::device_options(self.global);
+        let own = backends::limits(&self.global.device, &options, AGAIN_SECONDS)?;
+        Ok(own.map(Limits::from))
     }
 }
 

@@ -211,14 +211,14 @@ fn row(out: &mut impl Write, figure: &Figure) -> std::io::Result<()> {
         (Some(share), Some(limit)) => format!("{:.0} % of {limit}", 100.0 * share),
         _ => String::new(),
     };
-    let around = match (figure.limit_around, figure.limit.as_deref()) {
-        (Some([before, after]), Some("bytes")) => format!(" at {before:.1}, then {after:.1} GB/s"),
-        (Some([before, after]), _) => format!(" at {before:.0}, then {after:.0} GOP/s"),
+    let range = match (figure.limit_range, figure.limit.as_deref()) {
+        (Some([least, most]), Some("bytes")) => format!(" at {least:.1} to {most:.1} GB/s"),
+        (Some([least, most]), _) => format!(" at {least:.0} to {most:.0} GOP/s"),
         (None, _) => String::new(),
     };
     writeln!(
         out,
-        "| {key} | {}{unit} | {} … {} | {} | {} | {limit}{around} |",
+        "| {key} | {}{unit} | {} … {} | {} | {} | {limit}{range} |",
         shown(seconds.median),
         shown(seconds.least),
         shown(seconds.most),
