@@ -847,12 +847,60 @@ fn a_converted_checkpoint_computes_the_same() {
 }
 
 #[test]
+fn what_is_kept_is_told_and_removed_by_kind() {
+    let cache = tempfile::tempdir().unwrap();
+    let folder = |name: &str| cache.path().join(name);
+    for (file, bytes) in [
+        ("packed/a.weight", 5),
+        ("packed/b.weight", 2000),
+        ("packed/own/file", 1),
+        ("programs/p", 7),
+        ("notes", 3),
+    ] {
+        std::fs::create_dir_all(folder(file).parent().unwrap()).unwrap();
+        std::fs::write(folder(file), vec![0; bytes]).unwrap();
+    }
+    let env = [("GLM_CACHE", cache.path().to_str().unwrap())];
+    let sizes = |args: &[&str]| {
+        let output = glm_with(&[&["cache"], args, &["--json"]].concat(), &env, "");
+        assert!(output.status.success(), "{}", stderr(&output));
+        let document: Value = serde_json::from_str(stdout(&output)).unwrap();
+        assert_eq!(document["removed"], !args.is_empty());
+        let kinds = document["kinds"].as_array().unwrap().iter();
+        let size = |kind: &Value| {
+            let [files, bytes] = ["files", "bytes"].map(|name| kind[name].as_u64().unwrap());
+            (kind["kind"].as_str().unwrap().to_owned(), files, bytes)
+        };
+        let sizes = kinds.map(size).filter(|(_, files, _)| *files > 0);
+        sizes.collect::<Vec<_>>()
+    };
+    let (packed, programs) = (("packed".into(), 2, 2005), ("programs".into(), 1, 7));
+    assert_eq!(sizes(&[]), [packed.clone(), programs.clone()]);
+    assert_eq!(sizes(&["clear", "packed", "tuning"]), [packed]);
+    assert_eq!(sizes(&[]), [programs]);
+    assert!(!folder("packed/a.weight").exists());
+    assert!(folder("packed/own/file").exists() && folder("notes").exists());
+    let told = glm_with(&["cache"], &env, "");
+    assert!(stdout(&told).contains("1 files         7 B  compiled kernels"));
+    for (args, code) in [
+        (&["cache", "clear"][..], 2),
+        (&["cache", "clear", "all"], 2),
+    ] {
+        assert_eq!(glm_with(args, &env, "").status.code(), Some(code));
+    }
+    let nowhere = [("GLM_CACHE", ""), ("XDG_CACHE_HOME", ""), ("HOME", "")];
+    let output = glm_with(&["cache"], &nowhere, "");
+    assert!(stderr(&output).contains("GLM_CACHE"), "{}", stderr(&output));
+}
+
+#[test]
 fn completions_name_every_command() {
     for shell in ["bash", "zsh", "fish", "powershell"] {
         let output = glm(&["completions", shell]);
         assert!(output.status.success());
         for command in [
             "chat", "fill", "logits", "inspect", "devices", "convert", "quantize", "tune", "bench",
+            "cache",
         ] {
             assert!(stdout(&output).contains(command), "{shell} lacks {command}");
         }

@@ -40,21 +40,6 @@ pub(crate) enum Vectors {
     Avx512,
 }
 
-impl Vectors {
-    /// Floats in one.
-    pub(crate) fn lanes(self) -> usize {
-        match self {
-            Vectors::Scalar => 1,
-            #[cfg(target_arch = "aarch64")]
-            Vectors::Neon => 4,
-            #[cfg(target_arch = "x86_64")]
-            Vectors::Avx2 => 8,
-            #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512 => 16,
-        }
-    }
-}
-
 impl Level {
     /// Every level.
     pub const ALL: [Level; 9] = [

@@ -40,6 +40,20 @@ impl Isa {
         }
     }
 
+    /// [`Lanes::N`] of these vectors.
+    pub(crate) fn lanes(self) -> usize {
+        struct Count<'a>(&'a mut usize);
+        impl Kernel for Count<'_> {
+            #[inline(always)]
+            fn run<V: Lanes>(self) {
+                *self.0 = V::N;
+            }
+        }
+        let mut lanes = 0;
+        self.run(Count(&mut lanes));
+        lanes
+    }
+
     /// Whether [`Self::run_with_pairs`] has [`Lanes::PAIRS`].
     pub(crate) fn has_pairs(self) -> bool {
         #[cfg(target_arch = "x86_64")]

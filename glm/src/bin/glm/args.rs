@@ -229,11 +229,75 @@ pub(crate) enum Command {
     Tune(Tune),
     /// Measure how fast a device runs a model, or single operations
     Bench(Bench),
+    /// Tell what is kept between starts, and how large it is; remove it
+    Cache(Cache),
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: Shell,
     },
+}
+
+/// `glm cache`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cache {
+    #[command(subcommand)]
+    pub(crate) what: Option<CacheWhat>,
+}
+
+/// What `glm cache` does but tell.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheWhat {
+    /// Remove what is kept of these kinds; it is made again when it is needed
+    Clear {
+        /// The kinds
+        #[arg(required = true, value_enum)]
+        kinds: Vec<Kept>,
+    },
+}
+
+/// What is kept, by the name of its folder.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Kept {
+    Packed,
+    Programs,
+    Pipelines,
+    Tuning,
+    Emulator,
+}
+
+impl Kept {
+    pub(crate) const ALL: [Kept; 5] = [
+        Kept::Packed,
+        Kept::Programs,
+        Kept::Pipelines,
+        Kept::Tuning,
+        Kept::Emulator,
+    ];
+
+    /// Its folder in the cache.
+    pub(crate) fn folder(self) -> &'static str {
+        match self {
+            Kept::Packed => "packed",
+            Kept::Programs => "programs",
+            Kept::Pipelines => "pipelines",
+            Kept::Tuning => "tuning",
+            Kept::Emulator => "emulator",
+        }
+    }
+
+    /// What lies there.
+    pub(crate) fn what(self) -> &'static str {
+        match self {
+            Kept::Packed => {
+                "weights as the CPU uses them, of every model and version (--keep-packed)"
+            }
+            Kept::Programs => "compiled kernels",
+            Kept::Pipelines => "pipelines of graphics drivers",
+            Kept::Tuning => "what `glm tune` found",
+            Kept::Emulator => "kernels compiled for the emulator",
+        }
+    }
 }
 
 /// `glm chat`.

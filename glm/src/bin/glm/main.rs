@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod cache;
 mod chat;
 mod codes;
 mod compare;
@@ -72,6 +73,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Command::Bench(bench) => bench::run(global, bench),
         Command::Convert(args) => convert::run(global, args),
         Command::Quantize(args) => convert::quantize(global, args),
+        Command::Cache(cache) => cache::run(global, cache),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Args::command(), "glm", &mut std::io::stdout());
             Ok(())

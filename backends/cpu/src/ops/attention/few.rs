@@ -25,7 +25,7 @@ const WIDE: usize = 4;
 pub(super) fn most(isa: Isa, pairs: bool) -> usize {
     match pairs && isa.has_pairs() {
         true => MOST,
-        false => TOGETHER.max(isa.vectors().lanes() / 2),
+        false => TOGETHER.max(isa.lanes() / 2),
     }
 }
 
