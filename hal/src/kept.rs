@@ -4,6 +4,19 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::{Error, ErrorKind, Result};
+
+/// Weights as a device uses them, of every model and version, in this folder of [`folder`].
+pub const PACKED: &str = "packed";
+/// Compiled kernels; likewise the others.
+pub const PROGRAMS: &str = "programs";
+/// Pipelines of graphics drivers.
+pub const PIPELINES: &str = "pipelines";
+/// Choices of a tuner.
+pub const TUNING: &str = "tuning";
+/// Kernels compiled for the emulator.
+pub const EMULATOR: &str = "emulator";
+
 /// Bytes of the checksum before what was kept.
 const SUM_BYTES: usize = 32;
 
@@ -18,6 +31,17 @@ pub fn folder() -> Option<PathBuf> {
     let caches = caches.filter(|path| path.is_absolute());
     let caches = caches.or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")));
     Some(caches?.join("glm"))
+}
+
+/// [`folder`], where `doing` cannot do without.
+///
+/// # Errors
+/// `NotFound` when there is none.
+pub fn needed_folder(doing: &str) -> Result<PathBuf> {
+    folder().ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, doing, "there is no cache folder")
+            .next_step("set GLM_CACHE to a folder")
+    })
 }
 
 /// What was kept in a file, if it is there and its checksum is right.

@@ -118,10 +118,7 @@ impl Compiler {
                 .next_step("install one (apt-get install g++), or name it in CXX")
         })?;
         let version = String::from_utf8_lossy(&output.stdout);
-        let folder = hal::kept::folder().ok_or_else(|| {
-            missing("there is no folder for compiled programs".into())
-                .next_step("set GLM_CACHE to a folder")
-        })?;
+        let folder = hal::kept::needed_folder(doing)?;
         if sanitized && !is_sanitized() {
             let library = sanitizer().ok_or_else(|| {
                 missing(format!("{program} has no address sanitizer")).next_step("leave out `asan`")
@@ -135,7 +132,7 @@ impl Compiler {
             version: version.lines().next().unwrap_or_default().into(),
             program,
             sanitized,
-            folder: folder.join("emulator"),
+            folder: folder.join(hal::kept::EMULATOR),
         })
     }
 

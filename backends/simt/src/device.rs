@@ -40,7 +40,9 @@ impl<D: SimtDriver> Chip<D> {
         };
         Self {
             programs: Programs::new(
-                folder.as_ref().map(|folder| folder.join("programs")),
+                folder
+                    .as_ref()
+                    .map(|folder| folder.join(hal::kept::PROGRAMS)),
                 options.on_compile,
             ),
             folder,

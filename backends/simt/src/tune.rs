@@ -250,7 +250,7 @@ fn place<D: SimtDriver>(chip: &Chip<D>, class: &str) -> Option<PathBuf> {
         "matmul-{}",
         kept::name([fingerprint, &SOURCE.text(), class])
     );
-    Some(chip.folder.as_ref()?.join("tuning").join(name))
+    Some(chip.folder.as_ref()?.join(kept::TUNING).join(name))
 }
 
 /// A planned product, with what it takes of the rule.

@@ -26,7 +26,7 @@ impl Pipelines {
         }
         let key = wgpu::util::pipeline_cache_key(info)?;
         let name = kept::name([&*key, &info.name, &info.driver, &info.driver_info]);
-        let place = folder?.join("pipelines").join(name);
+        let place = folder?.join(kept::PIPELINES).join(name);
         let found = kept::read(&place);
         #[expect(unsafe_code, reason = "the driver reads bytes from a file")]
         // SAFETY: the file's checksum is right and its name holds adapter and driver, so `get_data` gave these bytes for

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use conformance::Levels;
-use hal::{DType, WeightFormat};
+use hal::{DType, WeightFormat, kept};
 
 use crate::codes::Lang;
 
@@ -278,11 +278,11 @@ impl Kept {
     /// Its folder in the cache.
     pub(crate) fn folder(self) -> &'static str {
         match self {
-            Kept::Packed => "packed",
-            Kept::Programs => "programs",
-            Kept::Pipelines => "pipelines",
-            Kept::Tuning => "tuning",
-            Kept::Emulator => "emulator",
+            Kept::Packed => kept::PACKED,
+            Kept::Programs => kept::PROGRAMS,
+            Kept::Pipelines => kept::PIPELINES,
+            Kept::Tuning => kept::TUNING,
+            Kept::Emulator => kept::EMULATOR,
         }
     }
 

@@ -11,14 +11,7 @@ use crate::failure::Failure;
 use crate::output;
 
 pub(crate) fn run(global: &Global, args: &Cache) -> Result<(), Failure> {
-    let folder = kept::folder().ok_or_else(|| {
-        Error::new(
-            ErrorKind::NotFound,
-            "look into the cache",
-            "there is no cache folder",
-        )
-        .next_step("set GLM_CACHE to a folder")
-    })?;
+    let folder = kept::needed_folder("look into the cache")?;
     let (removed, kinds) = match &args.what {
         Some(CacheWhat::Clear { kinds }) => (true, &kinds[..]),
         None => (false, &Kept::ALL[..]),

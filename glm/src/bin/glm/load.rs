@@ -11,7 +11,7 @@ use glm::engine::{BeamSearch, Engine, GenerationParams};
 use glm::model::{Model, Options};
 use glm::source::ModelSource;
 use glm::tokenizer::Tokenizer;
-use hal::{Error, ErrorKind};
+use hal::{Error, ErrorKind, kept};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ops::{Accelerator, Context};
 
@@ -129,15 +129,9 @@ pub(crate) fn checkpoint(global: &Global, source: &ModelSource) -> Result<Checkp
     if !global.keep_packed {
         return Ok(checkpoint);
     }
-    let folder = hal::kept::folder().ok_or_else(|| {
-        Error::new(
-            ErrorKind::NotFound,
-            "keep packed weights",
-            "there is no cache folder",
-        )
-        .next_step("set GLM_CACHE to a folder, or leave out --keep-packed")
-    })?;
-    Ok(checkpoint.keep_packed(folder.join("packed")))
+    let folder = kept::needed_folder("keep packed weights")
+        .map_err(|e| e.next_step("set GLM_CACHE to a folder, or leave out --keep-packed"))?;
+    Ok(checkpoint.keep_packed(folder.join(kept::PACKED)))
 }
 
 /// What the publisher recommends, changed by what `args` say.

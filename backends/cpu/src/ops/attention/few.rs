@@ -15,7 +15,7 @@ use crate::ops::tensor::Row;
 use crate::ops::vector::{Element, Kernel, Lanes};
 
 /// The most rows of such a tile.
-const MOST: usize = 16;
+pub(super) const MOST: usize = 16;
 /// Rows that are worked on together.
 const TOGETHER: usize = 4;
 /// Vectors of results that are worked on together. They lie as [`Element::load_two`] loads values.

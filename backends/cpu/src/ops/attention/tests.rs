@@ -70,10 +70,18 @@ fn is_within_its_bound(op: &Attention, args: &[Arg]) {
     // exp(x) - 1 is more than x for scores as large as those of `no_probability_is_subnormal`.
     let most = inputs[5].data.iter().copied().fold(0.0, f64::max);
     let relative = (2.0 * score).exp_m1() + (2.0 * most + 40.0) * u;
-    // Probabilities of pairs are rounded.
-    let relative = match Sizes::new(op).pairs {
-        true => relative + DType::BF16.unit_roundoff() * (1.0 + relative),
-        false => relative,
+    // Probabilities of pairs are rounded where rows are many.
+    let rounded = relative + DType::BF16.unit_roundoff() * (1.0 + relative);
+    let Sizes { group, pairs, .. } = Sizes::new(op);
+    let starts = inputs[4].data.clone();
+    let relative = |element: usize| {
+        let token = (element / (op.heads * op.head_dim)) as f64;
+        let sequence = starts.windows(2).find(|s| (s[0]..s[1]).contains(&token));
+        let rows = sequence.map_or(0, |s| (s[1] - s[0]) as usize * group);
+        match pairs && rows > few::MOST {
+            true => rounded,
+            false => relative,
+        }
     };
     inputs[1] = keys;
     inputs[2] = decode(op.kv, &inputs[2]).map(f64::abs);
@@ -84,7 +92,7 @@ fn is_within_its_bound(op: &Attention, args: &[Arg]) {
     let magnitude = floats
         .reference(&[&inputs[0].shape.clone()], &inputs)
         .remove(0);
-    check(op, args, |_, i, _| magnitude.data[i] * relative);
+    check(op, args, |_, i, _| magnitude.data[i] * relative(i));
 }
 
 const OP: Attention = Attention {
