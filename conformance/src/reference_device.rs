@@ -39,6 +39,7 @@ pub fn open() -> Accelerator {
                     int8_cache: true,
                     ..Numerics::exact()
                 },
+                long_pages: false,
             },
         }),
         ops: crate::for_each_op!(all),

@@ -54,8 +54,9 @@ pub struct Options {
     pub context: Option<usize>,
     /// Tokens in the KV cache, shared by all sequences; `None`: room for `max_sequences` full ones.
     pub cache_tokens: Option<usize>,
-    /// Slots per page of the KV cache.
-    pub page_size: usize,
+    /// Slots per page of the KV cache. `None`: 64; up to 2048, and an eighth of the context, where steps have one sequence alone and
+    /// the device reads long pages faster ([`hal::DeviceInfo::long_pages`]).
+    pub page_size: Option<usize>,
     /// The most tokens of one step, over all sequences. `None`: 512; the whole context for models whose prompt must be
     /// computed in one step, since its tokens see each other.
     pub max_tokens: Option<usize>,
@@ -74,7 +75,7 @@ impl Default for Options {
             kv: None,
             context: None,
             cache_tokens: None,
-            page_size: PAGE_SIZE,
+            page_size: None,
             max_tokens: None,
             max_sequences: 1,
             max_logits: 1,
@@ -82,9 +83,14 @@ impl Default for Options {
     }
 }
 
-/// Slots of a page when nothing else is asked for: enough that the keys of one head in a page are read as a stream. In pages of
-/// 16, attention of one token over a long cache takes a third longer on a Zen 4; larger pages gain nothing.
-pub(crate) const PAGE_SIZE: usize = 64;
+/// Slots of a page that sequences may share: enough that the keys of one head in a page are read as a stream. In pages of
+/// 16, attention of one token over a long cache takes a third longer on a Zen 4.
+const PAGE_SIZE: usize = 64;
+/// The most slots of a page where steps have one sequence alone. Longer ones gain nothing, and the first token would touch more of the
+/// cache.
+const LONG_PAGE_SIZE: usize = 2048;
+/// The least pages there: other sequences may be open meanwhile.
+const LONG_PAGES: usize = 8;
 /// The context when none is asked for: the KV cache of more would surprise a laptop.
 const DEFAULT_CONTEXT: usize = 8192;
 /// Tokens of a step when no limit is asked for: more make no step faster per token.
@@ -859,6 +865,15 @@ fn cache_type(
     Ok(dtype)
 }
 
+/// Slots of a page of a cache for `slots` slots of a sequence, which may have the steps `alone`.
+pub(crate) fn page_size(device: &hal::DeviceInfo, alone: bool, slots: usize) -> usize {
+    if !(device.long_pages && alone) {
+        return PAGE_SIZE;
+    }
+    let pages = slots.div_ceil(LONG_PAGE_SIZE).max(LONG_PAGES);
+    slots.div_ceil(pages).max(1).next_multiple_of(PAGE_SIZE)
+}
+
 /// Context, limits of a step, and the cache.
 ///
 /// `base` is the number of slots before the first token of a sequence.
@@ -879,9 +894,12 @@ fn sizes(
         Mask::Prefix => context,
         _ => DEFAULT_TOKENS,
     });
+    let alone = options.max_sequences == 1 && options.cache_tokens.is_none();
+    let page_size = (options.page_size)
+        .unwrap_or_else(|| page_size(device, alone, context.saturating_add(base)));
     let sizes = [
         ("context", context),
-        ("page_size", options.page_size),
+        ("page_size", page_size),
         ("max_tokens", max_tokens),
         ("max_sequences", options.max_sequences),
         ("max_logits", options.max_logits),
@@ -898,15 +916,15 @@ fn sizes(
         return Err(fail(detail).next_step("choose a positive number below 2^28"));
     }
     let kv = cache_type(a, device, options, dtype)?;
-    let pages_per_sequence = (context + base).div_ceil(options.page_size);
+    let pages_per_sequence = (context + base).div_ceil(page_size);
     let pages = match options.cache_tokens {
         Some(tokens) => tokens
             .saturating_add(base.saturating_mul(options.max_sequences))
-            .div_ceil(options.page_size),
+            .div_ceil(page_size),
         None => pages_per_sequence.saturating_mul(options.max_sequences),
     };
-    if pages == 0 || pages.saturating_mul(options.page_size) >= 1 << 31 {
-        let detail = format!("a KV cache of {pages} pages of {}", options.page_size);
+    if pages == 0 || pages.saturating_mul(page_size) >= 1 << 31 {
+        let detail = format!("a KV cache of {pages} pages of {page_size}");
         return Err(fail(detail).next_step("choose 1 to 2^31 - 1 tokens"));
     }
     let tokens = max_tokens.min(context * options.max_sequences);
@@ -920,7 +938,7 @@ fn sizes(
         layers: a.layers,
         pages,
         kv_heads: a.kv_heads,
-        page_size: options.page_size,
+        page_size,
         head_dim: a.head_dim,
         dtype: kv,
     };
@@ -962,4 +980,29 @@ fn check_memory(device: &dyn Device, blueprint: &Blueprint<'_>, kept: bool) -> R
         ),
     )
     .next_step("choose int8 or int4 weights, a shorter context, or another device"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_alone_has_long_pages_and_leaves_some() {
+        let cpu = backend_cpu::open(&backend_cpu::Options::default()).unwrap();
+        let mut info = cpu.device.info().clone();
+        assert!(info.long_pages);
+        for (slots, page) in [
+            (1, 64),
+            (512, 64),
+            (2049, 320),
+            (8192, 1024),
+            (16_400, 1856),
+            (131_072, 2048),
+        ] {
+            assert_eq!(page_size(&info, true, slots), page, "{slots}");
+            assert_eq!(page_size(&info, false, slots), 64);
+        }
+        info.long_pages = false;
+        assert_eq!(page_size(&info, true, 8192), 64);
+    }
 }

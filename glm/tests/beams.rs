@@ -33,7 +33,7 @@ fn engine(name: &str, beams: usize) -> Engine {
         max_sequences: beams,
         max_logits: beams,
         // Forks in the middle of a page.
-        page_size: 4,
+        page_size: Some(4),
         ..Options::default()
     };
     let checkpoint = Checkpoint::open(dir.path()).unwrap();

@@ -31,7 +31,7 @@ fn options() -> Options {
         max_tokens: Some(7),
         max_sequences: 3,
         max_logits: 3,
-        page_size: 16,
+        page_size: Some(16),
         // Shared by all sessions of a test.
         cache_tokens: Some(512),
         ..Options::default()

@@ -487,7 +487,7 @@ fn a_trained_prefix_comes_before_the_first_token() {
             assert_eq!((sequence.len(), sequence.max_tokens()), (64, 64));
         };
         let pages = Options {
-            page_size: 3,
+            page_size: Some(3),
             ..options()
         };
         check(model(name, "chatglm", &pages), "its own");
@@ -586,7 +586,7 @@ fn a_whole_prompt_fits_into_one_step_by_default() {
 fn decoding_from_the_cache_equals_one_prefill() {
     for (name, model_type) in KINDS {
         let pages = Options {
-            page_size: 3,
+            page_size: Some(3),
             ..options()
         };
         let mut model = model(name, model_type, &pages);
@@ -808,7 +808,7 @@ fn refuses_what_would_go_wrong() {
     assert_eq!(e.kind(), ErrorKind::InvalidArgument);
     let e = refused("glm", "glm", with(|o| o.context = Some(65)));
     assert!(e.to_string().contains("it was made for 64"), "{e}");
-    let e = refused("glm", "glm", with(|o| o.page_size = 0));
+    let e = refused("glm", "glm", with(|o| o.page_size = Some(0)));
     assert_eq!(e.kind(), ErrorKind::InvalidArgument);
     let group = |o: &mut Options| o.weights = Some(WeightFormat::Int4Group(32));
     let e = refused("glm", "glm", with(group));
@@ -853,7 +853,7 @@ fn refuses_batches_beyond_its_limits() {
         max_tokens: Some(8),
         max_logits: 4,
         max_sequences: 1,
-        page_size: 16,
+        page_size: Some(16),
         cache_tokens: Some(16),
         ..options()
     };

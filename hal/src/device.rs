@@ -22,6 +22,8 @@ pub struct DeviceInfo {
     pub native_floats: Vec<DType>,
     /// How it computes products and sums.
     pub numerics: Numerics,
+    /// Whether attention of one token reads a KV cache faster where the slots of a head lie together in long pages.
+    pub long_pages: bool,
 }
 
 /// How a device computes products and sums: what it declares, and the conformance suite's probes check.

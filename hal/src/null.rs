@@ -29,6 +29,7 @@ impl NullDevice {
                 parallelism: 1,
                 native_floats: Vec::new(),
                 numerics: Numerics::exact(),
+                long_pages: false,
             },
         }
     }

@@ -53,6 +53,8 @@ impl CpuDevice {
                 parallelism: cpu.pool.threads(),
                 native_floats,
                 numerics,
+                // Hardware that is not asked follows streams by itself ([`Isa::asks_far`]).
+                long_pages: true,
             },
         }
     }

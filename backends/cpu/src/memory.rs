@@ -3,6 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fs::File;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hal::{DeviceId, Error, ErrorKind, Memory, MemoryInfo, Result, View};
 use memmap2::{MmapMut, MmapOptions};
@@ -15,6 +16,10 @@ const ALIGN: usize = 64;
 /// Large buffers start on a huge page and ask the system for such pages: fewer misses of the tables that translate
 /// addresses. They are mapped, so that who writes a page first is who the system gives it to, not who allocated it.
 const HUGE: usize = 2 << 20;
+
+/// Every other large buffer starts so far behind its huge page. Two streams that are read side by side, at the same place of two
+/// buffers, would differ in their upper address bits alone, and hardware that reads ahead of them would mix them up.
+const STAGGER: usize = 132 << 10;
 
 /// Below this size an allocation is not checked against free memory.
 const CHECKED_BYTES: usize = 64 << 20;
@@ -117,15 +122,17 @@ fn heap(bytes: usize) -> Result<(NonNull<u8>, Owner), String> {
 }
 
 fn mapped(bytes: usize) -> std::io::Result<(NonNull<u8>, Owner)> {
+    static BUFFERS: AtomicUsize = AtomicUsize::new(0);
+    let stagger = BUFFERS.fetch_add(1, Ordering::Relaxed) % 2 * STAGGER;
     let room = bytes
-        .checked_add(HUGE)
+        .checked_add(HUGE + STAGGER)
         .ok_or(std::io::ErrorKind::OutOfMemory)?;
     let mut map = MmapMut::map_anon(room)?;
     let start = map.as_ptr().align_offset(HUGE);
     // Whole ones: the end of a buffer takes no more than it needs. A system without them gives the pages it has.
     #[cfg(target_os = "linux")]
     let _ = map.advise_range(memmap2::Advice::HugePage, start, bytes / HUGE * HUGE);
-    let data = NonNull::new(map.as_mut_ptr().wrapping_add(start));
+    let data = NonNull::new(map.as_mut_ptr().wrapping_add(start + stagger));
     let data = data.ok_or(std::io::ErrorKind::OutOfMemory)?;
     Ok((data, Owner::Map(map)))
 }

@@ -285,6 +285,7 @@ impl EmulatorDevice {
                 parallelism: character.wave,
                 native_floats: numerics.floats.clone(),
                 numerics,
+                long_pages: false,
             },
             board,
         }

@@ -179,6 +179,7 @@ fn unknown(spec: &str) -> DeviceInfo {
         parallelism: 1,
         native_floats: Vec::new(),
         numerics: Numerics::exact(),
+        long_pages: false,
     }
 }
 

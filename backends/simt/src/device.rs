@@ -37,6 +37,7 @@ impl<D: SimtDriver> Chip<D> {
             parallelism: driver.limits().parallelism.max(1),
             native_floats: facts.native_floats.clone(),
             numerics: facts.numerics.clone(),
+            long_pages: false,
         };
         Self {
             programs: Programs::new(

@@ -26,6 +26,7 @@ impl TemplateDevice {
                 native_floats: vec![DType::F32],
                 // REPLACE: the card of your chip's arithmetic; `glm conform` holds you to it.
                 numerics: Numerics::exact(),
+                long_pages: false,
             },
         }
     }

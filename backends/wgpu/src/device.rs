@@ -41,6 +41,7 @@ impl WgpuDevice {
                 parallelism: adapter.inner.get_info().subgroup_max_size.max(1) as usize,
                 native_floats: vec![DType::F32],
                 numerics,
+                long_pages: false,
             },
             gpu: Arc::clone(gpu),
         })

@@ -6,7 +6,7 @@ use ops::{Attention, Context, Mask};
 use super::Operation;
 use super::operation::{COLD_BYTES, MOST_COPIES, Placed, expect_room};
 use crate::architecture::Architecture;
-use crate::model::PAGE_SIZE;
+use crate::model::page_size;
 
 /// `tokens` new tokens of each of `batch` sequences, which with them have `slots` slots.
 pub(super) fn attend(
@@ -18,8 +18,9 @@ pub(super) fn attend(
 ) -> Result<Operation> {
     let device = &**context.device();
     let (heads, kv_heads, head_dim) = (a.heads, a.kv_heads, a.head_dim);
-    let per_sequence = slots.div_ceil(PAGE_SIZE);
-    let page_bytes = 2 * kv_heads * PAGE_SIZE * head_dim * dtype.bytes();
+    let page_size = page_size(device.info(), batch == 1, slots);
+    let per_sequence = slots.div_ceil(page_size);
+    let page_bytes = 2 * kv_heads * page_size * head_dim * dtype.bytes();
     // One token reads the cache once: launches take turns with caches, so that it lies in memory. Many read it often.
     let copies = match tokens {
         1 => COLD_BYTES
@@ -35,14 +36,14 @@ pub(super) fn attend(
         kv_heads,
         head_dim,
         pages,
-        page_size: PAGE_SIZE,
+        page_size,
         scale: 1.0 / (head_dim as f32).sqrt(),
         mask: Mask::Causal,
         dtype,
         kv: dtype,
     })?;
     let rows = [batch * tokens, heads, head_dim];
-    let cache = [pages, kv_heads, PAGE_SIZE, head_dim];
+    let cache = [pages, kv_heads, page_size, head_dim];
     let table: Vec<i32> = (0..pages as i32).collect();
     let table = Placed::integers(device, stream, &[pages], &table)?;
     let starts: Vec<i32> = (0..=batch).map(|s| (s * tokens) as i32).collect();

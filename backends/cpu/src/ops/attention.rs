@@ -34,9 +34,10 @@ use crate::memory::address;
 const TILE: usize = 96;
 /// Slots of one block of the online softmax.
 const BLOCK: usize = 64;
-/// The least slots of one chunk, and the most chunks of a sequence.
+/// Chunks are multiples of so many slots, and a sequence has at most so many chunks: a chunk is read as a stream, which takes time to
+/// begin.
 const CHUNK: usize = 512;
-const MAX_CHUNKS: usize = 32;
+const MAX_CHUNKS: usize = 16;
 /// With fewer tasks of single heads than this for each thread, heads that share tokens are tasks of their own.
 const TASKS: usize = 4;
 /// With fewer products than this, one thread does everything.
@@ -118,7 +119,7 @@ impl Sizes {
 }
 
 fn chunk_slots(kv_len: usize) -> usize {
-    CHUNK.max(kv_len.div_ceil(MAX_CHUNKS).next_multiple_of(BLOCK))
+    (kv_len.div_ceil(MAX_CHUNKS).max(1)).next_multiple_of(CHUNK)
 }
 
 /// The most chunks of any sequence of up to `slots` slots.
@@ -293,11 +294,11 @@ impl Problem<'_> {
         s.tokens.len() * self.op.heads * s.kv_len * self.op.head_dim
     }
 
-    /// How many key-value heads one task of a sequence is for. The heads of a page lie side by side: in one task they are one
-    /// stream.
+    /// How many key-value heads one task of a sequence is for. The heads of a page lie side by side: where pages are short, they are
+    /// one stream in one task.
     fn heads(&self, s: &Sequence) -> usize {
         match s.tokens.len() * self.sizes.group {
-            rows if (1..=self.few).contains(&rows) => {
+            rows if (1..=self.few).contains(&rows) && self.asks_ahead() => {
                 self.heads.min(TILE / rows).min(self.op.kv_heads)
             }
             _ => 1,

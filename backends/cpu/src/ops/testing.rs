@@ -3,7 +3,7 @@
 //! What holds for every kernel is checked here: the bound, bytes outside the outputs untouched, the same bits whatever
 //! the number of threads. A test gives the arguments and the bound.
 
-use hal::{Buffer, DType, View};
+use hal::{Buffer, DType, Numerics, View};
 use half::{bf16, f16};
 use ops::reference::Tensor;
 use ops::{ArgList, Context, Op, Role};
@@ -136,10 +136,21 @@ fn range(dtype: DType) -> (f64, f64) {
 
 /// `bound(output, index, expected)` limits the error before the result is rounded to its type.
 pub(crate) fn check<O: Op>(op: &O, args: &[Arg], bound: impl Fn(usize, usize, f64) -> f64) {
+    check_declared(op, args, |_, output, index, expected| {
+        bound(output, index, expected)
+    });
+}
+
+/// As [`check`], of what the device declares.
+pub(crate) fn check_declared<O: Op>(
+    op: &O,
+    args: &[Arg],
+    bound: impl Fn(&Numerics, usize, usize, f64) -> f64,
+) {
     let reference = reference(op, args);
-    run(op, args, |what, output, index, dtype, got| {
+    run(op, args, |(numerics, what), output, index, dtype, got| {
         let expected = reference[output].data[index];
-        let error = bound(output, index, expected);
+        let error = bound(numerics, output, index, expected);
         let (floor, max) = range(dtype);
         let u = dtype.unit_roundoff();
         let limit = error + u * (expected.abs() + error) + floor;
@@ -160,7 +171,7 @@ pub(crate) fn check<O: Op>(op: &O, args: &[Arg], bound: impl Fn(usize, usize, f6
 /// Every element is the reference's, rounded to its type.
 pub(crate) fn check_exact<O: Op>(op: &O, args: &[Arg]) {
     let reference = reference(op, args);
-    run(op, args, |what, output, index, dtype, got| {
+    run(op, args, |(_, what), output, index, dtype, got| {
         let expected = reference[output].data[index];
         let rounded = to_number(dtype, &to_bytes(dtype, expected));
         assert!(
@@ -197,8 +208,8 @@ pub(crate) fn inputs<O: Op>(op: &O, args: &[Arg]) -> Vec<Tensor> {
         .collect()
 }
 
-/// Calls `each(what, output, index, dtype, value)` for every element of every output of every run.
-fn run<O: Op>(op: &O, args: &[Arg], each: impl Fn(&str, usize, usize, DType, f64)) {
+/// Calls `each((numerics, what), output, index, dtype, value)` for every element of every output of every run.
+fn run<O: Op>(op: &O, args: &[Arg], each: impl Fn((&Numerics, &str), usize, usize, DType, f64)) {
     let mut previous: Option<(String, Vec<Vec<u8>>)> = None;
     for context in contexts() {
         let info = context.device().info().clone();
@@ -214,7 +225,7 @@ fn run<O: Op>(op: &O, args: &[Arg], each: impl Fn(&str, usize, usize, DType, f64
             for (index, place) in args[arg].places().into_iter().enumerate() {
                 let at = place * dtype.bytes();
                 let got = to_number(dtype, &bytes[arg][at..at + dtype.bytes()]);
-                each(&what, output, index, dtype, got);
+                each((&info.numerics, &what), output, index, dtype, got);
             }
         }
         // Levels may differ, numbers of threads may not.

@@ -166,6 +166,8 @@ pub(crate) trait Lanes:
     fn min(self, b: Self) -> Self;
     /// The larger; NaN where `self` is NaN.
     fn max(self, b: Self) -> Self;
+    /// Whether any lane is above that of `b`, or one of them NaN.
+    fn exceeds(self, b: Self) -> bool;
     /// To the nearest integer.
     fn round(self) -> Self;
     /// `self · 2^n` for integers n in [-200, 200], rounded as if the exponent had no limits until the end.
@@ -457,6 +459,10 @@ impl Lanes for Scalar {
         })
     }
     #[inline(always)]
+    fn exceeds(self, b: Self) -> bool {
+        (self.0.iter().zip(b.0)).any(|(x, b)| *x > b || x.is_nan() || b.is_nan())
+    }
+    #[inline(always)]
     fn less(self, b: Self, yes: Self, no: Self) -> Self {
         Self(std::array::from_fn(|i| {
             if self.0[i] < b.0[i] {
@@ -576,6 +582,52 @@ mod tests {
         let y = &mut out;
         isa.run(Exp { normal, x, y });
         out
+    }
+
+    /// [`Lanes::exceeds`].
+    struct Exceeds<'a> {
+        a: &'a [f32; MAX_LANES],
+        b: &'a [f32; MAX_LANES],
+        does: &'a mut bool,
+    }
+
+    impl Kernel for Exceeds<'_> {
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            // SAFETY: there are `MAX_LANES` elements.
+            let [a, b] = unsafe { [self.a, self.b].map(|x| V::load_f32(x.as_ptr())) };
+            *self.does = a.exceeds(b);
+        }
+    }
+
+    #[test]
+    fn a_lane_above_another_or_not_a_number_exceeds() {
+        const LOW: f32 = f32::NEG_INFINITY;
+        for isa in levels() {
+            let lanes = isa.lanes();
+            for (a, b, wanted) in [
+                (1.0, 0.5, true),
+                (0.5, 1.0, false),
+                (1.0, 1.0, false),
+                (-0.0, 0.0, false),
+                (LOW, LOW, false),
+                (0.0, LOW, true),
+                (f32::NAN, 1.0, true),
+                (1.0, f32::NAN, true),
+            ] {
+                for lane in [0, lanes / 2, lanes - 1] {
+                    let (mut x, mut y, mut does) = ([0.0; MAX_LANES], [0.0; MAX_LANES], false);
+                    (x[lane], y[lane]) = (a, b);
+                    let (a, b) = (&x, &y);
+                    isa.run(Exceeds {
+                        a,
+                        b,
+                        does: &mut does,
+                    });
+                    assert_eq!(does, wanted, "{isa}: {a:?} above {b:?}");
+                }
+            }
+        }
     }
 
     /// The largest error over every `step`-th f32 and its negative up to `most` in size, in units of the last place.

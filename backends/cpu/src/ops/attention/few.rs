@@ -1,25 +1,36 @@
 //! Few query rows: the vector lanes are elements of a head, and keys and values are read where they lie.
 //!
-//! Such a tile is bound by reading the cache. So each key and value is read once for four rows, widened in registers, and
-//! while one block is worked on the next one is asked for: that of the next head, whose rows lie behind. Scores are dot
-//! products, four slots at a time, so that their horizontal sums share their shuffles.
+//! Such a tile is bound by reading the cache. That is fastest where hardware reads ahead of two streams of ascending addresses, one
+//! of keys and one of values. It does while whatever else is touched stays in the first-level cache, and while each
+//! instruction that loads takes steps of one size: hence small blocks, and loops of known lengths. Where the slots of a head lie
+//! together in short pieces only, what comes next is asked for.
 
 use std::ops::Range;
 
 use hal::DType;
 
-use super::{BLOCK, Places, Problem, Task, exp_normal};
+use super::{Problem, Task, exp_normal};
 use crate::Isa;
 use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
-use crate::ops::vector::{Element, Kernel, Lanes};
+use crate::ops::vector::{Kernel, Lanes, MAX_LANES};
 
 /// The most rows of such a tile.
 pub(super) const MOST: usize = 16;
-/// Rows that are worked on together.
+/// Slots of one block. All are in one page.
+const SLOTS: usize = MAX_LANES;
+/// Rows whose scores are worked on together.
 const TOGETHER: usize = 4;
-/// Vectors of results that are worked on together. They lie as [`Element::load_two`] loads values.
+/// Vectors of results that are worked on together, of two rows as pairs and of up to four rows else. They lie as
+/// [`order`] says.
+const WIDE_PAIRS: usize = 8;
 const WIDE: usize = 4;
+/// Vectors of a key of 128 elements as pairs: loops over them have a known length.
+const KNOWN: usize = 4;
+/// How many blocks ahead of its use a block is asked for.
+const AHEAD: usize = 2;
+/// From this length on a piece of the cache is a stream that hardware follows by itself.
+const STREAM_BYTES: usize = 64 << 10;
 
 /// The most rows of such a tile, where queries and keys are multiplied as pairs or not.
 pub(super) fn most(isa: Isa, pairs: bool) -> usize {
@@ -41,158 +52,265 @@ pub(super) struct Few<'p> {
 impl Kernel for Few<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let read = if self.problem.in_place() {
-            self.problem.op.kv
+        let problem = self.problem;
+        let read = if problem.in_place() {
+            problem.op.kv
         } else {
             DType::F32
         };
-        with_cache!(read, E => self.problem.few::<V, E>(self.task, self.heads, self.slots, self.scratch));
+        let known = V::PAIRS && problem.sizes.width::<V>() == KNOWN * V::N;
+        with_cache!(read, E => match known {
+            true => problem.few::<V, E, KNOWN>(self),
+            false => problem.few::<V, E, 0>(self),
+        });
+    }
+}
+
+/// Up to [`SLOTS`] slots of one head.
+struct Block {
+    head: usize,
+    slots: Range<usize>,
+    /// Where their keys and their values lie, one after the other.
+    at: [*const u8; 2],
+}
+
+/// The blocks of a task: of each page all heads, as they lie in memory.
+#[derive(Clone)]
+struct Blocks<'w> {
+    problem: &'w Problem<'w>,
+    task: &'w Task<'w>,
+    heads: usize,
+    end: usize,
+    /// Slots of the page, and the next of them.
+    piece: Range<usize>,
+    next: usize,
+    head: usize,
+    /// Where the keys and values of the head's slots of the page lie.
+    at: [*const u8; 2],
+}
+
+impl<'w> Blocks<'w> {
+    fn new(
+        problem: &'w Problem<'w>,
+        task: &'w Task<'w>,
+        heads: usize,
+        slots: Range<usize>,
+    ) -> Self {
+        let start = slots.start;
+        Self {
+            problem,
+            task,
+            heads,
+            end: slots.end,
+            piece: start..start,
+            next: start,
+            // Behind the last head of no slots.
+            head: heads,
+            at: [std::ptr::null(); 2],
+        }
+    }
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Block> {
+        if self.next == self.piece.end {
+            if self.head + 1 < self.heads {
+                self.head += 1;
+            } else {
+                let (start, page_size) = (self.piece.end, self.problem.op.page_size);
+                if start >= self.end {
+                    return None;
+                }
+                self.piece = start..self.end.min((start / page_size + 1) * page_size);
+                self.head = 0;
+            }
+            self.next = self.piece.start;
+            self.at = self.find();
+        }
+        let offset = (self.next - self.piece.start) * self.problem.row_bytes();
+        let slots = self.next..self.piece.end.min(self.next + SLOTS);
+        self.next = slots.end;
+        Some(Block {
+            head: self.head,
+            slots,
+            at: self.at.map(|at| at.wrapping_add(offset)),
+        })
+    }
+
+    #[inline(never)]
+    fn find(&self) -> [*const u8; 2] {
+        let task = self.task.of_head(self.task.kv_head + self.head);
+        let mut at = [std::ptr::null(); 2];
+        with_cache!(self.problem.op.kv, Kv => {
+            for (which, at) in at.iter_mut().enumerate() {
+                for piece in self.problem.pieces::<Kv>(which, &task, self.piece.clone()) {
+                    *at = piece.0.as_ptr().cast();
+                }
+            }
+        });
+        at
     }
 }
 
 impl Problem<'_> {
-    /// As [`Few`]. `E` is the type of the cache where its rows are whole vectors, else f32.
+    /// As [`Few`]. `E` is the type of the cache where its rows are whole vectors, else f32; `W` is [`Sizes::width`] in vectors, or 0
+    /// where that is any number.
     #[inline(always)]
-    fn few<V: Lanes, E: Cached>(
-        &self,
-        task: &Task<'_>,
-        heads: usize,
-        all_slots: Range<usize>,
-        scratch: &mut [f32],
-    ) {
+    fn few<V: Lanes, E: Cached, const W: usize>(&self, call: Few<'_>) {
+        let (task, heads, all_slots) = (call.task, call.heads, call.slots);
         let (dim, rows) = (self.sizes.dim, task.rows.len());
         let (width, all) = (self.sizes.width::<V>(), heads * rows);
-        let (q, rest) = scratch.split_at_mut(all * width);
+        let (q, rest) = call.scratch.split_at_mut(all * width);
         let (results, rest) = rest.split_at_mut(all * dim);
         let (max, rest) = rest.split_at_mut(all);
-        let (sum, rest) = rest.split_at_mut(all);
-        let (scores, rest) = rest.split_at_mut(rows * BLOCK);
-        let (key_block, rest) = rest.split_at_mut(BLOCK * dim);
-        let value_block = &mut rest[..BLOCK * dim];
+        let (sums, rest) = rest.split_at_mut(all * V::N);
+        let (key_block, rest) = rest.split_at_mut(SLOTS * dim);
+        let value_block = &mut rest[..SLOTS * dim];
         let of = |head: usize| task.of_head(task.kv_head + head);
         let mut seen = [0; MOST];
         for (r, seen) in seen.iter_mut().enumerate().take(rows) {
             let place = self.place(task, task.rows.start + r);
             *seen = self.visible(task.sequence, place[0]);
         }
+        let seen = &seen[..rows];
+        let all_see = seen.iter().copied().min().unwrap_or(0);
         max.fill(f32::NEG_INFINITY);
-        sum.fill(0.0);
+        sums.fill(0.0);
         results.fill(0.0);
         for (i, q) in q.chunks_exact_mut(width).enumerate() {
             self.query::<V>(&of(i / rows), task.rows.start + i % rows, q);
         }
 
-        let end = all_slots.end.min(seen.into_iter().max().unwrap_or(0));
-        let block = |start: usize| start.min(end)..end.min(start + BLOCK);
-        let mut keys: Places = [std::ptr::null(); BLOCK];
-        let mut values = keys;
-        self.reach::<V>(0, task, block(all_slots.start), &mut keys, key_block);
-        self.ask::<V>(&keys, 0, 1);
-        for start in (all_slots.start..end).step_by(BLOCK) {
-            let slots = block(start);
-            let n = slots.len();
-            for head in 0..heads {
-                let own = head * rows..(head + 1) * rows;
-                let q = &q[own.start * width..own.end * width];
-                let results = &mut results[own.start * dim..own.end * dim];
-                let state = max[own.clone()].iter_mut().zip(&mut sum[own]);
-                self.reach::<V>(1, &of(head), slots.clone(), &mut values, value_block);
-                // SAFETY: found before.
-                unsafe { self.dots::<V, E>(scores, &keys, n, &values, q) };
-                if E::SCALED {
-                    // SAFETY: found before.
-                    unsafe { self.rescale::<V, E>(scores, &keys, n) };
+        let end = all_slots.end.min(seen.iter().copied().max().unwrap_or(0));
+        let mut blocks = Blocks::new(self, task, heads, all_slots.start.min(end)..end);
+        // The first are asked for in any case: hardware that follows a stream needs a few of its lines to find it.
+        let mut first = blocks.clone();
+        for _ in 0..AHEAD {
+            if let Some(next) = first.next().filter(|_| self.in_place()) {
+                for at in next.at {
+                    self.ask_slots::<V>(Some(at), 0..next.slots.len());
                 }
-                let mut rescale = [1.0; MOST];
-                for (r, (scores, (max, sum))) in
-                    scores.chunks_exact_mut(BLOCK).zip(state).enumerate()
-                {
-                    scores[seen[r].clamp(start, slots.end) - start..].fill(f32::NEG_INFINITY);
-                    let width = n.next_multiple_of(V::N);
-                    rescale[r] = softmax::<V>(&mut scores[..width], max, sum);
-                }
-                let (next, slots) = match head + 1 < heads {
-                    true => (head + 1, slots.clone()),
-                    false => (0, block(start + BLOCK)),
-                };
-                self.reach::<V>(0, &of(next), slots, &mut keys, key_block);
-                if E::SCALED {
-                    // SAFETY: found before.
-                    unsafe { self.rescale::<V, E>(scores, &values, n) };
-                }
-                // SAFETY: found before.
-                unsafe { self.weigh::<V, E>(results, &rescale, scores, (&values, n), &keys) };
             }
+        }
+        let mut ahead = self.asks_ahead().then_some(first);
+        let mut scores = [0.0; MOST * SLOTS];
+        let scores = &mut scores[..rows * SLOTS];
+        while let Some(block) = blocks.next() {
+            let next = ahead.as_mut().and_then(Blocks::next);
+            let next = next.map_or([None; 2], |next| next.at.map(Some));
+            let (start, n) = (block.slots.start, block.slots.len());
+            let own = block.head * rows..(block.head + 1) * rows;
+            let q = &q[own.start * width..own.end * width];
+            let results = &mut results[own.start * dim..own.end * dim];
+            let mut at = block.at;
+            let mut step = self.row_bytes();
+            if !self.in_place() {
+                let head = of(block.head);
+                self.gather::<V>(0, &head, block.slots.clone(), key_block);
+                self.gather::<V>(1, &head, block.slots.clone(), value_block);
+                at = [key_block.as_ptr().cast(), value_block.as_ptr().cast()];
+                step = dim * size_of::<f32>();
+            }
+            let [keys, values] = at.map(|at| Slots { at, step, n });
+            // SAFETY: keys of `n` slots lie there.
+            unsafe { self.dots::<V, E, W>(scores, keys, next[0], q) };
+            if E::SCALED {
+                // SAFETY: as above.
+                unsafe { self.rescale::<V, E>(scores, keys) };
+            }
+            let state = max[own.clone()]
+                .iter_mut()
+                .zip(sums[own.start * V::N..].chunks_exact_mut(V::N));
+            let rows = scores.chunks_exact_mut(SLOTS).zip(seen);
+            for (((scores, seen), (max, sums)), result) in
+                rows.zip(state).zip(results.chunks_exact_mut(dim))
+            {
+                if start + SLOTS > block.slots.end.min(all_see) {
+                    scores[(*seen).clamp(start, block.slots.end) - start..].fill(f32::NEG_INFINITY);
+                }
+                softmax::<V>(scores, max, sums, result);
+            }
+            if E::SCALED {
+                // SAFETY: values of `n` slots lie there.
+                unsafe { self.rescale::<V, E>(scores, values) };
+            }
+            if V::PAIRS {
+                for scores in scores.chunks_exact_mut(SLOTS) {
+                    let scores = Row::of(scores);
+                    scores.store(0, V::pairs(scores.load(0), V::splat(0.0)));
+                }
+            }
+            // SAFETY: as above.
+            unsafe { self.weigh::<V, E, W>(results, scores, values, next[1]) };
         }
 
         for (i, result) in results.chunks_exact_mut(dim).enumerate() {
-            for d in (0..dim / (WIDE * V::N) * (WIDE * V::N)).step_by(2 * V::N) {
-                // SAFETY: two vectors of the result.
-                unsafe {
-                    let at = result.as_mut_ptr().add(d);
-                    let [a, b] = E::ordered([V::load_f32(at), V::load_f32(at.add(V::N))]);
-                    a.store_f32(at);
-                    b.store_f32(at.add(V::N));
-                }
-            }
+            order::<V, E>(result);
             let row = task.rows.start + i % rows;
-            self.finish::<V>(&of(i / rows), row, max[i], sum[i], Row::of(result));
+            let sum = Row::of(&mut sums[i * V::N..(i + 1) * V::N])
+                .load::<V>(0)
+                .sum();
+            self.finish::<V>(&of(i / rows), row, max[i], sum, Row::of(result));
         }
     }
 
-    /// Finds the keys (0) or values (1) of `slots`, or copies them to `to` where their rows are not whole vectors.
+    /// Bytes of a row of the cache.
     #[inline(always)]
-    fn reach<V: Lanes>(
-        &self,
-        which: usize,
-        task: &Task<'_>,
-        slots: Range<usize>,
-        places: &mut Places,
-        to: &mut [f32],
-    ) {
-        if self.in_place() {
-            return self.find(which, task, slots, places);
-        }
-        let last = slots.len().saturating_sub(1);
-        self.gather::<V>(which, task, slots, to);
-        for (i, place) in places.iter_mut().enumerate() {
-            *place = to[i.min(last) * self.sizes.dim..].as_ptr().cast();
+    fn row_bytes(&self) -> usize {
+        self.row() * self.op.kv.bytes()
+    }
+
+    /// Whether blocks are asked for ahead of their use.
+    pub(super) fn asks_ahead(&self) -> bool {
+        let piece = self.op.page_size * self.row_bytes();
+        self.in_place() && !(self.isa.asks_far() && piece >= STREAM_BYTES)
+    }
+
+    /// Asks for some of the slots that lie at a place.
+    #[inline(always)]
+    fn ask_slots<V: Lanes>(&self, at: Option<*const u8>, slots: Range<usize>) {
+        let Some(at) = at else { return };
+        let bytes = self.row_bytes();
+        for byte in (slots.start * bytes..slots.end * bytes).step_by(64) {
+            V::prefetch(at.wrapping_add(byte), self.isa.asks_far());
         }
     }
 
-    /// `scores[r, j] = scale · keys[j] · q[r]` for the first `n` slots, and anything for up to three behind them. Asks for what
-    /// lies `ahead`.
+    /// `scores[r, j] = scale · keys[j] · q[r]`, and anything for slots behind the last. Asks for slots that lie at `next`.
     ///
     /// # Safety
     /// At each of `keys` lie `dim` elements, whole vectors.
     #[inline(always)]
-    unsafe fn dots<V: Lanes, E: Cached>(
+    unsafe fn dots<V: Lanes, E: Cached, const W: usize>(
         &self,
         scores: &mut [f32],
-        keys: &Places,
-        n: usize,
-        ahead: &Places,
+        keys: Slots,
+        next: Option<*const u8>,
         q: &[f32],
     ) {
-        let width = self.sizes.width::<V>();
+        let width = if W > 0 {
+            W * V::N
+        } else {
+            self.sizes.width::<V>()
+        };
         let rows = q.len() / width;
-        assert!(width.is_multiple_of(V::N) && scores.len() >= rows * BLOCK && n <= BLOCK);
-        for j in (0..n).step_by(4) {
-            let mut next = [std::ptr::null(); 4];
-            for (i, next) in next.iter_mut().enumerate() {
-                *next = self.asked(ahead, j + i);
-            }
-            let keys = [keys[j], keys[j + 1], keys[j + 2], keys[j + 3]].map(<*const u8>::cast::<E>);
+        assert!(width.is_multiple_of(V::N) && scores.len() >= rows * SLOTS && keys.n <= SLOTS);
+        for j in (0..keys.n).step_by(4) {
+            self.ask_slots::<V>(next, j..j + 4);
             let mut r = 0;
             while r < rows {
                 // SAFETY: as many rows of q and scores are left; keys are the caller's promise.
                 r += unsafe {
-                    let dot = Dot {
-                        problem: self,
-                        scores: scores.as_mut_ptr().add(r * BLOCK + j),
-                        keys,
+                    let dot = Dot::<E, W> {
+                        width,
+                        scale: self.op.scale,
+                        scores: scores.as_mut_ptr().add(r * SLOTS + j),
+                        keys: [
+                            keys.row(j),
+                            keys.row(j + 1),
+                            keys.row(j + 2),
+                            keys.row(j + 3),
+                        ],
                         q: q.as_ptr().add(r * width),
-                        next: (r == 0).then_some(next),
                     };
                     match rows - r {
                         TOGETHER.. if V::MANY_REGISTERS => dot.rows::<V, TOGETHER>(),
@@ -204,80 +322,92 @@ impl Problem<'_> {
         }
     }
 
-    /// Multiplies each row's scores of the first `n` slots with the scales of what lies at `places`; those behind become
-    /// anything.
+    /// Multiplies each row's scores with the scales of `slots`.
     ///
     /// # Safety
-    /// At the first `n` places lie rows of the cache, of type `E`.
+    /// There lie rows of the cache, of type `E`.
     #[inline(always)]
-    unsafe fn rescale<V: Lanes, E: Cached>(&self, scores: &mut [f32], places: &Places, n: usize) {
-        let mut scales = [0.0; BLOCK];
-        for (scale, place) in scales.iter_mut().zip(&places[..n]) {
+    unsafe fn rescale<V: Lanes, E: Cached>(&self, scores: &mut [f32], slots: Slots) {
+        let mut scales = [0.0; SLOTS];
+        for (j, scale) in scales.iter_mut().enumerate().take(slots.n) {
             // SAFETY: the caller's promise; a cell is its element.
-            let row = unsafe { std::slice::from_raw_parts(place.cast(), self.row()) };
+            let row = unsafe { std::slice::from_raw_parts(slots.row::<E>(j).cast(), self.row()) };
             *scale = E::scale(Row(row));
         }
         let scales = Row::of(&mut scales);
-        for scores in scores.chunks_exact_mut(BLOCK) {
+        for scores in scores.chunks_exact_mut(SLOTS) {
             let scores = Row::of(scores);
-            for i in (0..n).step_by(V::N) {
+            for i in (0..SLOTS).step_by(V::N) {
                 scores.store(i, scores.load::<V>(i) * scales.load(i));
             }
         }
     }
 
-    /// `results[r] = results[r] · rescale[r] + Σ_j p[r, j] · values[j]` over the first `n` slots. Asks for what lies
-    /// `ahead`.
+    /// `results[r] += Σ_j p[r, j] · values[j]`. Asks for slots that lie at `next`.
     ///
     /// # Safety
     /// At each of `values` lie `dim` elements, whole vectors.
     #[inline(always)]
-    unsafe fn weigh<V: Lanes, E: Element>(
+    unsafe fn weigh<V: Lanes, E: Cached, const W: usize>(
         &self,
         results: &mut [f32],
-        rescale: &[f32; MOST],
         p: &[f32],
-        values: (&Places, usize),
-        ahead: &Places,
+        values: Slots,
+        next: Option<*const u8>,
     ) {
-        let dim = self.sizes.dim;
+        let dim = if W > 0 { 2 * W * V::N } else { self.sizes.dim };
         let rows = results.len() / dim;
-        assert!(dim.is_multiple_of(V::N) && p.len() >= rows * BLOCK && values.1 <= BLOCK);
+        assert!(dim.is_multiple_of(V::N) && p.len() >= rows * SLOTS && values.n <= SLOTS);
         let call = Weigh {
             problem: self,
+            dim,
             results: results.as_mut_ptr(),
-            rescale,
             p: p.as_ptr(),
             values,
-            ahead,
+            next,
         };
-        for r in (0..rows).step_by(TOGETHER) {
-            let mut d = 0;
-            while d < dim {
-                // SAFETY: as many rows and elements are left.
-                d += unsafe {
-                    match (dim - d) / V::N {
-                        WIDE.. => call.column::<V, E, WIDE>(r, rows.min(r + TOGETHER), d),
-                        _ => call.column::<V, E, 1>(r, rows.min(r + TOGETHER), d),
-                    }
-                };
-            }
+        let mut r = 0;
+        while r < rows {
+            // SAFETY: as many rows are left.
+            r += unsafe {
+                match rows - r {
+                    4.. if V::MANY_REGISTERS && !V::PAIRS => call.rows::<V, E, 4>(r),
+                    2.. => call.rows::<V, E, 2>(r),
+                    _ => call.rows::<V, E, 1>(r),
+                }
+            };
         }
     }
 }
 
+/// Rows of the cache that lie one after the other.
+#[derive(Clone, Copy)]
+struct Slots {
+    at: *const u8,
+    /// Bytes of a row.
+    step: usize,
+    n: usize,
+}
+
+impl Slots {
+    /// Row `j`, or the last.
+    #[inline(always)]
+    fn row<E>(self, j: usize) -> *const E {
+        self.at.wrapping_add(j.min(self.n - 1) * self.step).cast()
+    }
+}
+
 /// One step of [`Problem::dots`].
-struct Dot<'a, E> {
-    problem: &'a Problem<'a>,
+struct Dot<E, const W: usize> {
+    width: usize,
+    scale: f32,
     scores: *mut f32,
     keys: [*const E; 4],
     q: *const f32,
-    /// What to ask for meanwhile.
-    next: Option<[*const u8; 4]>,
 }
 
-impl<E: Cached> Dot<'_, E> {
-    /// Scores of `R` rows and four slots. Returns `R`.
+impl<E: Cached, const W: usize> Dot<E, W> {
+    /// Scores of `R` rows and four slots, two slots after the other two. Returns `R`.
     ///
     /// # Safety
     /// There are `R` rows of q, and room for their scores, and all keys are whole vectors.
@@ -287,157 +417,199 @@ impl<E: Cached> Dot<'_, E> {
         reason = "iterators would put closures between the intrinsics and their target features"
     )]
     unsafe fn rows<V: Lanes, const R: usize>(&self) -> usize {
-        let width = self.problem.sizes.width::<V>();
-        let bytes = self.problem.op.kv.bytes() * self.problem.sizes.dim / width;
+        let width = if W > 0 { W * V::N } else { self.width };
         let mut sums = [[V::splat(0.0); 4]; R];
         // SAFETY: the caller's promise.
         unsafe {
-            for d in (0..width).step_by(V::N) {
-                if let Some(next) = self.next
-                    && (d * bytes).is_multiple_of(64)
-                {
-                    for i in 0..4 {
-                        self.problem.ask_for::<V>(next[i], d * bytes..d * bytes + 1);
-                    }
-                }
-                let mut k = [V::splat(0.0); 4];
-                for j in 0..4 {
-                    k[j] = match V::PAIRS {
-                        true => E::load_pairs(self.keys[j].add(2 * d)),
-                        false => E::load::<V>(self.keys[j].add(d)),
-                    };
-                }
-                for r in 0..R {
-                    let q = V::load_f32(self.q.add(r * width + d));
-                    for j in 0..4 {
-                        sums[r][j] = match V::PAIRS {
-                            true => k[j].dot_pairs(q, sums[r][j]),
-                            false => k[j].mul_add(q, sums[r][j]),
+            for first in [0, 2] {
+                for d in (0..width).step_by(V::N) {
+                    let mut k = [V::splat(0.0); 2];
+                    for j in 0..2 {
+                        let key = self.keys[first + j];
+                        k[j] = match V::PAIRS {
+                            true => E::load_pairs(key.add(2 * d)),
+                            false => E::load::<V>(key.add(d)),
                         };
+                    }
+                    for r in 0..R {
+                        let q = V::load_f32(self.q.add(r * width + d));
+                        for j in 0..2 {
+                            let sum = &mut sums[r][first + j];
+                            *sum = match V::PAIRS {
+                                true => k[j].dot_pairs(q, *sum),
+                                false => k[j].mul_add(q, *sum),
+                            };
+                        }
                     }
                 }
             }
-            let scale = V::splat(self.problem.op.scale);
+            let scale = V::splat(self.scale);
             for r in 0..R {
-                V::store_sums(sums[r], scale, self.scores.add(r * BLOCK));
+                V::store_sums(sums[r], scale, self.scores.add(r * SLOTS));
             }
         }
         R
     }
 }
 
-/// Turns the scores of one row into the exponentials of their distances to the running maximum. Returns what earlier
-/// results are to be multiplied with.
+/// Turns the scores of one row into the exponentials of their distances to the running maximum, and adds these to `sums`, a vector of
+/// them. Earlier sums and results are scaled where the maximum grows, which is seldom.
 #[inline(always)]
-fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sum: &mut f32) -> f32 {
-    let scores = Row::of(scores);
-    let mut largest = V::splat(*max);
-    for i in (0..scores.len()).step_by(V::N) {
-        largest = largest.max(scores.load(i));
+fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sums: &mut [f32], result: &mut [f32]) {
+    let (scores, sums) = (Row::of(&mut scores[..SLOTS]), Row::of(&mut sums[..V::N]));
+    let top = V::splat(*max);
+    let mut grows = false;
+    for i in (0..SLOTS).step_by(V::N) {
+        grows |= scores.load::<V>(i).exceeds(top);
     }
-    let last = std::mem::replace(max, largest.largest());
     // While a row has seen nothing its maximum is −∞, and the exponentials must be 0 all the same.
-    let shift = if *max < f32::MIN { 0.0 } else { *max };
-    let mut total = V::splat(0.0);
-    for i in (0..scores.len()).step_by(V::N) {
-        let x = (scores.load::<V>(i) - V::splat(shift)).exp_normal();
+    let finite = |max: f32| if max < f32::MIN { 0.0 } else { max };
+    if grows {
+        let mut largest = top;
+        for i in (0..SLOTS).step_by(V::N) {
+            largest = largest.max(scores.load(i));
+        }
+        let last = std::mem::replace(max, largest.largest());
+        let factor = V::splat(exp_normal(last - finite(*max)));
+        sums.store(0, sums.load::<V>(0) * factor);
+        let result = Row::of(result);
+        for d in (0..result.len()).step_by(V::N) {
+            result.store(d, result.load::<V>(d) * factor);
+        }
+    }
+    let shift = V::splat(finite(*max));
+    let mut total = sums.load::<V>(0);
+    for i in (0..SLOTS).step_by(V::N) {
+        let x = (scores.load::<V>(i) - shift).exp_normal();
         scores.store(i, x);
         total = total + x;
     }
-    let rescale = exp_normal(last - shift);
-    *sum = *sum * rescale + total.sum();
-    rescale
+    sums.store(0, total);
+}
+
+/// Puts a result into the order of memory.
+#[inline(always)]
+fn order<V: Lanes, E: Cached>(result: &mut [f32]) {
+    let dim = result.len();
+    let whole = match V::PAIRS {
+        true => dim,
+        false => dim / (WIDE * V::N) * (WIDE * V::N),
+    };
+    for d in (0..whole).step_by(2 * V::N) {
+        // SAFETY: two vectors of the result.
+        unsafe {
+            let at = result.as_mut_ptr().add(d);
+            let two = [V::load_f32(at), V::load_f32(at.add(V::N))];
+            let [a, b] = match V::PAIRS {
+                true => V::ordered_pairs(two),
+                false => E::ordered(two),
+            };
+            a.store_f32(at);
+            b.store_f32(at.add(V::N));
+        }
+    }
 }
 
 /// One call of [`Problem::weigh`].
 struct Weigh<'a> {
     problem: &'a Problem<'a>,
+    dim: usize,
     results: *mut f32,
-    rescale: &'a [f32; MOST],
     p: *const f32,
-    values: (&'a Places, usize),
-    ahead: &'a Places,
+    values: Slots,
+    next: Option<*const u8>,
 }
 
 impl Weigh<'_> {
-    /// `NV` vectors at `d` of the results from `r` to `end`. Returns their elements.
+    /// `R` results. Returns `R`.
     ///
     /// # Safety
-    /// The rows exist, and the vectors lie inside all values.
+    /// The rows exist, and values are whole vectors.
     #[inline(always)]
-    unsafe fn column<V: Lanes, E: Element, const NV: usize>(
-        &self,
-        mut r: usize,
-        end: usize,
-        d: usize,
-    ) -> usize {
-        while r < end {
-            // SAFETY: as many rows are left.
-            r += unsafe {
-                match end - r {
-                    TOGETHER.. if V::MANY_REGISTERS => self.block::<V, E, TOGETHER, NV>(r, d),
-                    2.. => self.block::<V, E, 2, NV>(r, d),
-                    _ => self.block::<V, E, 1, NV>(r, d),
+    unsafe fn rows<V: Lanes, E: Cached, const R: usize>(&self, row: usize) -> usize {
+        let mut d = 0;
+        while d < self.dim {
+            // SAFETY: as many elements are left.
+            d += unsafe {
+                match ((self.dim - d) / V::N, V::PAIRS) {
+                    (WIDE_PAIRS.., true) => self.block::<V, E, R, WIDE_PAIRS>(row, d),
+                    (_, true) => self.block::<V, E, R, 2>(row, d),
+                    (WIDE.., _) => self.block::<V, E, R, WIDE>(row, d),
+                    _ => self.block::<V, E, R, 1>(row, d),
                 }
             };
         }
-        NV * V::N
+        R
     }
 
-    /// `NV` vectors of `R` results. Returns `R`.
+    /// `NV` vectors of `R` results. Returns their elements.
     ///
     /// # Safety
-    /// As [`Self::column`].
+    /// As [`Self::rows`].
     #[inline(always)]
     #[expect(
         clippy::needless_range_loop,
         reason = "iterators would put closures between the intrinsics and their target features"
     )]
-    unsafe fn block<V: Lanes, E: Element, const R: usize, const NV: usize>(
+    unsafe fn block<V: Lanes, E: Cached, const R: usize, const NV: usize>(
         &self,
         row: usize,
         d: usize,
     ) -> usize {
-        let dim = self.problem.sizes.dim;
-        let bytes = self.problem.op.kv.bytes();
-        let (places, n) = self.values;
+        let n = self.values.n;
         let mut sums = [[V::splat(0.0); NV]; R];
         // SAFETY: the caller's promise.
         unsafe {
+            let results = self.results.add(row * self.dim + d);
             for r in 0..R {
-                let rescale = V::splat(self.rescale[row + r]);
                 for v in 0..NV {
-                    let result = self.results.add((row + r) * dim + d + v * V::N);
-                    sums[r][v] = V::load_f32(result) * rescale;
+                    sums[r][v] = V::load_f32(results.add(r * self.dim + v * V::N));
                 }
             }
-            let p = self.p.add(row * BLOCK);
-            for j in 0..n {
-                if row == 0 {
-                    let next = self.problem.asked(self.ahead, j);
-                    self.problem
-                        .ask_for::<V>(next, d * bytes..(d + NV * V::N) * bytes);
+            let p = self.p.add(row * SLOTS);
+            let steps = if V::PAIRS { n.div_ceil(2) } else { n };
+            for j in 0..steps {
+                let slots = if V::PAIRS { 2 * j..2 * j + 2 } else { j..j + 1 };
+                if row == 0 && d == 0 {
+                    self.problem.ask_slots::<V>(self.next, slots.clone());
                 }
-                let value = places[j].cast::<E>().add(d);
-                let mut x = [E::load::<V>(value); NV];
-                if NV.is_multiple_of(2) {
+                let value = self.values.row::<E>(slots.start).add(d);
+                let mut x = [V::splat(0.0); NV];
+                if V::PAIRS {
+                    let second = self.values.row::<E>(slots.start + 1).add(d);
+                    let whole = slots.end <= n;
+                    for v in 0..NV / 2 {
+                        let at = 2 * v * V::N;
+                        let lower = E::load_pairs(value.add(at));
+                        let upper = match whole {
+                            true => E::load_pairs(second.add(at)),
+                            false => V::splat(0.0),
+                        };
+                        [x[2 * v], x[2 * v + 1]] = V::in_pairs(lower, upper);
+                    }
+                } else if NV == 1 {
+                    x[0] = E::load::<V>(value);
+                } else {
                     for v in 0..NV / 2 {
                         [x[2 * v], x[2 * v + 1]] = E::load_two(value.add(2 * v * V::N));
                     }
                 }
                 for r in 0..R {
-                    let p = V::splat(*p.add(r * BLOCK + j));
+                    let p = V::splat(*p.add(r * SLOTS + j));
                     for v in 0..NV {
-                        sums[r][v] = p.mul_add(x[v], sums[r][v]);
+                        sums[r][v] = match V::PAIRS {
+                            true => p.dot_pairs(x[v], sums[r][v]),
+                            false => p.mul_add(x[v], sums[r][v]),
+                        };
                     }
                 }
             }
             for r in 0..R {
                 for v in 0..NV {
-                    sums[r][v].store_f32(self.results.add((row + r) * dim + d + v * V::N));
+                    sums[r][v].store_f32(results.add(r * self.dim + v * V::N));
                 }
             }
         }
-        R
+        NV * V::N
     }
 }

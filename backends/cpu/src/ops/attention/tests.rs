@@ -5,7 +5,7 @@ use ops::kv_cache::{decode, encode};
 use ops::{Mask, Op, reference};
 
 use super::*;
-use crate::ops::testing::{Arg, check, inputs, output};
+use crate::ops::testing::{Arg, check_declared, inputs, output};
 use crate::testing::{Random, contexts};
 
 /// Tokens, slots in use, prefix.
@@ -70,19 +70,8 @@ fn is_within_its_bound(op: &Attention, args: &[Arg]) {
     // exp(x) - 1 is more than x for scores as large as those of `no_probability_is_subnormal`.
     let most = inputs[5].data.iter().copied().fold(0.0, f64::max);
     let relative = (2.0 * score).exp_m1() + (2.0 * most + 40.0) * u;
-    // Probabilities of pairs are rounded where rows are many.
     let rounded = relative + DType::BF16.unit_roundoff() * (1.0 + relative);
-    let Sizes { group, pairs, .. } = Sizes::new(op);
-    let starts = inputs[4].data.clone();
-    let relative = |element: usize| {
-        let token = (element / (op.heads * op.head_dim)) as f64;
-        let sequence = starts.windows(2).find(|s| (s[0]..s[1]).contains(&token));
-        let rows = sequence.map_or(0, |s| (s[1] - s[0]) as usize * group);
-        match pairs && rows > few::MOST {
-            true => rounded,
-            false => relative,
-        }
-    };
+    let pairs = Sizes::new(op).pairs;
     inputs[1] = keys;
     inputs[2] = decode(op.kv, &inputs[2]).map(f64::abs);
     let floats = Attention {
@@ -92,7 +81,13 @@ fn is_within_its_bound(op: &Attention, args: &[Arg]) {
     let magnitude = floats
         .reference(&[&inputs[0].shape.clone()], &inputs)
         .remove(0);
-    check(op, args, |_, i, _| magnitude.data[i] * relative(i));
+    check_declared(op, args, |numerics, _, i, _| {
+        magnitude.data[i]
+            * match pairs && numerics.rounds_probabilities {
+                true => rounded,
+                false => relative,
+            }
+    });
 }
 
 const OP: Attention = Attention {
@@ -202,6 +197,16 @@ fn long_sequences_are_cut_and_combined() {
             0,
             &[(1, 3000, 0)],
         );
+        // Pages that are read as streams.
+        let long = Attention {
+            heads: 4,
+            kv_heads: 1,
+            head_dim: 128,
+            pages: 9,
+            page_size: 520,
+            ..op.clone()
+        };
+        keeps_its_bound(&long, 1, &[(1, 1300, 0), (4, 1025, 0)]);
         // On one thread three heads are a task, and the two that are left.
         for head_dim in [32, 33] {
             let (heads, kv_heads) = (5, 5);
@@ -255,5 +260,60 @@ fn a_sequence_does_not_see_its_neighbours() {
             let among = &among[bytes * part.start..bytes * part.end];
             assert!(alone == among, "{op:?}, {own:?}");
         }
+    }
+}
+
+/// A sequence alone has long pages, one among others short ones: its results have the same bits.
+#[test]
+fn pages_change_no_bit() {
+    const SLOTS: usize = 1408;
+    for op in [OP, PAIRS, INT8] {
+        let mut random = Random::new(5);
+        let head_dim = 128;
+        let row = op.kv_heads * head_dim;
+        let [keys, values] = [(); 2].map(|()| {
+            let numbers = (0..SLOTS * row).map(|_| f64::from(random.normal()));
+            numbers.collect::<Vec<_>>()
+        });
+        let q = [1, op.heads, head_dim];
+        let outputs = [16, 64, 704].map(|page_size| {
+            let pages = SLOTS / page_size;
+            let op = Attention {
+                head_dim,
+                page_size,
+                pages,
+                ..op.clone()
+            };
+            let cache = |numbers: &[f64]| {
+                let place = |i: usize| {
+                    let (head, d) = (i / head_dim / page_size % op.kv_heads, i % head_dim);
+                    let page = i / row / page_size;
+                    let slot = page * page_size + i / head_dim % page_size;
+                    numbers[slot * row + head * head_dim + d]
+                };
+                let shape = [pages, op.kv_heads, page_size, head_dim];
+                let numbers = (0..SLOTS * row).map(place).collect();
+                let rows = encode(op.kv, &reference::Tensor::new(&shape, numbers));
+                Arg::new(&rows.shape, rows.data)
+            };
+            let table: Vec<i32> = (0..pages as i32).collect();
+            let args = [
+                Arg::out(&q),
+                Arg::random(&q, 2.0, 1),
+                cache(&keys),
+                cache(&values),
+                Arg::ints(&[1, pages], &table),
+                Arg::ints(&[2], &[0, 1]),
+                Arg::ints(&[1], &[SLOTS as i32 - 3]),
+            ];
+            contexts()
+                .iter()
+                .map(|context| output(&op, &args, context))
+                .collect::<Vec<_>>()
+        });
+        assert!(
+            outputs[0] == outputs[1] && outputs[1] == outputs[2],
+            "{op:?}"
+        );
     }
 }

@@ -112,6 +112,11 @@ impl Lanes for Neon {
         }))
     }
     #[inline(always)]
+    fn exceeds(self, b: Self) -> bool {
+        // All ones where it is not.
+        intrinsics!(vminvq_u32(vcleq_f32(self.0, b.0))) == 0
+    }
+    #[inline(always)]
     fn less(self, b: Self, yes: Self, no: Self) -> Self {
         Self(intrinsics!(vbslq_f32(vcltq_f32(self.0, b.0), yes.0, no.0)))
     }

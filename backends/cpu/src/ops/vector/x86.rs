@@ -198,6 +198,10 @@ impl<const PAIRS: bool> Lanes for Avx512<PAIRS> {
         Self(intrinsics!(_mm512_scalef_ps(self.0, n.0)))
     }
     #[inline(always)]
+    fn exceeds(self, b: Self) -> bool {
+        intrinsics!(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(self.0, b.0)) != 0
+    }
+    #[inline(always)]
     fn less(self, b: Self, yes: Self, no: Self) -> Self {
         Self(intrinsics!({
             let mask = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0);
@@ -390,6 +394,12 @@ impl Lanes for Avx2 {
             let x = _mm256_mul_ps(self.0, _mm256_castsi256_ps(half));
             _mm256_mul_ps(x, _mm256_castsi256_ps(rest))
         }))
+    }
+    #[inline(always)]
+    fn exceeds(self, b: Self) -> bool {
+        intrinsics!(_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLE_UQ>(
+            self.0, b.0
+        ))) != 0
     }
     #[inline(always)]
     fn less(self, b: Self, yes: Self, no: Self) -> Self {
