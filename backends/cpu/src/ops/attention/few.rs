@@ -2,14 +2,14 @@
 //!
 //! Such a tile is bound by reading the cache. That is fastest where hardware reads ahead of two streams of ascending addresses, one
 //! of keys and one of values. It does while whatever else is touched stays in the first-level cache, and while each
-//! instruction that loads takes steps of one size: hence small blocks, and loops of known lengths. Where the slots of a head lie
-//! together in short pieces only, what comes next is asked for.
+//! instruction that loads takes steps of one size: hence small blocks of pairs, and loops of known lengths. Where the slots of a head
+//! lie together in short pieces only, or products of floats take longer than reading, what comes next is asked for.
 
 use std::ops::Range;
 
 use hal::DType;
 
-use super::{Problem, Task, exp_normal};
+use super::{BLOCK, Problem, Task, exp_normal};
 use crate::Isa;
 use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
@@ -17,8 +17,9 @@ use crate::ops::vector::{Kernel, Lanes, MAX_LANES};
 
 /// The most rows of such a tile.
 pub(super) const MOST: usize = 16;
-/// Slots of one block. All are in one page.
-const SLOTS: usize = MAX_LANES;
+/// Slots of one block as pairs, and else. All are in one page.
+const SLOTS_PAIRS: usize = MAX_LANES;
+const SLOTS: usize = BLOCK;
 /// Rows whose scores are worked on together.
 const TOGETHER: usize = 4;
 /// Vectors of results that are worked on together, of two rows as pairs and of up to four rows else. They lie as
@@ -27,8 +28,9 @@ const WIDE_PAIRS: usize = 8;
 const WIDE: usize = 4;
 /// Vectors of a key of 128 elements as pairs: loops over them have a known length.
 const KNOWN: usize = 4;
-/// How many blocks ahead of its use a block is asked for.
-const AHEAD: usize = 2;
+/// How many blocks ahead of its use a block is asked for, as pairs and else.
+const AHEAD_PAIRS: usize = 2;
+const AHEAD: usize = 1;
 /// From this length on a piece of the cache is a stream that hardware follows by itself.
 const STREAM_BYTES: usize = 64 << 10;
 
@@ -66,7 +68,12 @@ impl Kernel for Few<'_> {
     }
 }
 
-/// Up to [`SLOTS`] slots of one head.
+/// Slots of one block.
+const fn block_slots<V: Lanes>() -> usize {
+    if V::PAIRS { SLOTS_PAIRS } else { SLOTS }
+}
+
+/// Up to [`block_slots`] slots of one head.
 struct Block {
     head: usize,
     slots: Range<usize>,
@@ -111,7 +118,7 @@ impl<'w> Blocks<'w> {
     }
 
     #[inline(always)]
-    fn next(&mut self) -> Option<Block> {
+    fn next<V: Lanes>(&mut self) -> Option<Block> {
         if self.next == self.piece.end {
             if self.head + 1 < self.heads {
                 self.head += 1;
@@ -127,7 +134,7 @@ impl<'w> Blocks<'w> {
             self.at = self.find();
         }
         let offset = (self.next - self.piece.start) * self.problem.row_bytes();
-        let slots = self.next..self.piece.end.min(self.next + SLOTS);
+        let slots = self.next..self.piece.end.min(self.next + block_slots::<V>());
         self.next = slots.end;
         Some(Block {
             head: self.head,
@@ -184,8 +191,8 @@ impl Problem<'_> {
         let mut blocks = Blocks::new(self, task, heads, all_slots.start.min(end)..end);
         // The first are asked for in any case: hardware that follows a stream needs a few of its lines to find it.
         let mut first = blocks.clone();
-        for _ in 0..AHEAD {
-            if let Some(next) = first.next().filter(|_| self.in_place()) {
+        for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
+            if let Some(next) = first.next::<V>().filter(|_| self.in_place()) {
                 for at in next.at {
                     self.ask_slots::<V>(Some(at), 0..next.slots.len());
                 }
@@ -194,8 +201,8 @@ impl Problem<'_> {
         let mut ahead = self.asks_ahead().then_some(first);
         let mut scores = [0.0; MOST * SLOTS];
         let scores = &mut scores[..rows * SLOTS];
-        while let Some(block) = blocks.next() {
-            let next = ahead.as_mut().and_then(Blocks::next);
+        while let Some(block) = blocks.next::<V>() {
+            let next = ahead.as_mut().and_then(Blocks::next::<V>);
             let next = next.map_or([None; 2], |next| next.at.map(Some));
             let (start, n) = (block.slots.start, block.slots.len());
             let own = block.head * rows..(block.head + 1) * rows;
@@ -224,10 +231,10 @@ impl Problem<'_> {
             for (((scores, seen), (max, sums)), result) in
                 rows.zip(state).zip(results.chunks_exact_mut(dim))
             {
-                if start + SLOTS > block.slots.end.min(all_see) {
+                if start + block_slots::<V>() > block.slots.end.min(all_see) {
                     scores[(*seen).clamp(start, block.slots.end) - start..].fill(f32::NEG_INFINITY);
                 }
-                softmax::<V>(scores, max, sums, result);
+                softmax::<V>(&mut scores[..block_slots::<V>()], max, sums, result);
             }
             if E::SCALED {
                 // SAFETY: values of `n` slots lie there.
@@ -261,8 +268,9 @@ impl Problem<'_> {
 
     /// Whether blocks are asked for ahead of their use.
     pub(super) fn asks_ahead(&self) -> bool {
-        let piece = self.op.page_size * self.row_bytes();
-        self.in_place() && !(self.isa.asks_far() && piece >= STREAM_BYTES)
+        let pairs = self.sizes.pairs && self.isa.has_pairs();
+        let stream = self.op.page_size * self.row_bytes() >= STREAM_BYTES;
+        self.in_place() && !(pairs && stream && self.isa.asks_far())
     }
 
     /// Asks for some of the slots that lie at a place.
@@ -270,8 +278,17 @@ impl Problem<'_> {
     fn ask_slots<V: Lanes>(&self, at: Option<*const u8>, slots: Range<usize>) {
         let Some(at) = at else { return };
         let bytes = self.row_bytes();
-        for byte in (slots.start * bytes..slots.end * bytes).step_by(64) {
-            V::prefetch(at.wrapping_add(byte), self.isa.asks_far());
+        for slot in slots {
+            // Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
+            // follows a stream of addresses does so inside a page, and these are four.
+            let slot = match self.isa.asks_far() {
+                true => slot,
+                false => slot % 4 * (block_slots::<V>() / 4) + slot / 4,
+            };
+            for byte in (0..bytes).step_by(64) {
+                let byte = slot * bytes + byte;
+                V::prefetch(at.wrapping_add(byte), self.isa.asks_far());
+            }
         }
     }
 
@@ -337,7 +354,7 @@ impl Problem<'_> {
         let scales = Row::of(&mut scales);
         for scores in scores.chunks_exact_mut(SLOTS) {
             let scores = Row::of(scores);
-            for i in (0..SLOTS).step_by(V::N) {
+            for i in (0..block_slots::<V>()).step_by(V::N) {
                 scores.store(i, scores.load::<V>(i) * scales.load(i));
             }
         }
@@ -456,17 +473,18 @@ impl<E: Cached, const W: usize> Dot<E, W> {
 /// them. Earlier sums and results are scaled where the maximum grows, which is seldom.
 #[inline(always)]
 fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sums: &mut [f32], result: &mut [f32]) {
-    let (scores, sums) = (Row::of(&mut scores[..SLOTS]), Row::of(&mut sums[..V::N]));
+    let slots = block_slots::<V>();
+    let (scores, sums) = (Row::of(&mut scores[..slots]), Row::of(&mut sums[..V::N]));
     let top = V::splat(*max);
     let mut grows = false;
-    for i in (0..SLOTS).step_by(V::N) {
+    for i in (0..slots).step_by(V::N) {
         grows |= scores.load::<V>(i).exceeds(top);
     }
     // While a row has seen nothing its maximum is −∞, and the exponentials must be 0 all the same.
     let finite = |max: f32| if max < f32::MIN { 0.0 } else { max };
     if grows {
         let mut largest = top;
-        for i in (0..SLOTS).step_by(V::N) {
+        for i in (0..slots).step_by(V::N) {
             largest = largest.max(scores.load(i));
         }
         let last = std::mem::replace(max, largest.largest());
@@ -479,7 +497,7 @@ fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sums: &mut [f32], result
     }
     let shift = V::splat(finite(*max));
     let mut total = sums.load::<V>(0);
-    for i in (0..SLOTS).step_by(V::N) {
+    for i in (0..slots).step_by(V::N) {
         let x = (scores.load::<V>(i) - shift).exp_normal();
         scores.store(i, x);
         total = total + x;

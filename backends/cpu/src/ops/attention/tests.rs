@@ -276,7 +276,7 @@ fn pages_change_no_bit() {
             numbers.collect::<Vec<_>>()
         });
         let q = [1, op.heads, head_dim];
-        let outputs = [16, 64, 704].map(|page_size| {
+        let outputs = [64, 128, 704].map(|page_size| {
             let pages = SLOTS / page_size;
             let op = Attention {
                 head_dim,
