@@ -194,7 +194,7 @@ impl Problem<'_> {
         for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
             if let Some(next) = first.next::<V>().filter(|_| self.in_place()) {
                 for at in next.at {
-                    self.ask_slots::<V>(Some(at), 0..next.slots.len());
+                    self.ask_slots::<V>(Some(at), 0..next.slots.len(), 0..self.row_bytes());
                 }
             }
         }
@@ -273,11 +273,11 @@ impl Problem<'_> {
         self.in_place() && !(pairs && stream && self.isa.asks_far())
     }
 
-    /// Asks for some of the slots that lie at a place.
+    /// Asks for some bytes of some of the slots that lie at a place.
     #[inline(always)]
-    fn ask_slots<V: Lanes>(&self, at: Option<*const u8>, slots: Range<usize>) {
+    fn ask_slots<V: Lanes>(&self, at: Option<*const u8>, slots: Range<usize>, bytes: Range<usize>) {
         let Some(at) = at else { return };
-        let bytes = self.row_bytes();
+        let row_bytes = self.row_bytes();
         for slot in slots {
             // Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
             // follows a stream of addresses does so inside a page, and these are four.
@@ -285,8 +285,8 @@ impl Problem<'_> {
                 true => slot,
                 false => slot % 4 * (block_slots::<V>() / 4) + slot / 4,
             };
-            for byte in (0..bytes).step_by(64) {
-                let byte = slot * bytes + byte;
+            for byte in bytes.clone().step_by(64) {
+                let byte = slot * row_bytes + byte;
                 V::prefetch(at.wrapping_add(byte), self.isa.asks_far());
             }
         }
@@ -312,7 +312,7 @@ impl Problem<'_> {
         let rows = q.len() / width;
         assert!(width.is_multiple_of(V::N) && scores.len() >= rows * SLOTS && keys.n <= SLOTS);
         for j in (0..keys.n).step_by(4) {
-            self.ask_slots::<V>(next, j..j + 4);
+            self.ask_slots::<V>(next, j..j + 4, 0..self.row_bytes());
             let mut r = 0;
             while r < rows {
                 // SAFETY: as many rows of q and scores are left; keys are the caller's promise.
@@ -588,8 +588,11 @@ impl Weigh<'_> {
             let steps = if V::PAIRS { n.div_ceil(2) } else { n };
             for j in 0..steps {
                 let slots = if V::PAIRS { 2 * j..2 * j + 2 } else { j..j + 1 };
-                if row == 0 && d == 0 {
-                    self.problem.ask_slots::<V>(self.next, slots.clone());
+                // Each column its own part, so that requests come evenly.
+                if row == 0 {
+                    let bytes = self.problem.op.kv.bytes();
+                    let bytes = d * bytes..(d + NV * V::N) * bytes;
+                    self.problem.ask_slots::<V>(self.next, slots.clone(), bytes);
                 }
                 let value = self.values.row::<E>(slots.start).add(d);
                 let mut x = [V::splat(0.0); NV];
