@@ -22,7 +22,7 @@ use hal::{Buffer, DType, Device, Error, ErrorKind, Result, Stream, View, WeightF
 use ops::{AttentionArgs, Context, EmbeddingArgs, KvWriteArgs, Mask, RopeKvWriteArgs};
 
 use crate::architecture::{Architecture, Position};
-use crate::cache::{CacheShape, KvCache, Sequence};
+use crate::cache::{CacheShape, KvCache, Sequence, page_size};
 use crate::checkpoint::Checkpoint;
 use crate::packed::Packed;
 use crate::rope::RopeTables;
@@ -83,14 +83,6 @@ impl Default for Options {
     }
 }
 
-/// Slots of a page that sequences may share: enough that the keys of one head in a page are read as a stream. In pages of
-/// 16, attention of one token over a long cache takes a third longer on a Zen 4.
-const PAGE_SIZE: usize = 64;
-/// The most slots of a page where steps have one sequence alone. Longer ones gain nothing, and the first token would touch more of the
-/// cache.
-const LONG_PAGE_SIZE: usize = 2048;
-/// The least pages there: other sequences may be open meanwhile.
-const LONG_PAGES: usize = 8;
 /// The context when none is asked for: the KV cache of more would surprise a laptop.
 const DEFAULT_CONTEXT: usize = 8192;
 /// Tokens of a step when no limit is asked for: more make no step faster per token.
@@ -865,15 +857,6 @@ fn cache_type(
     Ok(dtype)
 }
 
-/// Slots of a page of a cache for `slots` slots of a sequence, which may have the steps `alone`.
-pub(crate) fn page_size(device: &hal::DeviceInfo, alone: bool, slots: usize) -> usize {
-    if !(device.long_pages && alone) {
-        return PAGE_SIZE;
-    }
-    let pages = slots.div_ceil(LONG_PAGE_SIZE).max(LONG_PAGES);
-    slots.div_ceil(pages).max(1).next_multiple_of(PAGE_SIZE)
-}
-
 /// Context, limits of a step, and the cache.
 ///
 /// `base` is the number of slots before the first token of a sequence.
@@ -980,29 +963,4 @@ fn check_memory(device: &dyn Device, blueprint: &Blueprint<'_>, kept: bool) -> R
         ),
     )
     .next_step("choose int8 or int4 weights, a shorter context, or another device"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_alone_has_long_pages_and_leaves_some() {
-        let cpu = backend_cpu::open(&backend_cpu::Options::default()).unwrap();
-        let mut info = cpu.device.info().clone();
-        assert!(info.long_pages);
-        for (slots, page) in [
-            (1, 64),
-            (512, 64),
-            (2049, 320),
-            (8192, 1024),
-            (16_400, 1856),
-            (131_072, 2048),
-        ] {
-            assert_eq!(page_size(&info, true, slots), page, "{slots}");
-            assert_eq!(page_size(&info, false, slots), 64);
-        }
-        info.long_pages = false;
-        assert_eq!(page_size(&info, true, 8192), 64);
-    }
 }

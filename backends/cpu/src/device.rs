@@ -53,8 +53,7 @@ impl CpuDevice {
                 parallelism: cpu.pool.threads(),
                 native_floats,
                 numerics,
-                // Hardware that is not asked follows streams by itself ([`Isa::asks_far`]).
-                long_pages: true,
+                long_pages: cpu.isa.reads_long_pages(),
             },
         }
     }

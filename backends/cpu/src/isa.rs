@@ -208,6 +208,12 @@ impl Isa {
         self.asks_far
     }
 
+    /// Whether attention reads long pages of a cache faster. On Zen 4 hardware follows their streams by itself where they are
+    /// multiplied as pairs; products of floats take so long that asking is better.
+    pub(crate) fn reads_long_pages(self) -> bool {
+        self.asks_far && self.has_pairs()
+    }
+
     /// How many bytes ahead of its use a stream is asked for. On Zen 4 not at all: hardware follows it across pages, and
     /// is a tenth slower when asked, whatever the distance.
     pub(crate) fn stream_ahead(self) -> usize {

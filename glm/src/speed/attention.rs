@@ -6,7 +6,7 @@ use ops::{Attention, Context, Mask};
 use super::Operation;
 use super::operation::{COLD_BYTES, MOST_COPIES, Placed, expect_room};
 use crate::architecture::Architecture;
-use crate::model::page_size;
+use crate::cache::page_size;
 
 /// `tokens` new tokens of each of `batch` sequences, which with them have `slots` slots.
 pub(super) fn attend(

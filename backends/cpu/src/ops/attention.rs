@@ -119,7 +119,7 @@ impl Sizes {
 }
 
 fn chunk_slots(kv_len: usize) -> usize {
-    (kv_len.div_ceil(MAX_CHUNKS).max(1)).next_multiple_of(CHUNK)
+    kv_len.max(1).div_ceil(MAX_CHUNKS).next_multiple_of(CHUNK)
 }
 
 /// The most chunks of any sequence of up to `slots` slots.
@@ -434,6 +434,12 @@ impl<'a> Problem<'a> {
         row_elements(self.op.kv, self.op.head_dim)
     }
 
+    /// Bytes of such a row.
+    #[inline(always)]
+    fn row_bytes(&self) -> usize {
+        self.row() * self.op.kv.bytes()
+    }
+
     /// Keys (0) or values (1) of `slots`, in pieces that lie side by side.
     #[inline(always)]
     fn pieces<Kv: Element>(
@@ -469,8 +475,7 @@ impl<'a> Problem<'a> {
         let Some(last) = slots.len().checked_sub(1) else {
             return;
         };
-        let row = self.row().max(1);
-        let row_bytes = row * self.op.kv.bytes();
+        let (row, row_bytes) = (self.row().max(1), self.row_bytes());
         with_cache!(self.op.kv, Kv => {
             let mut free = places.iter_mut();
             for piece in self.pieces::<Kv>(which, task, slots) {
@@ -487,21 +492,20 @@ impl<'a> Problem<'a> {
     /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them.
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
-        let bytes = self.row() * self.op.kv.bytes();
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
-            self.ask_for::<V>(self.asked(places, i), 0..bytes);
+            self.ask_for::<V>(places[self.asked(i, BLOCK)], 0..self.row_bytes());
         }
     }
 
-    /// The `i`-th of `places` to be asked for.
+    /// The `i`-th of `slots` slots to be asked for.
     ///
     /// Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
     /// follows a stream of addresses does so inside a page, and these are four.
     #[inline(always)]
-    fn asked(&self, places: &Places, i: usize) -> *const u8 {
+    fn asked(&self, i: usize, slots: usize) -> usize {
         match self.isa.asks_far() {
-            true => places[i],
-            false => places[i % 4 * (BLOCK / 4) + i / 4],
+            true => i,
+            false => i % 4 * (slots / 4) + i / 4,
         }
     }
 

@@ -149,7 +149,8 @@ impl<'w> Blocks<'w> {
         let mut at = [std::ptr::null(); 2];
         with_cache!(self.problem.op.kv, Kv => {
             for (which, at) in at.iter_mut().enumerate() {
-                for piece in self.problem.pieces::<Kv>(which, &task, self.piece.clone()) {
+                let mut pieces = self.problem.pieces::<Kv>(which, &task, self.piece.clone());
+                if let Some(piece) = pieces.next() {
                     *at = piece.0.as_ptr().cast();
                 }
             }
@@ -191,8 +192,9 @@ impl Problem<'_> {
         let mut blocks = Blocks::new(self, task, heads, all_slots.start.min(end)..end);
         // The first are asked for in any case: hardware that follows a stream needs a few of its lines to find it.
         let mut first = blocks.clone();
-        for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
-            if let Some(next) = first.next::<V>().filter(|_| self.in_place()) {
+        if self.in_place() {
+            for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
+                let Some(next) = first.next::<V>() else { break };
                 for at in next.at {
                     self.ask_slots::<V>(Some(at), 0..next.slots.len(), 0..self.row_bytes());
                 }
@@ -260,35 +262,20 @@ impl Problem<'_> {
         }
     }
 
-    /// Bytes of a row of the cache.
-    #[inline(always)]
-    fn row_bytes(&self) -> usize {
-        self.row() * self.op.kv.bytes()
-    }
-
     /// Whether blocks are asked for ahead of their use.
     pub(super) fn asks_ahead(&self) -> bool {
-        let pairs = self.sizes.pairs && self.isa.has_pairs();
         let stream = self.op.page_size * self.row_bytes() >= STREAM_BYTES;
-        self.in_place() && !(pairs && stream && self.isa.asks_far())
+        self.in_place() && !(self.sizes.pairs && stream && self.isa.reads_long_pages())
     }
 
     /// Asks for some bytes of some of the slots that lie at a place.
     #[inline(always)]
     fn ask_slots<V: Lanes>(&self, at: Option<*const u8>, slots: Range<usize>, bytes: Range<usize>) {
         let Some(at) = at else { return };
-        let row_bytes = self.row_bytes();
         for slot in slots {
-            // Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
-            // follows a stream of addresses does so inside a page, and these are four.
-            let slot = match self.isa.asks_far() {
-                true => slot,
-                false => slot % 4 * (block_slots::<V>() / 4) + slot / 4,
-            };
-            for byte in bytes.clone().step_by(64) {
-                let byte = slot * row_bytes + byte;
-                V::prefetch(at.wrapping_add(byte), self.isa.asks_far());
-            }
+            let slot = self.asked(slot, block_slots::<V>());
+            let row = at.wrapping_add(slot * self.row_bytes());
+            self.ask_for::<V>(row, bytes.clone());
         }
     }
 

@@ -317,3 +317,11 @@ fn pages_change_no_bit() {
         );
     }
 }
+
+#[test]
+fn long_pages_are_wanted_for_pairs_alone() {
+    for context in contexts() {
+        let info = context.device().info();
+        assert!(!info.long_pages || info.numerics.rounds_probabilities);
+    }
+}
