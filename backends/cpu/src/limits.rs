@@ -25,7 +25,7 @@ pub enum Limit {
     F32,
     /// Operations per second of `vdpbf16ps`, four per lane.
     Bf16,
-    /// Operations per second of `vpdpbusd`, eight per lane.
+    /// Operations per second of `vpdpbusd`, eight per lane; of AVX2 `vpmaddubsw` and a sum, four per lane of 16 bits.
     Int8,
 }
 
@@ -39,7 +39,9 @@ impl Limit {
             #[cfg(target_arch = "x86_64")]
             Limit::Bf16 => is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
-            Limit::Int8 => is_x86_feature_detected!("avx512vnni"),
+            Limit::Int8 => {
+                is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avx2")
+            }
             #[cfg(not(target_arch = "x86_64"))]
             Limit::Bf16 | Limit::Int8 => false,
             _ => true,
@@ -80,7 +82,7 @@ impl Limits {
             Limit::Read => READ_BYTES as f64,
             Limit::F32 => ROUNDS as f64 * self.pool.threads() as f64 * operations_f32(),
             Limit::Bf16 => ROUNDS as f64 * self.pool.threads() as f64 * (SUMS * 16 * 4) as f64,
-            Limit::Int8 => ROUNDS as f64 * self.pool.threads() as f64 * (SUMS * 16 * 8) as f64,
+            Limit::Int8 => ROUNDS as f64 * self.pool.threads() as f64 * operations_int8(),
         }
     }
 
@@ -135,6 +137,9 @@ const AHEAD_BYTES: [usize; 4] = [2048, 512, 4096, 0];
 
 /// Independent sums: enough to hide the latency of one.
 const SUMS: usize = 16;
+/// As many as sixteen registers hold with what is multiplied.
+#[cfg(target_arch = "x86_64")]
+const SUMS_256: usize = 12;
 /// About 1 ms.
 const ROUNDS: usize = 200_000;
 
@@ -142,10 +147,10 @@ const ROUNDS: usize = 200_000;
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{ROUNDS, SUMS, black_box};
+    use super::{ROUNDS, SUMS, SUMS_256, black_box};
 
     #[target_feature(enable = "avx512f")]
-    pub(super) fn read(memory: &[u64], ahead: usize) {
+    pub(super) fn read_512(memory: &[u64], ahead: usize) {
         let mut sums = [_mm512_setzero_si512(); 8];
         for lines in memory.chunks_exact(64) {
             for (i, sum) in sums.iter_mut().enumerate() {
@@ -154,6 +159,22 @@ mod x86 {
                 _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(ahead));
                 // SAFETY: a piece is eight vectors long.
                 *sum = _mm512_or_si512(*sum, unsafe { _mm512_loadu_si512(at.cast()) });
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn read_256(memory: &[u64], ahead: usize) {
+        let mut sums = [_mm256_setzero_si256(); 8];
+        for lines in memory.chunks_exact(32) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let at = lines[i * 4..].as_ptr();
+                if i % 2 == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(ahead));
+                }
+                // SAFETY: a piece is eight vectors long.
+                *sum = _mm256_or_si256(*sum, unsafe { _mm256_loadu_si256(at.cast()) });
             }
         }
         black_box(sums);
@@ -176,7 +197,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn f32_256() {
-        let mut sums = [_mm256_set1_ps(black_box(0.0)); 12];
+        let mut sums = [_mm256_set1_ps(black_box(0.0)); SUMS_256];
         let (a, b) = (
             _mm256_set1_ps(black_box(0.5)),
             _mm256_set1_ps(black_box(0.5)),
@@ -203,7 +224,7 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) fn int8() {
+    pub(super) fn int8_512() {
         let mut sums = [_mm512_set1_epi32(black_box(0)); SUMS];
         let ab = _mm512_set1_epi32(black_box(0x0101_0101));
         for _ in 0..ROUNDS {
@@ -213,13 +234,44 @@ mod x86 {
         }
         black_box(sums);
     }
+
+    #[target_feature(enable = "avx2,avxvnni")]
+    pub(super) fn int8_vnni_256() {
+        let mut sums = [_mm256_set1_epi32(black_box(0)); SUMS_256];
+        let ab = _mm256_set1_epi32(black_box(0x0101_0101));
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                *sum = _mm256_dpbusd_avx_epi32(*sum, ab, ab);
+            }
+        }
+        black_box(sums);
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn int8_256() {
+        let mut sums = [_mm256_set1_epi16(black_box(0)); SUMS_256];
+        let ab = _mm256_set1_epi8(black_box(1));
+        for _ in 0..ROUNDS {
+            for sum in &mut sums {
+                // By its own sum, so that no two products are one.
+                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(ab, *sum));
+            }
+        }
+        black_box(sums);
+    }
 }
 
 fn read(memory: &[u64], ahead: usize) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") {
-        // SAFETY: just detected.
-        return unsafe { x86::read(memory, ahead) };
+    {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: just detected.
+            return unsafe { x86::read_512(memory, ahead) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: just detected.
+            return unsafe { x86::read_256(memory, ahead) };
+        }
     }
     // Without the instruction, the hardware's own prefetching is all there is.
     let _ = ahead;
@@ -239,10 +291,19 @@ fn operations_f32() -> f64 {
             return (SUMS * 16 * 2) as f64;
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return (12 * 8 * 2) as f64;
+            return (SUMS_256 * 8 * 2) as f64;
         }
     }
     (SUMS * 4 * 2) as f64
+}
+
+fn operations_int8() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if !is_x86_feature_detected!("avx512vnni") {
+        // Four for each of 16 lanes, or eight for each of eight.
+        return (SUMS_256 * 64) as f64;
+    }
+    (SUMS * 16 * 8) as f64
 }
 
 fn compute_f32() {
@@ -281,8 +342,16 @@ fn compute_bf16() {
 
 fn compute_int8() {
     #[cfg(target_arch = "x86_64")]
-    if Limit::Int8.is_available() {
-        // SAFETY: just detected.
-        unsafe { x86::int8() }
+    {
+        if is_x86_feature_detected!("avx512vnni") {
+            // SAFETY: just detected.
+            unsafe { x86::int8_512() }
+        } else if is_x86_feature_detected!("avxvnni") {
+            // SAFETY: just detected.
+            unsafe { x86::int8_vnni_256() }
+        } else if is_x86_feature_detected!("avx2") {
+            // SAFETY: just detected.
+            unsafe { x86::int8_256() }
+        }
     }
 }

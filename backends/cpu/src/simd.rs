@@ -61,6 +61,8 @@ pub(crate) trait Arith: Copy + 'static {
     type Sum: Copy;
     /// Sums while a stretch is added up: the same, or integers.
     type Acc: Copy;
+    /// Sums of a part of a stretch: the same again, or shorter integers.
+    type Part: Copy;
     /// `LANES · STEP` factors.
     type Operand: Copy;
     /// `STEP` values of x, as they are packed.
@@ -70,12 +72,18 @@ pub(crate) trait Arith: Copy + 'static {
     const STEP: usize;
     /// Whether x is integers.
     const ROUNDED: bool = false;
+    /// After how many steps, a power of two, a part has to join the sums of its stretch; else a stretch is one part.
+    const PART_STEPS: Option<usize> = None;
     /// Bytes of an operand in memory.
     const OPERAND_BYTES: usize = Self::LANES * size_of::<Self::Scalar>();
 
     unsafe fn zero() -> Self::Sum;
     /// No products yet; of integers, less what their offset adds.
     unsafe fn start(x: *const Quantised) -> Self::Acc;
+    /// The part that goes on from `acc`, or starts anew.
+    unsafe fn part(acc: Self::Acc) -> Self::Part;
+    /// The sums so far, of which `part` is the last.
+    unsafe fn join(acc: Self::Acc, part: Self::Part) -> Self::Acc;
     /// The sums of a stretch.
     unsafe fn sums(acc: Self::Acc) -> Self::Sum;
     /// `old` and the sums of a part of x, which of integers are worth its scale.
@@ -91,14 +99,33 @@ pub(crate) trait Arith: Copy + 'static {
     unsafe fn store_operand(at: *mut u8, operand: Self::Operand);
     /// The same `STEP` values in every lane.
     unsafe fn splat(x: Self::Scalar) -> Self::Operand;
-    /// `acc + w · x`.
-    unsafe fn dot(acc: Self::Acc, w: Self::Operand, x: Self::Operand) -> Self::Acc;
+    /// `part + w · x`.
+    unsafe fn dot(part: Self::Part, w: Self::Operand, x: Self::Operand) -> Self::Part;
 }
+
+/// A stretch is one part.
+macro_rules! whole_parts {
+    () => {
+        type Part = Self::Acc;
+
+        #[inline(always)]
+        unsafe fn part(acc: Self::Acc) -> Self::Acc {
+            acc
+        }
+
+        #[inline(always)]
+        unsafe fn join(_: Self::Acc, part: Self::Acc) -> Self::Acc {
+            part
+        }
+    };
+}
+use whole_parts;
 
 /// Arithmetic on floats: a stretch's sums are sums as they are.
 macro_rules! float_sums {
     () => {
         type Acc = Self::Sum;
+        crate::simd::whole_parts! {}
 
         #[inline(always)]
         unsafe fn start(_: *const crate::simd::Quantised) -> Self::Sum {
@@ -137,9 +164,14 @@ fn bf16_pair(x: [f32; 2]) -> u32 {
     x[0].to_bits() >> 16 | x[1].to_bits() & 0xffff_0000
 }
 
-/// Arithmetic on x rounded to eight bits, -127 to 127: [`Arith::Scalar`] is four of them, the first lowest, and weights
-/// are integers moved up by [`Path::offset`].
-pub(crate) trait IntArith: Arith<Scalar = u32> {}
+/// Arithmetic on x rounded to eight bits, -127 to 127; weights are integers moved up by [`Path::offset`].
+pub(crate) trait IntArith: Arith<Scalar = u32> {
+    /// [`Arith::STEP`] values of x: four bytes, the first lowest, unless it says otherwise.
+    #[inline(always)]
+    fn pack(x: &[i8]) -> u32 {
+        u32::from_le_bytes(std::array::from_fn(|i| x[i] as u8))
+    }
+}
 
 /// One row of a part of x that was rounded to eight bits. Parts of one block have the same scale.
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,6 +191,8 @@ pub(crate) trait F32Arith:
 {
     /// `LANES` packed words of eight int4.
     type Words: Copy;
+    /// Whether the columns of a word become f32 in different ways.
+    const COLUMNS_DIFFER: bool = false;
 
     unsafe fn load_bf16(at: *const u16) -> Self::Sum;
     unsafe fn load_i8(at: *const i8) -> Self::Sum;
@@ -190,14 +224,11 @@ pub(crate) trait Task {
         unreachable!("planned in f32")
     }
 
-    /// Runs with products of integers; for tasks that ask for such a [`Path`].
+    /// Runs with products of integers, of weights that lie as `F`; for tasks that ask for such a [`Path`].
     ///
     /// # Safety
     /// As [`Self::with_f32`].
-    unsafe fn with_int8<A: IntArith, const NV: usize>(&self)
-    where
-        I4: Format<A>,
-    {
+    unsafe fn with_integers<A: IntArith, F: Format<A>, const NV: usize>(&self) {
         unreachable!("planned in f32")
     }
 }
@@ -214,8 +245,10 @@ enum Products {
     F32,
     /// Pairs of bf16.
     Bf16,
-    /// Fours of integers of eight bits.
+    /// Integers of eight bits.
     Int8,
+    /// Integers of eight bits by some of four.
+    Int4,
 }
 
 impl Path {
@@ -235,32 +268,31 @@ impl Path {
         })
     }
 
-    /// Products of fours of integers.
-    pub(crate) fn int8(isa: Isa) -> Self {
-        Self {
-            isa,
-            products: Products::Int8,
-        }
+    /// Products of integers, by weights of four bits or of eight.
+    pub(crate) fn integers(isa: Isa, weight: WeightFormat) -> Self {
+        let products = match weight {
+            WeightFormat::Int4Row | WeightFormat::Int4Group(_) => Products::Int4,
+            _ => Products::Int8,
+        };
+        Self { isa, products }
     }
 
     /// Whether x is rounded to eight bits.
-    pub(crate) fn is_int8(self) -> bool {
-        self.products == Products::Int8
+    pub(crate) fn has_integers(self) -> bool {
+        matches!(self.products, Products::Int8 | Products::Int4)
     }
 
     /// What integers of a weight are moved up by in memory: where x is integers too, those of four bits, to be read
     /// without a sign, and those of eight for instructions that take them so.
-    pub(crate) fn offset(self, weight: WeightFormat) -> i32 {
-        match weight {
-            _ if !self.is_int8() => 0,
+    pub(crate) fn offset(self) -> i32 {
+        match (self.products, self.isa.vectors()) {
+            (Products::Int4, _) => 8,
             #[cfg(target_arch = "aarch64")]
-            WeightFormat::Int8Row | WeightFormat::Int8Group(_)
-                if self.isa.vectors() == Vectors::Neon =>
-            {
-                0
-            }
-            WeightFormat::Int8Row | WeightFormat::Int8Group(_) => 128,
-            _ => 8,
+            (Products::Int8, Vectors::Neon) => 0,
+            #[cfg(target_arch = "x86_64")]
+            (Products::Int8, _) if self.isa.level() == Level::Avx2 => 0,
+            (Products::Int8, _) => 128,
+            _ => 0,
         }
     }
 
@@ -277,12 +309,32 @@ impl Path {
         }
     }
 
+    /// Panels that one row of x is multiplied by at once: with two vectors each, so few sums of floats wait for each other.
+    pub(crate) fn panels_together(self) -> usize {
+        match (self.products, self.isa.vectors()) {
+            #[cfg(target_arch = "x86_64")]
+            (Products::F32, Vectors::Avx2) => 2,
+            _ => 1,
+        }
+    }
+
     /// [`Arith::STEP`].
     pub(crate) fn step(self) -> usize {
         match self.products {
             Products::F32 => 1,
             Products::Bf16 => 2,
-            Products::Int8 => 4,
+            #[cfg(target_arch = "x86_64")]
+            Products::Int8 if self.isa.level() == Level::Avx2 => 2,
+            Products::Int8 | Products::Int4 => 4,
+        }
+    }
+
+    /// How many columns apart those are that share a byte of packed int4.
+    pub(crate) fn nibble_step(self) -> usize {
+        match (self.products, self.isa.vectors()) {
+            #[cfg(target_arch = "x86_64")]
+            (Products::F32, Vectors::Avx2) => 4,
+            _ => self.step(),
         }
     }
 
@@ -321,24 +373,46 @@ pub(crate) fn run<T: Task>(path: Path, task: &T) {
         Products::Int8 => match path.isa.level() {
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => unsafe { neon::run_int8(task) },
+            Level::Neon => unsafe { neon::run_int8::<Native, T>(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
-            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot(task) },
+            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot::<Native, T>(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => unsafe { avx2::run_int8(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni => unsafe { avx2::run_vnni(task) },
+            Level::Avx2Vnni => unsafe { avx2::run_vnni::<Native, T>(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::run_int8(task) },
+            Level::Avx512 => unsafe { avx512::run_int8::<Native, T>(task) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run_vnni(task) },
+            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run_vnni::<Native, T>(task) },
             // SAFETY: every CPU has it.
-            _ => unsafe { task.with_int8::<scalar::ScalarInt8, 2>() },
+            _ => unsafe { task.with_integers::<scalar::ScalarInt8, Native, 2>() },
+        },
+        Products::Int4 => match path.isa.level() {
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::run_int8::<I4, T>(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot::<I4, T>(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::run_int4(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => unsafe { avx2::run_vnni::<I4, T>(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::run_int8::<I4, T>(task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run_vnni::<I4, T>(task) },
+            // SAFETY: every CPU has it.
+            _ => unsafe { task.with_integers::<scalar::ScalarInt8, I4, 2>() },
         },
     }
 }

@@ -493,26 +493,14 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
-            self.ask_for::<V>(places[self.asked(i, BLOCK)], 0..self.row_bytes());
+            self.ask_for::<V>(places[asked(self.isa.asks_far(), i, BLOCK)]);
         }
     }
 
-    /// The `i`-th of `slots` slots to be asked for.
-    ///
-    /// Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
-    /// follows a stream of addresses does so inside a page, and these are four.
+    /// Asks for one key or value.
     #[inline(always)]
-    fn asked(&self, i: usize, slots: usize) -> usize {
-        match self.isa.asks_far() {
-            true => i,
-            false => i % 4 * (slots / 4) + i / 4,
-        }
-    }
-
-    /// Asks for some bytes of one key or value.
-    #[inline(always)]
-    fn ask_for<V: Lanes>(&self, place: *const u8, bytes: Range<usize>) {
-        for byte in bytes.step_by(64) {
+    fn ask_for<V: Lanes>(&self, place: *const u8) {
+        for byte in (0..self.row_bytes()).step_by(64) {
             V::prefetch(place.wrapping_add(byte), self.isa.asks_far());
         }
     }
@@ -601,6 +589,18 @@ impl<'a> Problem<'a> {
             (partial[0], partial[1]) = (max, sum);
             Row::of(&mut partial[2..]).copy_from::<V, f32>(result);
         }
+    }
+}
+
+/// The `i`-th of `slots` slots to be asked for.
+///
+/// Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
+/// follows a stream of addresses does so inside a page, and these are four.
+#[inline(always)]
+fn asked(far: bool, i: usize, slots: usize) -> usize {
+    match far {
+        true => i,
+        false => i % 4 * (slots / 4) + i / 4,
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn plan(cpu: &Cpu, op: &Matmul) -> Planned {
 
 fn choose(cpu: &Cpu, op: &Matmul) -> Path {
     if cpu.rounds_activations && op.activation_block().is_some() {
-        return Path::int8(cpu.isa);
+        return Path::integers(cpu.isa, op.weight);
     }
     let exact_in_bf16 = !matches!(op.weight, WeightFormat::Dense(DType::F32 | DType::F16));
     match Path::bf16(cpu.isa) {

@@ -297,6 +297,9 @@ pub(crate) trait Element: bytemuck::Pod + Send + Sync {
     fn ordered<V: Lanes>(x: [V; 2]) -> [V; 2] {
         x
     }
+    /// Puts `2 · V::N` numbers in the order of memory into that of [`Self::load_two`].
+    #[inline(always)]
+    fn as_loaded<V: Lanes>(_x: &mut [f32]) {}
     fn widen(self) -> f32;
     /// Rounded to nearest even.
     fn narrow(x: f32) -> Self;
@@ -351,6 +354,15 @@ element!(
     #[inline(always)]
     fn ordered<V: Lanes>([lower, upper]: [V; 2]) -> [V; 2] {
         V::in_turns(lower, upper)
+    },
+    #[inline(always)]
+    fn as_loaded<V: Lanes>(x: &mut [f32]) {
+        let mut turns = [0.0; 2 * MAX_LANES];
+        let turns = &mut turns[..2 * V::N];
+        turns.copy_from_slice(x);
+        for (i, turn) in turns.as_chunks::<2>().0.iter().enumerate() {
+            [x[i], x[V::N + i]] = *turn;
+        }
     }
 );
 

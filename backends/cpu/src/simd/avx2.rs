@@ -2,17 +2,23 @@
 
 use std::arch::x86_64::*;
 
-use super::{Arith, F32Arith, FloatArith, Format, I4, IntArith, Quantised, Task, float_sums};
+use super::{
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, float_sums, whole_parts,
+};
 
 /// f32 products.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2;
 
-/// Products of fours of integers, summed in i32: `vpmaddwd` of the even and of the odd ones. (`vpmaddubsw` would saturate.)
+/// Products of pairs of integers, both made sixteen bits long, summed in i32: `vpmaddwd`. (`vpmaddubsw` would saturate.)
 #[derive(Clone, Copy)]
 pub(super) struct Avx2Int8;
 
-/// The same by `vpdpbusd`.
+/// Products of fours of integers, those of the weight 0 to 15: `vpmaddubsw`, summed in i16 for as long as these hold.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2Int4;
+
+/// Products of fours of integers, summed in i32: `vpdpbusd`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2Vnni;
 
@@ -25,13 +31,19 @@ pub(super) unsafe fn run<T: Task>(task: &T) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run_int8<T: Task>(task: &T) {
     // SAFETY: the features of this function.
-    unsafe { task.with_int8::<Avx2Int8, 2>() }
+    unsafe { task.with_integers::<Avx2Int8, I8, 2>() }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run_int4<T: Task>(task: &T) {
+    // SAFETY: the features of this function.
+    unsafe { task.with_integers::<Avx2Int4, I4, 2>() }
 }
 
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-pub(super) unsafe fn run_vnni<T: Task>(task: &T) {
+pub(super) unsafe fn run_vnni<F: Format<Avx2Vnni>, T: Task>(task: &T) {
     // SAFETY: the features of this function.
-    unsafe { task.with_int8::<Avx2Vnni, 2>() }
+    unsafe { task.with_integers::<Avx2Vnni, F, 2>() }
 }
 
 /// What all kinds do with their sums.
@@ -76,7 +88,8 @@ impl FloatArith for Avx2 {
 }
 
 impl F32Arith for Avx2 {
-    type Words = __m256i;
+    type Words = Words;
+    const COLUMNS_DIFFER: bool = true;
 
     simd! {
         fn load_bf16(at: *const u16) -> __m256 = {
@@ -85,24 +98,101 @@ impl F32Arith for Avx2 {
         };
         fn load_i8(at: *const i8) -> __m256 =
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())));
-        fn words(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
-        fn lowest(words: __m256i) -> __m256 =
-            _mm256_cvtepi32_ps(_mm256_srai_epi32::<28>(_mm256_slli_epi32::<28>(words)));
-        fn shift(words: __m256i) -> __m256i = _mm256_srli_epi32::<4>(words);
+        // The lower halves of the words of four rows, then their upper halves: so two columns of a row come to lie in a lane.
+        fn words(at: *const u8) -> Words = Words::new(_mm256_shuffle_epi8(
+            _mm256_loadu_si256(at.cast()),
+            twice([0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15]),
+        ));
+        fn lowest(words: Words) -> __m256 = words.lowest();
+        fn shift(words: Words) -> Words = words.shift();
     }
 }
 
-/// Arithmetic on integers, by the products of fours given.
+/// Words of int4, on their way to f32.
+#[derive(Clone, Copy)]
+pub(super) struct Words {
+    words: __m256i,
+    /// The two bytes of the bf16 of each int4 in the lower halves of bytes, four columns of them.
+    low: __m256i,
+    high: __m256i,
+    /// Columns dropped.
+    dropped: usize,
+}
+
+impl Words {
+    simd! {
+        fn new(words: __m256i) -> Self = Self::at(words, 0);
+        // Columns four apart share a byte.
+        fn at(words: __m256i, dropped: usize) -> Self = {
+            let columns = _mm256_and_si256(words, _mm256_set1_epi8(15));
+            Self {
+                words,
+                low: _mm256_shuffle_epi8(twice(const { int4_as_bf16(0) }), columns),
+                high: _mm256_shuffle_epi8(twice(const { int4_as_bf16(1) }), columns),
+                dropped,
+            }
+        };
+    }
+
+    #[inline(always)]
+    unsafe fn lowest(self) -> __m256 {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let pairs = match self.dropped % 4 {
+                0 | 1 => _mm256_unpacklo_epi8(self.low, self.high),
+                _ => _mm256_unpackhi_epi8(self.low, self.high),
+            };
+            _mm256_castsi256_ps(match self.dropped % 2 {
+                0 => _mm256_slli_epi32::<16>(pairs),
+                _ => _mm256_and_si256(pairs, _mm256_set1_epi32(-1 << 16)),
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn shift(self) -> Self {
+        match self.dropped {
+            // SAFETY: the caller's promise.
+            3 => unsafe { Self::at(_mm256_srli_epi16::<4>(self.words), 4) },
+            dropped => Self {
+                dropped: dropped + 1,
+                ..self
+            },
+        }
+    }
+}
+
+/// The same in both halves.
+#[inline(always)]
+unsafe fn twice(bytes: [u8; 16]) -> __m256i {
+    // SAFETY: the array is 16 bytes long, and the caller has AVX2.
+    unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(bytes.as_ptr().cast())) }
+}
+
+/// Byte `byte` of the bf16 of every int4, by its bits.
+const fn int4_as_bf16(byte: usize) -> [u8; 16] {
+    let mut table = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        let q = ((i as i8) << 4) >> 4;
+        table[i] = ((q as f32).to_bits() >> (16 + 8 * byte)) as u8;
+        i += 1;
+    }
+    table
+}
+
+/// Arithmetic on integers, `STEP` of them in each lane; parts and products as given.
 macro_rules! integers {
-    ($arith:ident, $($dot:tt)*) => {
+    ($arith:ident, $step:expr, { $($parts:tt)* }, $($dot:tt)*) => {
         impl Arith for $arith {
             type Acc = __m256i;
             type Operand = __m256i;
             type Scalar = u32;
-            const STEP: usize = 4;
+            const STEP: usize = $step;
             const ROUNDED: bool = true;
 
             sums! {}
+            $($parts)*
 
             simd! {
                 fn start(x: *const Quantised) -> __m256i = _mm256_set1_epi32((*x).start);
@@ -116,9 +206,12 @@ macro_rules! integers {
                 $($dot)*
             }
         }
+    };
+}
 
-        impl IntArith for $arith {}
-
+/// Integers of four bits, without a sign, in the lower and the upper halves of bytes.
+macro_rules! nibbles {
+    ($arith:ident) => {
         impl Format<$arith> for I4 {
             type Raw = __m256i;
             const STEPS: usize = 2;
@@ -133,17 +226,55 @@ macro_rules! integers {
     };
 }
 
-integers! { Avx2Int8,
-    fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = {
-        let even = _mm256_madd_epi16(
-            _mm256_and_si256(w, _mm256_set1_epi16(255)),
-            _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)),
-        );
-        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(x));
-        _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
-    };
+integers! { Avx2Int8, 2, { whole_parts! {} },
+    fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i =
+        _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
 }
 
-integers! { Avx2Vnni,
+impl IntArith for Avx2Int8 {
+    #[inline(always)]
+    fn pack(x: &[i8]) -> u32 {
+        u32::from(i16::from(x[0]) as u16) | u32::from(i16::from(x[1]) as u16) << 16
+    }
+}
+
+impl Format<Avx2Int8> for I8 {
+    type Raw = __m256i;
+    const STEPS: usize = 1;
+    const BYTES: usize = 16;
+
+    simd! {
+        fn load(at: *const u8) -> __m256i = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
+    }
+
+    #[inline(always)]
+    unsafe fn operand(raw: __m256i) -> __m256i {
+        raw
+    }
+}
+
+integers! { Avx2Int4, 4,
+    {
+        type Part = __m256i;
+        // Sixteen products of at most 15 · 127 in size: 30480.
+        const PART_STEPS: Option<usize> = Some(8);
+
+        simd! {
+            fn part(_acc: __m256i) -> __m256i = _mm256_setzero_si256();
+            fn join(acc: __m256i, part: __m256i) -> __m256i =
+                _mm256_add_epi32(acc, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
+        }
+    },
+    fn dot(part: __m256i, w: __m256i, x: __m256i) -> __m256i =
+        _mm256_add_epi16(part, _mm256_maddubs_epi16(w, x));
+}
+
+impl IntArith for Avx2Int4 {}
+nibbles! { Avx2Int4 }
+
+integers! { Avx2Vnni, 4, { whole_parts! {} },
     fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(acc, w, x);
 }
+
+impl IntArith for Avx2Vnni {}
+nibbles! { Avx2Vnni }

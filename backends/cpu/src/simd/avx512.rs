@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{
     Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, bf16_pair, float_sums,
+    whole_parts,
 };
 
 /// f32 products.
@@ -35,15 +36,15 @@ pub(super) unsafe fn run_bf16<T: Task>(task: &T) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn run_int8<T: Task>(task: &T) {
+pub(super) unsafe fn run_int8<F: Format<Avx512Int8>, T: Task>(task: &T) {
     // SAFETY: the features of this function.
-    unsafe { task.with_int8::<Avx512Int8, 4>() }
+    unsafe { task.with_integers::<Avx512Int8, F, 4>() }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn run_vnni<T: Task>(task: &T) {
+pub(super) unsafe fn run_vnni<F: Format<Avx512Vnni>, T: Task>(task: &T) {
     // SAFETY: the features of this function.
-    unsafe { task.with_int8::<Avx512Vnni, 4>() }
+    unsafe { task.with_integers::<Avx512Vnni, F, 4>() }
 }
 
 /// What all kinds do with their sums.
@@ -150,6 +151,7 @@ macro_rules! integers {
             const ROUNDED: bool = true;
 
             sums! {}
+            whole_parts! {}
 
             simd! {
                 fn start(x: *const Quantised) -> __m512i = _mm512_set1_epi32((*x).start);

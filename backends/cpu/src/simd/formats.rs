@@ -17,6 +17,8 @@ pub(crate) trait Format<A: Arith> {
     const BYTES: usize;
     /// Whether a unit is an operand as it lies in memory.
     const NATIVE: bool = false;
+    /// Whether its steps differ, so that a loop over them has to be written out.
+    const WRITTEN_OUT: bool = false;
 
     unsafe fn load(at: *const u8) -> Self::Raw;
     /// The first step of what is left.
@@ -87,6 +89,7 @@ impl<A: F32Arith> Format<A> for I4 {
     type Raw = A::Words;
     const STEPS: usize = 8;
     const BYTES: usize = A::LANES * 4;
+    const WRITTEN_OUT: bool = A::COLUMNS_DIFFER;
 
     #[inline(always)]
     unsafe fn load(at: *const u8) -> A::Words {

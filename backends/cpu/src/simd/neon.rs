@@ -5,6 +5,7 @@ use std::arch::asm;
 
 use super::{
     Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, bf16_pair, float_sums,
+    whole_parts,
 };
 
 /// f32 products.
@@ -39,15 +40,15 @@ pub(super) unsafe fn run_bf16<T: Task>(task: &T) {
 }
 
 #[target_feature(enable = "neon")]
-pub(super) unsafe fn run_int8<T: Task>(task: &T) {
+pub(super) unsafe fn run_int8<F: Format<NeonInt8>, T: Task>(task: &T) {
     // SAFETY: the feature of this function.
-    unsafe { task.with_int8::<NeonInt8, 4>() }
+    unsafe { task.with_integers::<NeonInt8, F, 4>() }
 }
 
 #[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn run_dot<T: Task>(task: &T) {
+pub(super) unsafe fn run_dot<F: Format<NeonDot>, T: Task>(task: &T) {
     // SAFETY: the features of this function.
-    unsafe { task.with_int8::<NeonDot, 4>() }
+    unsafe { task.with_integers::<NeonDot, F, 4>() }
 }
 
 /// Four f16 as f32. The intrinsic is not in this Rust yet; the instruction is in every aarch64.
@@ -204,6 +205,7 @@ macro_rules! integers {
             const ROUNDED: bool = true;
 
             sums! {}
+            whole_parts! {}
 
             simd! {
                 fn start(x: *const Quantised) -> int32x4_t = vdupq_n_s32((*x).start);

@@ -2,7 +2,9 @@
 
 use half::f16;
 
-use super::{Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, Quantised, float_sums};
+use super::{
+    Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, Quantised, float_sums, whole_parts,
+};
 
 /// f32 products.
 #[derive(Clone, Copy)]
@@ -146,6 +148,7 @@ impl Arith for ScalarInt8 {
     const ROUNDED: bool = true;
 
     sums! {}
+    whole_parts! {}
 
     #[inline(always)]
     unsafe fn start(x: *const Quantised) -> [i32; 4] {

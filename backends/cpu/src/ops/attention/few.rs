@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use hal::DType;
 
-use super::{BLOCK, Problem, Task, exp_normal};
+use super::{BLOCK, Problem, Task, asked, exp_normal};
 use crate::Isa;
 use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
@@ -22,8 +22,8 @@ const SLOTS_PAIRS: usize = MAX_LANES;
 const SLOTS: usize = BLOCK;
 /// Rows whose scores are worked on together.
 const TOGETHER: usize = 4;
-/// Vectors of results that are worked on together, of two rows as pairs and of up to four rows else. They lie as
-/// [`order`] says.
+/// Vectors of results that are worked on together, of two rows as pairs and of up to four rows else; where there are few registers,
+/// half as many of four rows. They lie as [`order`] says.
 const WIDE_PAIRS: usize = 8;
 const WIDE: usize = 4;
 /// Vectors of a key of 128 elements as pairs: loops over them have a known length.
@@ -186,6 +186,9 @@ impl Problem<'_> {
         results.fill(0.0);
         for (i, q) in q.chunks_exact_mut(width).enumerate() {
             self.query::<V>(&of(i / rows), task.rows.start + i % rows, q);
+            if !V::PAIRS {
+                q.chunks_exact_mut(2 * V::N).for_each(E::as_loaded::<V>);
+            }
         }
 
         let end = all_slots.end.min(seen.iter().copied().max().unwrap_or(0));
@@ -195,8 +198,8 @@ impl Problem<'_> {
         if self.in_place() {
             for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
                 let Some(next) = first.next::<V>() else { break };
-                for at in next.at {
-                    self.ask_slots::<V>(Some(at), 0..next.slots.len(), 0..self.row_bytes());
+                for next in self.next(&next) {
+                    (0..block_slots::<V>()).for_each(|i| next.ask_row::<V>(i));
                 }
             }
         }
@@ -205,7 +208,7 @@ impl Problem<'_> {
         let scores = &mut scores[..rows * SLOTS];
         while let Some(block) = blocks.next::<V>() {
             let next = ahead.as_mut().and_then(Blocks::next::<V>);
-            let next = next.map_or([None; 2], |next| next.at.map(Some));
+            let next = next.map_or([None; 2], |next| self.next(&next).map(Some));
             let (start, n) = (block.slots.start, block.slots.len());
             let own = block.head * rows..(block.head + 1) * rows;
             let q = &q[own.start * width..own.end * width];
@@ -268,18 +271,16 @@ impl Problem<'_> {
         self.in_place() && !(self.sizes.pairs && stream && self.isa.reads_long_pages())
     }
 
-    /// Asks for some bytes of some of the slots that lie at a place.
-    #[inline(always)]
-    fn ask_slots<V: Lanes>(&self, at: Option<*const u8>, slots: Range<usize>, bytes: Range<usize>) {
-        let Some(at) = at else { return };
-        for slot in slots {
-            let slot = self.asked(slot, block_slots::<V>());
-            let row = at.wrapping_add(slot * self.row_bytes());
-            self.ask_for::<V>(row, bytes.clone());
-        }
+    /// How the keys and values of a block are asked for.
+    fn next(&self, block: &Block) -> [Next; 2] {
+        block.at.map(|at| Next {
+            at,
+            row_bytes: self.row_bytes(),
+            far: self.isa.asks_far(),
+        })
     }
 
-    /// `scores[r, j] = scale · keys[j] · q[r]`, and anything for slots behind the last. Asks for slots that lie at `next`.
+    /// `scores[r, j] = scale · keys[j] · q[r]`, and anything for slots behind the last. Asks for the rows of `next`.
     ///
     /// # Safety
     /// At each of `keys` lie `dim` elements, whole vectors.
@@ -288,7 +289,7 @@ impl Problem<'_> {
         &self,
         scores: &mut [f32],
         keys: Slots,
-        next: Option<*const u8>,
+        next: Option<Next>,
         q: &[f32],
     ) {
         let width = if W > 0 {
@@ -299,7 +300,9 @@ impl Problem<'_> {
         let rows = q.len() / width;
         assert!(width.is_multiple_of(V::N) && scores.len() >= rows * SLOTS && keys.n <= SLOTS);
         for j in (0..keys.n).step_by(4) {
-            self.ask_slots::<V>(next, j..j + 4, 0..self.row_bytes());
+            if let Some(next) = next {
+                (j..j + 4).for_each(|i| next.ask_row::<V>(i));
+            }
             let mut r = 0;
             while r < rows {
                 // SAFETY: as many rows of q and scores are left; keys are the caller's promise.
@@ -308,16 +311,12 @@ impl Problem<'_> {
                         width,
                         scale: self.op.scale,
                         scores: scores.as_mut_ptr().add(r * SLOTS + j),
-                        keys: [
-                            keys.row(j),
-                            keys.row(j + 1),
-                            keys.row(j + 2),
-                            keys.row(j + 3),
-                        ],
+                        // Behind the last, the last.
+                        keys: [0, 1, 2, 3].map(|i| keys.row((j + i).min(keys.n - 1))),
                         q: q.as_ptr().add(r * width),
                     };
                     match rows - r {
-                        TOGETHER.. if V::MANY_REGISTERS => dot.rows::<V, TOGETHER>(),
+                        TOGETHER.. => dot.rows::<V, TOGETHER>(),
                         2.. => dot.rows::<V, 2>(),
                         _ => dot.rows::<V, 1>(),
                     }
@@ -347,7 +346,7 @@ impl Problem<'_> {
         }
     }
 
-    /// `results[r] += Σ_j p[r, j] · values[j]`. Asks for slots that lie at `next`.
+    /// `results[r] += Σ_j p[r, j] · values[j]`. Asks for the rows of `next`.
     ///
     /// # Safety
     /// At each of `values` lie `dim` elements, whole vectors.
@@ -357,13 +356,12 @@ impl Problem<'_> {
         results: &mut [f32],
         p: &[f32],
         values: Slots,
-        next: Option<*const u8>,
+        next: Option<Next>,
     ) {
         let dim = if W > 0 { 2 * W * V::N } else { self.sizes.dim };
         let rows = results.len() / dim;
         assert!(dim.is_multiple_of(V::N) && p.len() >= rows * SLOTS && values.n <= SLOTS);
         let call = Weigh {
-            problem: self,
             dim,
             results: results.as_mut_ptr(),
             p: p.as_ptr(),
@@ -375,7 +373,7 @@ impl Problem<'_> {
             // SAFETY: as many rows are left.
             r += unsafe {
                 match rows - r {
-                    4.. if V::MANY_REGISTERS && !V::PAIRS => call.rows::<V, E, 4>(r),
+                    TOGETHER.. if !V::PAIRS => call.rows::<V, E, TOGETHER>(r),
                     2.. => call.rows::<V, E, 2>(r),
                     _ => call.rows::<V, E, 1>(r),
                 }
@@ -394,10 +392,37 @@ struct Slots {
 }
 
 impl Slots {
-    /// Row `j`, or the last.
     #[inline(always)]
     fn row<E>(self, j: usize) -> *const E {
-        self.at.wrapping_add(j.min(self.n - 1) * self.step).cast()
+        self.at.wrapping_add(j * self.step).cast()
+    }
+}
+
+/// Keys or values of a block that are asked for, by value: what lies in memory would be read again for each of them.
+#[derive(Clone, Copy)]
+struct Next {
+    at: *const u8,
+    row_bytes: usize,
+    far: bool,
+}
+
+impl Next {
+    /// Asks for the row of the `i`-th slot.
+    #[inline(always)]
+    fn ask_row<V: Lanes>(self, i: usize) {
+        self.ask::<V>(i, 0, self.row_bytes);
+    }
+
+    /// Asks for `bytes` of it from `start` on.
+    #[inline(always)]
+    fn ask<V: Lanes>(self, i: usize, start: usize, bytes: usize) {
+        let slot = asked(self.far, i, block_slots::<V>());
+        let at = self.at.wrapping_add(slot * self.row_bytes + start);
+        let mut byte = 0;
+        while byte < bytes {
+            V::prefetch(at.wrapping_add(byte), self.far);
+            byte += 64;
+        }
     }
 }
 
@@ -411,16 +436,36 @@ struct Dot<E, const W: usize> {
 }
 
 impl<E: Cached, const W: usize> Dot<E, W> {
-    /// Scores of `R` rows and four slots, two slots after the other two. Returns `R`.
+    /// Scores of `R` rows and four slots. Returns `R`.
     ///
     /// # Safety
     /// There are `R` rows of q, and room for their scores, and all keys are whole vectors.
+    #[inline(always)]
+    unsafe fn rows<V: Lanes, const R: usize>(&self) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = match V::PAIRS {
+                true => self.pairs::<V, R>(),
+                false => self.floats::<V, R>(),
+            };
+            let scale = V::splat(self.scale);
+            for (r, sums) in sums.into_iter().enumerate() {
+                V::store_sums(sums, scale, self.scores.add(r * SLOTS));
+            }
+        }
+        R
+    }
+
+    /// Sums of pairs, two slots after the other two.
+    ///
+    /// # Safety
+    /// As [`Self::rows`].
     #[inline(always)]
     #[expect(
         clippy::needless_range_loop,
         reason = "iterators would put closures between the intrinsics and their target features"
     )]
-    unsafe fn rows<V: Lanes, const R: usize>(&self) -> usize {
+    unsafe fn pairs<V: Lanes, const R: usize>(&self) -> [[V; 4]; R] {
         let width = if W > 0 { W * V::N } else { self.width };
         let mut sums = [[V::splat(0.0); 4]; R];
         // SAFETY: the caller's promise.
@@ -429,30 +474,63 @@ impl<E: Cached, const W: usize> Dot<E, W> {
                 for d in (0..width).step_by(V::N) {
                     let mut k = [V::splat(0.0); 2];
                     for j in 0..2 {
-                        let key = self.keys[first + j];
-                        k[j] = match V::PAIRS {
-                            true => E::load_pairs(key.add(2 * d)),
-                            false => E::load::<V>(key.add(d)),
-                        };
+                        k[j] = E::load_pairs(self.keys[first + j].add(2 * d));
                     }
                     for r in 0..R {
                         let q = V::load_f32(self.q.add(r * width + d));
                         for j in 0..2 {
                             let sum = &mut sums[r][first + j];
-                            *sum = match V::PAIRS {
-                                true => k[j].dot_pairs(q, *sum),
-                                false => k[j].mul_add(q, *sum),
-                            };
+                            *sum = k[j].dot_pairs(q, *sum);
                         }
                     }
                 }
             }
-            let scale = V::splat(self.scale);
-            for r in 0..R {
-                V::store_sums(sums[r], scale, self.scores.add(r * SLOTS));
+        }
+        sums
+    }
+
+    /// Sums of floats, eight at once. q lies as [`Element::load_two`] loads keys.
+    ///
+    /// # Safety
+    /// As [`Self::rows`].
+    #[inline(always)]
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "iterators would put closures between the intrinsics and their target features"
+    )]
+    unsafe fn floats<V: Lanes, const R: usize>(&self) -> [[V; 4]; R] {
+        let (width, at_once) = (self.width, if R == TOGETHER { 2 } else { 4 });
+        let twos = width - width % (2 * V::N);
+        let mut sums = [[V::splat(0.0); 4]; R];
+        // SAFETY: the caller's promise.
+        unsafe {
+            for first in (0..4).step_by(at_once) {
+                for d in (0..twos).step_by(2 * V::N) {
+                    let mut k = [[V::splat(0.0); 2]; 4];
+                    for j in first..first + at_once {
+                        k[j] = E::load_two::<V>(self.keys[j].add(d));
+                    }
+                    for r in 0..R {
+                        let at = self.q.add(r * width + d);
+                        let q = [V::load_f32(at), V::load_f32(at.add(V::N))];
+                        for j in first..first + at_once {
+                            let sum = k[j][0].mul_add(q[0], sums[r][j]);
+                            sums[r][j] = k[j][1].mul_add(q[1], sum);
+                        }
+                    }
+                }
+                if twos < width {
+                    for j in first..first + at_once {
+                        let k = E::load::<V>(self.keys[j].add(twos));
+                        for r in 0..R {
+                            let q = V::load_f32(self.q.add(r * width + twos));
+                            sums[r][j] = k.mul_add(q, sums[r][j]);
+                        }
+                    }
+                }
             }
         }
-        R
+        sums
     }
 }
 
@@ -492,15 +570,20 @@ fn softmax<V: Lanes>(scores: &mut [f32], max: &mut f32, sums: &mut [f32], result
     sums.store(0, total);
 }
 
+/// Elements of a result that are loaded two vectors at once.
+#[inline(always)]
+fn in_twos<V: Lanes>(dim: usize) -> usize {
+    match V::PAIRS {
+        true => dim,
+        false => dim / (WIDE * V::N) * (WIDE * V::N),
+    }
+}
+
 /// Puts a result into the order of memory.
 #[inline(always)]
 fn order<V: Lanes, E: Cached>(result: &mut [f32]) {
     let dim = result.len();
-    let whole = match V::PAIRS {
-        true => dim,
-        false => dim / (WIDE * V::N) * (WIDE * V::N),
-    };
-    for d in (0..whole).step_by(2 * V::N) {
+    for d in (0..in_twos::<V>(dim)).step_by(2 * V::N) {
         // SAFETY: two vectors of the result.
         unsafe {
             let at = result.as_mut_ptr().add(d);
@@ -516,16 +599,15 @@ fn order<V: Lanes, E: Cached>(result: &mut [f32]) {
 }
 
 /// One call of [`Problem::weigh`].
-struct Weigh<'a> {
-    problem: &'a Problem<'a>,
+struct Weigh {
     dim: usize,
     results: *mut f32,
     p: *const f32,
     values: Slots,
-    next: Option<*const u8>,
+    next: Option<Next>,
 }
 
-impl Weigh<'_> {
+impl Weigh {
     /// `R` results. Returns `R`.
     ///
     /// # Safety
@@ -536,11 +618,17 @@ impl Weigh<'_> {
         while d < self.dim {
             // SAFETY: as many elements are left.
             d += unsafe {
-                match ((self.dim - d) / V::N, V::PAIRS) {
-                    (WIDE_PAIRS.., true) => self.block::<V, E, R, WIDE_PAIRS>(row, d),
-                    (_, true) => self.block::<V, E, R, 2>(row, d),
-                    (WIDE.., _) => self.block::<V, E, R, WIDE>(row, d),
-                    _ => self.block::<V, E, R, 1>(row, d),
+                if V::PAIRS {
+                    match (self.dim - d) / V::N {
+                        WIDE_PAIRS.. => self.block::<V, E, R, WIDE_PAIRS>(row, d),
+                        _ => self.block::<V, E, R, 2>(row, d),
+                    }
+                } else if d >= in_twos::<V>(self.dim) {
+                    self.block::<V, E, R, 1>(row, d)
+                } else if R < TOGETHER || V::MANY_REGISTERS {
+                    self.block::<V, E, R, WIDE>(row, d)
+                } else {
+                    self.block::<V, E, R, { WIDE / 2 }>(row, d)
                 }
             };
         }
@@ -576,10 +664,11 @@ impl Weigh<'_> {
             for j in 0..steps {
                 let slots = if V::PAIRS { 2 * j..2 * j + 2 } else { j..j + 1 };
                 // Each column its own part, so that requests come evenly.
-                if row == 0 {
-                    let bytes = self.problem.op.kv.bytes();
-                    let bytes = d * bytes..(d + NV * V::N) * bytes;
-                    self.problem.ask_slots::<V>(self.next, slots.clone(), bytes);
+                if let (0, Some(next)) = (row, self.next) {
+                    let element = size_of::<E>();
+                    for slot in slots.clone() {
+                        next.ask::<V>(slot, d * element, NV * V::N * element);
+                    }
                 }
                 let value = self.values.row::<E>(slots.start).add(d);
                 let mut x = [V::splat(0.0); NV];

@@ -10,7 +10,7 @@ use ops::{ACTIVATION_BLOCK, Act};
 use super::layout::Layout;
 use super::quantise::quantise;
 use super::span::{BLOCK_STEPS, MAX_SPANS, Spans, decode};
-use super::tile::{ASKED_BYTES, Columns, Span, tile};
+use super::tile::{ASKED_BYTES, Columns, Span, pair, tile};
 use super::tiling::{BLOCK_ROWS, FEW_ROWS, Tiling};
 use crate::isa::Isa;
 use crate::ops::activation::with_act;
@@ -139,18 +139,12 @@ impl Task for Share<'_> {
     }
 
     #[inline(always)]
-    unsafe fn with_int8<A: IntArith, const NV: usize>(&self)
-    where
-        I4: Format<A>,
-    {
+    unsafe fn with_integers<A: IntArith, F: Format<A>, const NV: usize>(&self) {
         // SAFETY: as above; the planner takes this way for int8 and int4 only.
         unsafe {
-            match (self.pass, self.call.layout.format) {
-                (Pass::PackX, _) => self.quantise_x::<A>(),
-                (_, WeightFormat::Int8Row | WeightFormat::Int8Group(_)) => {
-                    self.multiply::<A, Native, NV>()
-                }
-                _ => self.multiply::<A, I4, NV>(),
+            match self.pass {
+                Pass::PackX => self.quantise_x::<A>(),
+                Pass::Multiply => self.multiply::<A, F, NV>(),
             }
         }
     }
@@ -204,7 +198,17 @@ impl Call<'_> {
     pub(super) fn items(&self, pass: Pass) -> usize {
         match pass {
             Pass::PackX => self.sizes.tiling.tiles,
-            Pass::Multiply => self.layout.panels() * self.sizes.tiling.blocks(),
+            Pass::Multiply => {
+                self.layout.panels().div_ceil(self.together()) * self.sizes.tiling.blocks()
+            }
+        }
+    }
+
+    /// Panels that are multiplied at once.
+    fn together(&self) -> usize {
+        match self.m {
+            1 => self.layout.together,
+            _ => 1,
         }
     }
 
@@ -328,8 +332,8 @@ impl Share<'_> {
                         let to = call.quantised(row + r, b * layout.block_parts + p);
                         to.write(Quantised { scale, start });
                     }
-                    for (s, four) in used.as_chunks::<4>().0.iter().enumerate() {
-                        *to.add(s * rows + r) = u32::from_le_bytes(four.map(|q| q as u8));
+                    for (s, values) in used.chunks_exact(A::STEP).enumerate() {
+                        *to.add(s * rows + r) = A::pack(values);
                     }
                 }
             }
@@ -343,9 +347,11 @@ impl Share<'_> {
         let call = self.call;
         let panels = call.layout.panels();
         if call.sizes.tiling.few {
-            while let Some(panel) = call.take(self.pass, self.thread) {
-                // SAFETY: the caller's promise; one thread has this panel.
-                unsafe { self.few_rows::<A, F, NV>(panel) };
+            while let Some(item) = call.take(self.pass, self.thread) {
+                let first = item * call.together();
+                let count = call.together().min(panels - first);
+                // SAFETY: the caller's promise; one thread has these panels.
+                unsafe { self.few_rows::<A, F, NV>(first, count) };
             }
             return;
         }
@@ -357,15 +363,15 @@ impl Share<'_> {
     }
 
     /// One or two tiles: the panel is read once, straight from memory; a second tile finds each span in the first-level
-    /// cache.
+    /// cache. Or one row by two panels.
     ///
     /// # Safety
     /// As [`Self::multiply`].
     #[inline(always)]
-    unsafe fn few_rows<A: Arith, F: Format<A>, const NV: usize>(&self, panel: usize) {
+    unsafe fn few_rows<A: Arith, F: Format<A>, const NV: usize>(&self, panel: usize, count: usize) {
         let (call, layout) = (self.call, self.call.layout);
         let mut space = [MaybeUninit::<f32>::uninit(); FEW_ROWS * MAX_PANEL];
-        let space = &mut space[..call.m * layout.panel];
+        let space = &mut space[..call.m * count * layout.panel];
         // SAFETY: what is made a slice was just set to zeros.
         let sums = unsafe {
             let sums: *mut f32 = space.as_mut_ptr().cast();
@@ -375,6 +381,12 @@ impl Share<'_> {
         let mut spans = Spans::new::<A, F>(call, panel);
         while let Some((step, span)) = spans.next(layout.steps) {
             let part = step / layout.part_steps;
+            if NV == 2 && count == 2 {
+                let x = call.columns::<A>(&(0..1), step, part);
+                // SAFETY: the span lies in the panel and alike in the next, x has its steps, `sums` both panels.
+                unsafe { pair::<A, F>(span, x, sums.as_mut_ptr()) };
+                continue;
+            }
             for t in 0..call.sizes.tiling.tiles {
                 let rows = call.sizes.tiling.rows(t);
                 let x = call.columns::<A>(&rows, step, part);
@@ -383,9 +395,9 @@ impl Share<'_> {
                 unsafe { tile::<A, F, NV, true>(rows.len(), span, x, sums.as_mut_ptr()) };
             }
         }
-        for row in 0..call.m {
-            // SAFETY: `sums` holds a panel for each row.
-            unsafe { self.finish(row, panel, &sums[row * layout.panel..]) };
+        for (i, sums) in sums.chunks_exact(layout.panel).enumerate() {
+            // SAFETY: `sums` holds a panel for each row, or two for the only one.
+            unsafe { self.finish(i / count, panel + i % count, sums) };
         }
     }
 

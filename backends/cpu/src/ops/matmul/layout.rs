@@ -27,8 +27,12 @@ pub(crate) struct Layout {
     pub(super) k: usize,
     /// Rows of a panel.
     pub(super) panel: usize,
+    /// Panels that one row of x is multiplied by at once.
+    pub(super) together: usize,
     /// Columns that one instruction multiplies.
     pub(super) step: usize,
+    /// [`Path::nibble_step`].
+    nibble_step: usize,
     /// [`Path::offset`].
     pub(super) offset: i32,
     /// Columns of x that are rounded together, where they are.
@@ -46,7 +50,7 @@ pub(crate) struct Layout {
 impl Layout {
     pub(super) fn new(path: Path, op: &Matmul) -> Self {
         let step = path.step();
-        let activation_block = op.activation_block().filter(|_| path.is_int8());
+        let activation_block = op.activation_block().filter(|_| path.has_integers());
         let unit = if is_int4(op.weight) { WORD } else { step };
         let steps = op.k.next_multiple_of(unit) / step;
         let run_steps = op.weight.group().map_or(steps, |group| group / step);
@@ -57,8 +61,10 @@ impl Layout {
             n: op.n,
             k: op.k,
             panel: path.panel(),
+            together: path.panels_together(),
             step,
-            offset: path.offset(op.weight),
+            nibble_step: path.nibble_step(),
+            offset: path.offset(),
             activation_block,
             steps,
             run_steps,
@@ -69,7 +75,7 @@ impl Layout {
 
     /// The nibble of a word that column `i` of eight lies in.
     fn slot(&self, i: usize) -> usize {
-        i % self.step * (WORD / self.step) + i / self.step
+        i % self.nibble_step * (WORD / self.nibble_step) + i / self.nibble_step
     }
 
     /// Whether its elements are not what is multiplied.

@@ -24,6 +24,7 @@ pub(super) struct Spans {
     /// Where the run starts, and its bytes.
     run: *const u8,
     run_bytes: usize,
+    panel_bytes: usize,
     /// Where its scales are, from its start, if it has any.
     scales: Option<usize>,
     unit_steps: usize,
@@ -45,6 +46,7 @@ impl Spans {
             ahead: call.isa.stream_ahead(),
             run: call.weight.wrapping_add(panel * layout.panel_bytes()),
             run_bytes: layout.run_bytes(),
+            panel_bytes: layout.panel_bytes(),
             scales: layout.has_group_scales().then(|| layout.run_data_bytes()),
             unit_steps: F::STEPS,
             unit_bytes: F::BYTES * (layout.panel / A::LANES),
@@ -89,6 +91,7 @@ impl Spans {
         let span = Span {
             stretches,
             weight,
+            panel_step: self.panel_bytes,
             weight_step: run_step.max(self.bytes(steps)),
             units: steps / self.unit_steps,
             block: self.block_parts,

@@ -18,6 +18,8 @@ pub(crate) struct Span {
     pub(crate) stretches: usize,
     /// The elements of the first.
     pub(crate) weight: *const u8,
+    /// Bytes from all of this to the same of the next panel.
+    pub(crate) panel_step: usize,
     /// Bytes from one's elements to the next's.
     pub(crate) weight_step: usize,
     /// Units of its format in each.
@@ -39,6 +41,7 @@ impl Span {
         Self {
             stretches: 1,
             weight,
+            panel_step: 0,
             weight_step: 0,
             units,
             block: 1,
@@ -77,21 +80,36 @@ pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize, const STREAM:
     // SAFETY: the caller's promise.
     unsafe {
         match rows {
-            1 => rows_of::<A, F, 1, NV, STREAM>(span, x, sums),
-            2 => rows_of::<A, F, 2, NV, STREAM>(span, x, sums),
-            3 => rows_of::<A, F, 3, NV, STREAM>(span, x, sums),
-            4 => rows_of::<A, F, 4, NV, STREAM>(span, x, sums),
-            5 => rows_of::<A, F, 5, NV, STREAM>(span, x, sums),
-            _ => rows_of::<A, F, MAX_ROWS, NV, STREAM>(span, x, sums),
+            1 => rows_of::<A, F, 1, NV, NV, STREAM>(span, x, sums),
+            2 => rows_of::<A, F, 2, NV, NV, STREAM>(span, x, sums),
+            3 => rows_of::<A, F, 3, NV, NV, STREAM>(span, x, sums),
+            4 => rows_of::<A, F, 4, NV, NV, STREAM>(span, x, sums),
+            5 => rows_of::<A, F, 5, NV, NV, STREAM>(span, x, sums),
+            _ => rows_of::<A, F, MAX_ROWS, NV, NV, STREAM>(span, x, sums),
         }
     }
 }
 
-/// `$body` for each `$i` of `0..$n`, up to six, written out. A long body in a loop leaves it a loop, and what it indexes lies in
+/// [`tile`] of one row by two panels of two vectors, that of `span` and the next: the sums of one panel are too few to hide how
+/// long each takes. `sums` are those of one panel, then of the other.
+///
+/// # Safety
+/// As [`tile`], of both panels; they come from memory.
+#[inline(always)]
+pub(crate) unsafe fn pair<A: Arith, F: Format<A>>(
+    span: Span,
+    x: Columns<A::Scalar>,
+    sums: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe { rows_of::<A, F, 1, 4, 2, true>(span, x, sums) }
+}
+
+/// `$body` for each `$i` of `0..$n`, up to eight, written out. A long body in a loop leaves it a loop, and what it indexes lies in
 /// memory: all sums were stored at every step.
 macro_rules! each {
     ($i:ident in $n:expr => $body:block) => {
-        each!(@ $i in $n => $body, 0 1 2 3 4 5)
+        each!(@ $i in $n => $body, 0 1 2 3 4 5 6 7)
     };
     (@ $i:ident in $n:expr => $body:block, $($at:literal)*) => {
         $(if $at < $n {
@@ -101,7 +119,7 @@ macro_rules! each {
     };
 }
 
-/// [`tile`] of `MR` rows.
+/// [`tile`] of `MR` rows by `NV` vectors of weights, of which each panel has `PANEL`.
 ///
 /// # Safety
 /// As [`tile`].
@@ -110,7 +128,14 @@ macro_rules! each {
     clippy::needless_range_loop,
     reason = "iterators would put closures between the intrinsics and their target features"
 )]
-unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, const STREAM: bool>(
+unsafe fn rows_of<
+    A: Arith,
+    F: Format<A>,
+    const MR: usize,
+    const NV: usize,
+    const PANEL: usize,
+    const STREAM: bool,
+>(
     mut span: Span,
     mut x: Columns<A::Scalar>,
     out: *mut f32,
@@ -134,53 +159,70 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, cons
             for r in 1..MR {
                 acc[r] = [A::start(x.quantised.wrapping_add(r)); NV];
             }
-            for _ in 0..span.units {
-                let mut raw = [F::load(w); NV];
-                for v in 1..NV {
-                    raw[v] = F::load(w.add(v * F::BYTES));
-                }
-                if STREAM {
-                    let mut line = 0;
-                    while line < NV * F::BYTES {
-                        prefetch(w.wrapping_add(ahead + line), false);
-                        line += 64;
+            let mut left = span.units;
+            loop {
+                let units = match A::PART_STEPS {
+                    Some(steps) => left.min(steps / F::STEPS),
+                    None => left,
+                };
+                left -= units;
+                let mut part = [[A::part(acc[0][0]); NV]; MR];
+                for r in 0..MR {
+                    for v in 0..NV {
+                        part[r][v] = A::part(acc[r][v]);
                     }
-                } else {
-                    prefetch(span.ask, true);
-                    prefetch(span.ask.wrapping_add(64), true);
-                    span.ask = span.ask.wrapping_add(ASKED_BYTES);
                 }
-                w = w.add(NV * F::BYTES);
-                for _ in 0..F::STEPS {
-                    let mut operands = [F::operand(raw[0]); NV];
-                    raw[0] = F::next(raw[0]);
+                for _ in 0..units {
+                    let mut raw = [F::load(w); NV];
                     for v in 1..NV {
-                        operands[v] = F::operand(raw[v]);
-                        raw[v] = F::next(raw[v]);
+                        raw[v] = F::load(w.add(at::<PANEL>(v, F::BYTES, span.panel_step)));
                     }
-                    for r in 0..MR {
-                        let x = A::splat(x.scalars.add(r).read());
-                        for v in 0..NV {
-                            acc[r][v] = A::dot(acc[r][v], operands[v], x);
+                    if STREAM {
+                        let mut panel = 0;
+                        while panel < NV / PANEL {
+                            let ask = w.wrapping_add(ahead + panel * span.panel_step);
+                            let mut line = 0;
+                            while line < PANEL * F::BYTES {
+                                prefetch(ask.wrapping_add(line), false);
+                                line += 64;
+                            }
+                            panel += 1;
+                        }
+                    } else {
+                        prefetch(span.ask, true);
+                        prefetch(span.ask.wrapping_add(64), true);
+                        span.ask = span.ask.wrapping_add(ASKED_BYTES);
+                    }
+                    w = w.add(PANEL * F::BYTES);
+                    if F::WRITTEN_OUT {
+                        each!(s in F::STEPS => {
+                            step::<A, F, MR, NV>(&mut raw, x.scalars.add(s * MR), &mut part);
+                        });
+                    } else {
+                        for s in 0..F::STEPS {
+                            step::<A, F, MR, NV>(&mut raw, x.scalars.add(s * MR), &mut part);
                         }
                     }
-                    x.scalars = x.scalars.add(MR);
+                    x.scalars = x.scalars.add(F::STEPS * MR);
+                }
+                each!(r in MR => {
+                    each!(v in NV => {
+                        acc[r][v] = A::join(acc[r][v], part[r][v]);
+                    });
+                });
+                if A::PART_STEPS.is_none() || left == 0 {
+                    break;
                 }
             }
             // Asked once, not for every sum.
             if span.scales.is_null() {
-                meet::<A, MR, NV, false>(acc, &mut sums, span.scales, x.quantised, out);
+                meet::<A, MR, NV, PANEL, false>(acc, &mut sums, &span, x.quantised, out);
             } else if !A::ROUNDED || span.block == 1 {
-                meet::<A, MR, NV, true>(acc, &mut sums, span.scales, x.quantised, out);
+                meet::<A, MR, NV, PANEL, true>(acc, &mut sums, &span, x.quantised, out);
             } else if MR <= KEPT_ROWS {
                 let ends = stretch % span.block == 0 || stretch == span.stretches;
-                gather::<A, MR, NV>(
-                    acc,
-                    &mut sums,
-                    span.scales,
-                    x.quantised,
-                    ends.then_some(out),
-                );
+                let out = ends.then_some(out);
+                gather::<A, MR, NV, PANEL>(acc, &mut sums, &span, x.quantised, out);
             }
             span.weight = span.weight.wrapping_add(span.weight_step);
             span.scales = span.scales.wrapping_byte_add(span.scales_step);
@@ -196,6 +238,43 @@ unsafe fn rows_of<A: Arith, F: Format<A>, const MR: usize, const NV: usize, cons
     }
 }
 
+/// Where vector `v` lies, from the first on, of so many bytes each: in a panel of `PANEL` vectors or the next.
+#[inline(always)]
+const fn at<const PANEL: usize>(v: usize, bytes: usize, panel_step: usize) -> usize {
+    v % PANEL * bytes + v / PANEL * panel_step
+}
+
+/// The next step of `NV` units by that of `MR` rows of x.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators would put closures between the intrinsics and their target features"
+)]
+unsafe fn step<A: Arith, F: Format<A>, const MR: usize, const NV: usize>(
+    raw: &mut [F::Raw; NV],
+    x: *const A::Scalar,
+    part: &mut [[A::Part; NV]; MR],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut operands = [F::operand(raw[0]); NV];
+        raw[0] = F::next(raw[0]);
+        for v in 1..NV {
+            operands[v] = F::operand(raw[v]);
+            raw[v] = F::next(raw[v]);
+        }
+        for r in 0..MR {
+            let x = A::splat(x.add(r).read());
+            for v in 0..NV {
+                part[r][v] = A::dot(part[r][v], operands[v], x);
+            }
+        }
+    }
+}
+
 /// Whether sums stay in registers from stretch to stretch.
 const fn kept<A: Arith, const MR: usize>() -> bool {
     !A::ROUNDED && MR <= KEPT_ROWS
@@ -206,10 +285,16 @@ const fn kept<A: Arith, const MR: usize>() -> bool {
 /// # Safety
 /// As [`tile`], where `SCALED` says whether there are scales.
 #[inline(always)]
-unsafe fn meet<A: Arith, const MR: usize, const NV: usize, const SCALED: bool>(
+unsafe fn meet<
+    A: Arith,
+    const MR: usize,
+    const NV: usize,
+    const PANEL: usize,
+    const SCALED: bool,
+>(
     acc: [[A::Acc; NV]; MR],
     sums: &mut [[A::Sum; NV]; MR],
-    scales: *const u16,
+    span: &Span,
     quantised: *const Quantised,
     out: *mut f32,
 ) {
@@ -217,7 +302,7 @@ unsafe fn meet<A: Arith, const MR: usize, const NV: usize, const SCALED: bool>(
     unsafe {
         let mut scale = [A::zero(); NV];
         if SCALED {
-            scale = load_scales::<A, NV>(scales);
+            scale = load_scales::<A, NV, PANEL>(span);
         }
         each!(r in MR => {
             each!(v in NV => {
@@ -244,16 +329,16 @@ unsafe fn meet<A: Arith, const MR: usize, const NV: usize, const SCALED: bool>(
 /// # Safety
 /// As [`tile`]; there are scales.
 #[inline(always)]
-unsafe fn gather<A: Arith, const MR: usize, const NV: usize>(
+unsafe fn gather<A: Arith, const MR: usize, const NV: usize, const PANEL: usize>(
     acc: [[A::Acc; NV]; MR],
     sums: &mut [[A::Sum; NV]; MR],
-    scales: *const u16,
+    span: &Span,
     quantised: *const Quantised,
     out: Option<*mut f32>,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let scale = load_scales::<A, NV>(scales);
+        let scale = load_scales::<A, NV, PANEL>(span);
         each!(r in MR => {
             each!(v in NV => {
                 sums[r][v] = A::mul_add(scale[v], A::sums(acc[r][v]), sums[r][v]);
@@ -270,17 +355,18 @@ unsafe fn gather<A: Arith, const MR: usize, const NV: usize>(
     }
 }
 
-/// A panel's scales.
+/// The scales of the first stretch.
 ///
 /// # Safety
 /// The CPU has `A`, and there are `NV` vectors of them.
 #[inline(always)]
-unsafe fn load_scales<A: Arith, const NV: usize>(scales: *const u16) -> [A::Sum; NV] {
+unsafe fn load_scales<A: Arith, const NV: usize, const PANEL: usize>(span: &Span) -> [A::Sum; NV] {
     // SAFETY: the caller's promise.
     unsafe {
         let mut scale = [A::zero(); NV];
         for (v, scale) in scale.iter_mut().enumerate() {
-            *scale = A::load_f16(scales.add(v * A::LANES));
+            let at = at::<PANEL>(v, A::LANES * size_of::<u16>(), span.panel_step);
+            *scale = A::load_f16(span.scales.byte_add(at));
         }
         scale
     }
