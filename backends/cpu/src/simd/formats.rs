@@ -1,6 +1,6 @@
 //! How packed weights become operands. Row `r`, column `k` of a panel of `rows` rows lies
 //! - dense and int8: at element `(k / STEP · rows + r) · STEP + k % STEP`;
-//! - int4: in the 32-bit word `k / 8 · rows + r`, with the columns that share a step `STEP` apart in its two halves.
+//! - int4: in the 32-bit word `k / 8 · rows + r`, where columns [`Path::nibble_step`](super::Path::nibble_step) apart share a byte.
 
 use super::{Arith, F32Arith};
 
