@@ -180,84 +180,42 @@ mod x86 {
         black_box(sums);
     }
 
-    #[target_feature(enable = "avx512f")]
-    pub(super) fn f32_512() {
-        let mut sums = [_mm512_set1_ps(black_box(0.0)); SUMS];
-        let (a, b) = (
-            _mm512_set1_ps(black_box(0.5)),
-            _mm512_set1_ps(black_box(0.5)),
-        );
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = _mm512_fmadd_ps(a, b, *sum);
+    /// `$name`: `$count` sums, `$start` at first, grow by products of `$factor` over and over.
+    macro_rules! products {
+        ($name:ident, $features:literal, $count:ident, $start:expr, $factor:expr, |$sum:ident, $x:ident| $next:expr) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name() {
+                let $x = $factor;
+                let mut sums = [$start; $count];
+                for _ in 0..ROUNDS {
+                    for $sum in &mut sums {
+                        *$sum = $next;
+                    }
+                }
+                black_box(sums);
             }
-        }
-        black_box(sums);
+        };
     }
 
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn f32_256() {
-        let mut sums = [_mm256_set1_ps(black_box(0.0)); SUMS_256];
-        let (a, b) = (
-            _mm256_set1_ps(black_box(0.5)),
-            _mm256_set1_ps(black_box(0.5)),
-        );
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = _mm256_fmadd_ps(a, b, *sum);
-            }
-        }
-        black_box(sums);
+    products! { f32_512, "avx512f", SUMS, _mm512_set1_ps(black_box(0.0)), _mm512_set1_ps(black_box(0.5)),
+        |sum, x| _mm512_fmadd_ps(x, x, *sum)
     }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) fn bf16() {
-        let mut sums = [_mm512_set1_ps(black_box(0.0)); SUMS];
-        let half = _mm512_set1_ps(black_box(0.5));
-        let ab = _mm512_cvtne2ps_pbh(half, half);
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = _mm512_dpbf16_ps(*sum, ab, ab);
-            }
-        }
-        black_box(sums);
+    products! { f32_256, "avx2,fma", SUMS_256, _mm256_set1_ps(black_box(0.0)), _mm256_set1_ps(black_box(0.5)),
+        |sum, x| _mm256_fmadd_ps(x, x, *sum)
     }
-
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    pub(super) fn int8_512() {
-        let mut sums = [_mm512_set1_epi32(black_box(0)); SUMS];
-        let ab = _mm512_set1_epi32(black_box(0x0101_0101));
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = _mm512_dpbusd_epi32(*sum, ab, ab);
-            }
-        }
-        black_box(sums);
+    products! { bf16, "avx512f,avx512bf16", SUMS, _mm512_set1_ps(black_box(0.0)),
+        _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(black_box(0.5))),
+        |sum, x| _mm512_dpbf16_ps(*sum, x, x)
     }
-
-    #[target_feature(enable = "avx2,avxvnni")]
-    pub(super) fn int8_vnni_256() {
-        let mut sums = [_mm256_set1_epi32(black_box(0)); SUMS_256];
-        let ab = _mm256_set1_epi32(black_box(0x0101_0101));
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                *sum = _mm256_dpbusd_avx_epi32(*sum, ab, ab);
-            }
-        }
-        black_box(sums);
+    products! { int8_512, "avx512f,avx512vnni", SUMS, _mm512_set1_epi32(black_box(0)), _mm512_set1_epi8(black_box(1)),
+        |sum, x| _mm512_dpbusd_epi32(*sum, x, x)
     }
-
-    #[target_feature(enable = "avx2")]
-    pub(super) fn int8_256() {
-        let mut sums = [_mm256_set1_epi16(black_box(0)); SUMS_256];
-        let ab = _mm256_set1_epi8(black_box(1));
-        for _ in 0..ROUNDS {
-            for sum in &mut sums {
-                // By its own sum, so that no two products are one.
-                *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(ab, *sum));
-            }
-        }
-        black_box(sums);
+    products! { int8_vnni_256, "avx2,avxvnni", SUMS_256, _mm256_set1_epi32(black_box(0)), _mm256_set1_epi8(black_box(1)),
+        |sum, x| _mm256_dpbusd_avx_epi32(*sum, x, x)
+    }
+    // By its own sum, so that no two products are one.
+    products! { int8_256, "avx2", SUMS_256, _mm256_set1_epi16(black_box(0)), _mm256_set1_epi8(black_box(1)),
+        |sum, x| _mm256_add_epi16(*sum, _mm256_maddubs_epi16(x, *sum))
     }
 }
 

@@ -289,7 +289,6 @@ impl Path {
             (Products::Int4, _) => 8,
             #[cfg(target_arch = "aarch64")]
             (Products::Int8, Vectors::Neon) => 0,
-            #[cfg(target_arch = "x86_64")]
             (Products::Int8, _) if self.isa.level() == Level::Avx2 => 0,
             (Products::Int8, _) => 128,
             _ => 0,
@@ -323,7 +322,6 @@ impl Path {
         match self.products {
             Products::F32 => 1,
             Products::Bf16 => 2,
-            #[cfg(target_arch = "x86_64")]
             Products::Int8 if self.isa.level() == Level::Avx2 => 2,
             Products::Int8 | Products::Int4 => 4,
         }
@@ -344,6 +342,36 @@ impl Path {
 
 /// The most rows of a panel on any instruction set.
 pub(crate) const MAX_PANEL: usize = 64;
+
+/// Runs a task with products of integers by weights that lie as `$format`; `$avx2` is AVX2's way of those.
+macro_rules! run_integers {
+    ($path:ident, $task:ident, $format:ty, $avx2:ident) => {
+        match $path.isa.level() {
+            // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { neon::run_int8::<$format, T>($task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot::<$format, T>($task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { avx2::$avx2($task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => unsafe { avx2::run_vnni::<$format, T>($task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { avx512::run_int8::<$format, T>($task) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe {
+                avx512::run_vnni::<$format, T>($task)
+            },
+            // SAFETY: every CPU has it.
+            _ => unsafe { $task.with_integers::<scalar::ScalarInt8, $format, 2>() },
+        }
+    };
+}
 
 /// Runs `task` compiled for `path`.
 pub(crate) fn run<T: Task>(path: Path, task: &T) {
@@ -370,49 +398,7 @@ pub(crate) fn run<T: Task>(path: Path, task: &T) {
             Level::NeonBf16 => unsafe { neon::run_bf16(task) },
             level => unreachable!("{level} has no products of bf16"),
         },
-        Products::Int8 => match path.isa.level() {
-            // SAFETY: as above.
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon => unsafe { neon::run_int8::<Native, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "aarch64")]
-            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot::<Native, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::run_int8(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni => unsafe { avx2::run_vnni::<Native, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::run_int8::<Native, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run_vnni::<Native, T>(task) },
-            // SAFETY: every CPU has it.
-            _ => unsafe { task.with_integers::<scalar::ScalarInt8, Native, 2>() },
-        },
-        Products::Int4 => match path.isa.level() {
-            // SAFETY: as above.
-            #[cfg(target_arch = "aarch64")]
-            Level::Neon => unsafe { neon::run_int8::<I4, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "aarch64")]
-            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot::<I4, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::run_int4(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni => unsafe { avx2::run_vnni::<I4, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::run_int8::<I4, T>(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe { avx512::run_vnni::<I4, T>(task) },
-            // SAFETY: every CPU has it.
-            _ => unsafe { task.with_integers::<scalar::ScalarInt8, I4, 2>() },
-        },
+        Products::Int8 => run_integers!(path, task, Native, run_int8),
+        Products::Int4 => run_integers!(path, task, I4, run_int4),
     }
 }

@@ -493,15 +493,8 @@ impl<'a> Problem<'a> {
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
-            self.ask_for::<V>(places[asked(self.isa.asks_far(), i, BLOCK)]);
-        }
-    }
-
-    /// Asks for one key or value.
-    #[inline(always)]
-    fn ask_for<V: Lanes>(&self, place: *const u8) {
-        for byte in (0..self.row_bytes()).step_by(64) {
-            V::prefetch(place.wrapping_add(byte), self.isa.asks_far());
+            let far = self.isa.asks_far();
+            ask_for::<V>(places[asked(far, i, BLOCK)], self.row_bytes(), far);
         }
     }
 
@@ -601,6 +594,14 @@ fn asked(far: bool, i: usize, slots: usize) -> usize {
     match far {
         true => i,
         false => i % 4 * (slots / 4) + i / 4,
+    }
+}
+
+/// Asks for `bytes` from `at` on.
+#[inline(always)]
+fn ask_for<V: Lanes>(at: *const u8, bytes: usize, far: bool) {
+    for byte in (0..bytes).step_by(64) {
+        V::prefetch(at.wrapping_add(byte), far);
     }
 }
 

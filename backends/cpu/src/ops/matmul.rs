@@ -378,37 +378,81 @@ mod tests {
         }
     }
 
+    /// `x` in rows by `weight`, in f32.
+    fn multiplied(context: &Context, weight: &HostWeight<'_>, x: &[f32]) -> Vec<f32> {
+        let (n, k) = (weight.rows, weight.cols);
+        let m = x.len() / k;
+        let plan = context
+            .plan(Matmul::new(n, k, DType::F32, weight.format))
+            .unwrap();
+        let weight = plan.pack(weight).unwrap();
+        let device = context.device();
+        let (from, to) = (
+            device.alloc(4 * m * k).unwrap(),
+            device.alloc(4 * m * n).unwrap(),
+        );
+        let mut stream = device.stream().unwrap();
+        let (x_shape, out_shape) = ([m, k], [m, n]);
+        let x_view = View::new(&from, DType::F32, &x_shape).unwrap();
+        stream.upload(&x_view, bytemuck::cast_slice(x)).unwrap();
+        let args = MatmulArgs {
+            out: View::new(&to, DType::F32, &out_shape).unwrap(),
+            x: x_view,
+            weight: View::of_bytes(&weight),
+            bias: None,
+            residual: None,
+        };
+        let bytes = plan.workspace_bytes(&[args.out.shape(), args.x.shape()]);
+        let workspace = device.alloc(bytes).unwrap();
+        plan.run(&mut *stream, args, &View::of_bytes(&workspace))
+            .unwrap();
+        let mut got = vec![0.0f32; m * n];
+        let bytes = bytemuck::cast_slice_mut(&mut got);
+        stream.download(bytes, &View::of_bytes(&to)).unwrap();
+        got
+    }
+
     #[test]
     fn what_is_no_number_stays_none() {
         for context in of_integers() {
             for (bad, at) in [(f32::NAN, 3), (f32::INFINITY, 200), (f32::NEG_INFINITY, 0)] {
                 let op = Matmul::new(20, 256, DType::F32, WeightFormat::Int8Row);
-                let mut random = Random::new(1);
-                let plan = context.plan(op.clone()).unwrap();
-                let weight = plan.pack(&host_weight(&op, &mut random)).unwrap();
-                let device = context.device();
                 let mut x = vec![1.0f32; 512];
                 x[at] = bad;
-                let (from, to) = (device.alloc(2048).unwrap(), device.alloc(160).unwrap());
-                let mut stream = device.stream().unwrap();
-                let x_view = View::new(&from, DType::F32, &[2, 256]).unwrap();
-                stream.upload(&x_view, bytemuck::cast_slice(&x)).unwrap();
-                let args = MatmulArgs {
-                    out: View::new(&to, DType::F32, &[2, 20]).unwrap(),
-                    x: x_view,
-                    weight: View::of_bytes(&weight),
-                    bias: None,
-                    residual: None,
-                };
-                let bytes = plan.workspace_bytes(&[args.out.shape(), args.x.shape()]);
-                let workspace = device.alloc(bytes).unwrap();
-                plan.run(&mut *stream, args, &View::of_bytes(&workspace))
-                    .unwrap();
-                let mut got = vec![0.0f32; 40];
-                let bytes = bytemuck::cast_slice_mut(&mut got);
-                stream.download(bytes, &View::of_bytes(&to)).unwrap();
+                let weight = host_weight(&op, &mut Random::new(1));
+                let got = multiplied(&context, &weight, &x);
                 assert!(got[..20].iter().all(|y| y.is_nan()), "{bad}");
                 assert!(got[20..].iter().all(|y| y.is_finite()), "{bad}");
+            }
+        }
+    }
+
+    /// Where sums are short integers, these are the longest: every product as large as it can be, and of one sign.
+    #[test]
+    fn the_largest_integers_do_not_overflow() {
+        let (n, k) = (20, 512);
+        for context in of_integers() {
+            for format in [
+                WeightFormat::Int4Row,
+                WeightFormat::Int4Group(32),
+                WeightFormat::Int8Row,
+                WeightFormat::Int8Group(32),
+            ] {
+                for w in [-1.0f32, 1.0] {
+                    let data: Vec<u8> = (0..n * k).flat_map(|_| w.to_le_bytes()).collect();
+                    let dense = WeightFormat::Dense(DType::F32);
+                    let dense = HostWeight::new(dense, n, k, data, vec![]).unwrap();
+                    let weight = dense.convert(format).unwrap();
+                    // A row of its own, and enough of them for blocks that are decoded first.
+                    for m in [1, 20] {
+                        for x in [-1.0f32, 1.0] {
+                            let want = w * x * k as f32;
+                            let got = multiplied(&context, &weight, &vec![x; m * k]);
+                            let near = |y: &f32| (y - want).abs() < 1e-3 * k as f32;
+                            assert!(got.iter().all(near), "{format}, {m} rows: {got:?}");
+                        }
+                    }
+                }
             }
         }
     }

@@ -99,10 +99,10 @@ impl F32Arith for Avx2 {
         fn load_i8(at: *const i8) -> __m256 =
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast())));
         // The lower halves of the words of four rows, then their upper halves: so two columns of a row come to lie in a lane.
-        fn words(at: *const u8) -> Words = Words::new(_mm256_shuffle_epi8(
-            _mm256_loadu_si256(at.cast()),
-            twice([0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15]),
-        ));
+        fn words(at: *const u8) -> Words = {
+            let halves = twice([0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15]);
+            Words::at(_mm256_shuffle_epi8(_mm256_loadu_si256(at.cast()), halves), 0)
+        };
         fn lowest(words: Words) -> __m256 = words.lowest();
         fn shift(words: Words) -> Words = words.shift();
     }
@@ -121,7 +121,6 @@ pub(super) struct Words {
 
 impl Words {
     simd! {
-        fn new(words: __m256i) -> Self = Self::at(words, 0);
         // Columns four apart share a byte.
         fn at(words: __m256i, dropped: usize) -> Self = {
             let columns = _mm256_and_si256(words, _mm256_set1_epi8(15));

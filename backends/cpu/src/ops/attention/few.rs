@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use hal::DType;
 
-use super::{BLOCK, Problem, Task, asked, exp_normal};
+use super::{BLOCK, Problem, Task, ask_for, asked, exp_normal};
 use crate::Isa;
 use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
@@ -198,7 +198,7 @@ impl Problem<'_> {
         if self.in_place() {
             for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
                 let Some(next) = first.next::<V>() else { break };
-                for next in self.next(&next) {
+                for next in self.to_ask(&next) {
                     (0..block_slots::<V>()).for_each(|i| next.ask_row::<V>(i));
                 }
             }
@@ -208,7 +208,7 @@ impl Problem<'_> {
         let scores = &mut scores[..rows * SLOTS];
         while let Some(block) = blocks.next::<V>() {
             let next = ahead.as_mut().and_then(Blocks::next::<V>);
-            let next = next.map_or([None; 2], |next| self.next(&next).map(Some));
+            let next = next.map_or([None; 2], |next| self.to_ask(&next).map(Some));
             let (start, n) = (block.slots.start, block.slots.len());
             let own = block.head * rows..(block.head + 1) * rows;
             let q = &q[own.start * width..own.end * width];
@@ -272,7 +272,7 @@ impl Problem<'_> {
     }
 
     /// How the keys and values of a block are asked for.
-    fn next(&self, block: &Block) -> [Next; 2] {
+    fn to_ask(&self, block: &Block) -> [Next; 2] {
         block.at.map(|at| Next {
             at,
             row_bytes: self.row_bytes(),
@@ -418,11 +418,7 @@ impl Next {
     fn ask<V: Lanes>(self, i: usize, start: usize, bytes: usize) {
         let slot = asked(self.far, i, block_slots::<V>());
         let at = self.at.wrapping_add(slot * self.row_bytes + start);
-        let mut byte = 0;
-        while byte < bytes {
-            V::prefetch(at.wrapping_add(byte), self.far);
-            byte += 64;
-        }
+        ask_for::<V>(at, bytes, self.far);
     }
 }
 
