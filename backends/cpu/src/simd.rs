@@ -1,7 +1,7 @@
 //! Vector arithmetic of each instruction set, as types that generic kernels are compiled for.
 //!
-//! A kernel is written once over [`Arith`] and entered through [`run`], which compiles it for the instruction set of an
-//! [`Isa`]. Everything between is `#[inline(always)]`, so that the intrinsics land in a function that has their feature.
+//! A kernel is written once over [`Arith`], as [`Work`] that [`Arith::enter`] compiles for its instruction set; [`run`] chooses
+//! the arithmetic. All of a work is `#[inline(always)]`, so that the intrinsics land in a function that has their feature.
 
 /// Methods that are one expression of intrinsics.
 macro_rules! simd {
@@ -101,7 +101,32 @@ pub(crate) trait Arith: Copy + 'static {
     unsafe fn splat(x: Self::Scalar) -> Self::Operand;
     /// `part + w · x`.
     unsafe fn dot(part: Self::Part, w: Self::Operand, x: Self::Operand) -> Self::Part;
+
+    /// Does `work` in a function that has the instruction set, and nothing else in it.
+    unsafe fn enter<W: Work<Self>>(work: &W);
 }
+
+/// What is compiled for `A` in a function of its own: many short ones compile many times faster than a long one.
+pub(crate) trait Work<A: Arith> {
+    /// Does it, in `#[inline(always)]` code.
+    ///
+    /// # Safety
+    /// The CPU has `A`; and what who made this promised.
+    unsafe fn run(&self);
+}
+
+/// [`Arith::enter`] with these features.
+macro_rules! enter {
+    ($($features:literal)?) => {
+        $(#[target_feature(enable = $features)])?
+        #[inline(never)]
+        unsafe fn enter<W: crate::simd::Work<Self>>(work: &W) {
+            // SAFETY: the features of this function, and the caller's promise.
+            unsafe { work.run() }
+        }
+    };
+}
+use enter;
 
 /// A stretch is one part.
 macro_rules! whole_parts {
@@ -203,7 +228,7 @@ pub(crate) trait F32Arith:
     unsafe fn shift(words: Self::Words) -> Self::Words;
 }
 
-/// A kernel that is written once and compiled for each instruction set.
+/// What [`run`] chooses an arithmetic for: it enters its works.
 pub(crate) trait Task {
     /// Runs with `A`, in panels of `NV` vectors.
     ///
@@ -340,65 +365,63 @@ impl Path {
     pub(crate) const SCALAR_BYTES: usize = 4;
 }
 
-/// The most rows of a panel on any instruction set.
-pub(crate) const MAX_PANEL: usize = 64;
-
-/// Runs a task with products of integers by weights that lie as `$format`; `$avx2` is AVX2's way of those.
+/// Runs a task with products of integers by weights that lie as `$format`, on all levels but AVX2.
 macro_rules! run_integers {
-    ($path:ident, $task:ident, $format:ty, $avx2:ident) => {
+    ($path:ident, $task:ident, $format:ty) => {
         match $path.isa.level() {
-            // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => unsafe { neon::run_int8::<$format, T>($task) },
-            // SAFETY: as above.
+            Level::Neon => $task.with_integers::<neon::NeonInt8, $format, 4>(),
             #[cfg(target_arch = "aarch64")]
-            Level::NeonDot | Level::NeonBf16 => unsafe { neon::run_dot::<$format, T>($task) },
-            // SAFETY: as above.
+            Level::NeonDot | Level::NeonBf16 => {
+                $task.with_integers::<neon::NeonDot, $format, 4>();
+            }
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => unsafe { avx2::$avx2($task) },
-            // SAFETY: as above.
+            Level::Avx2Vnni => $task.with_integers::<avx2::Avx2Vnni, $format, 2>(),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2Vnni => unsafe { avx2::run_vnni::<$format, T>($task) },
-            // SAFETY: as above.
+            Level::Avx512 => $task.with_integers::<avx512::Avx512Int8, $format, 4>(),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => unsafe { avx512::run_int8::<$format, T>($task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Avx512Bf16 => unsafe {
-                avx512::run_vnni::<$format, T>($task)
-            },
-            // SAFETY: every CPU has it.
-            _ => unsafe { $task.with_integers::<scalar::ScalarInt8, $format, 2>() },
+            Level::Avx512Vnni | Level::Avx512Bf16 => {
+                $task.with_integers::<avx512::Avx512Vnni, $format, 4>();
+            }
+            _ => $task.with_integers::<scalar::ScalarInt8, $format, 2>(),
         }
     };
 }
 
-/// Runs `task` compiled for `path`.
+/// The most rows of a panel on any instruction set.
+pub(crate) const MAX_PANEL: usize = 64;
+
+/// Runs `task` with the arithmetic of `path`.
 pub(crate) fn run<T: Task>(path: Path, task: &T) {
-    match path.products {
-        Products::F32 => match path.isa.vectors() {
-            // SAFETY: every CPU has it.
-            Vectors::Scalar => unsafe { task.with_f32::<scalar::Scalar, 2>() },
-            // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
-            #[cfg(target_arch = "aarch64")]
-            Vectors::Neon => unsafe { neon::run(task) },
-            // SAFETY: as above.
+    // SAFETY: a `Path` is made from an `Isa`, which is the proof that this CPU has it.
+    unsafe {
+        match path.products {
+            Products::F32 => match path.isa.vectors() {
+                Vectors::Scalar => task.with_f32::<scalar::Scalar, 2>(),
+                #[cfg(target_arch = "aarch64")]
+                Vectors::Neon => task.with_f32::<neon::Neon, 4>(),
+                #[cfg(target_arch = "x86_64")]
+                Vectors::Avx2 => task.with_f32::<avx2::Avx2, 2>(),
+                #[cfg(target_arch = "x86_64")]
+                Vectors::Avx512 => task.with_f32::<avx512::Avx512, 4>(),
+            },
+            Products::Bf16 => match path.isa.level() {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512Bf16 => task.with_bf16::<avx512::Avx512Bf16, 4>(),
+                #[cfg(target_arch = "aarch64")]
+                Level::NeonBf16 => task.with_bf16::<neon::NeonBf16, 4>(),
+                level => unreachable!("{level} has no products of bf16"),
+            },
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx2 => unsafe { avx2::run(task) },
-            // SAFETY: as above.
+            Products::Int8 if path.isa.level() == Level::Avx2 => {
+                task.with_integers::<avx2::Avx2Int8, I8, 2>();
+            }
             #[cfg(target_arch = "x86_64")]
-            Vectors::Avx512 => unsafe { avx512::run(task) },
-        },
-        Products::Bf16 => match path.isa.level() {
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512Bf16 => unsafe { avx512::run_bf16(task) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "aarch64")]
-            Level::NeonBf16 => unsafe { neon::run_bf16(task) },
-            level => unreachable!("{level} has no products of bf16"),
-        },
-        Products::Int8 => run_integers!(path, task, Native, run_int8),
-        Products::Int4 => run_integers!(path, task, I4, run_int4),
+            Products::Int4 if path.isa.level() == Level::Avx2 => {
+                task.with_integers::<avx2::Avx2Int4, I4, 2>();
+            }
+            Products::Int8 => run_integers!(path, task, Native),
+            Products::Int4 => run_integers!(path, task, I4),
+        }
     }
 }

@@ -400,13 +400,14 @@ impl<'a> Problem<'a> {
         };
         let problem = self;
         if task.rows.len() <= self.few {
-            self.run(few::Few {
+            let few = few::Few {
                 problem,
                 task,
                 heads,
                 slots,
                 scratch,
-            });
+            };
+            few.run();
         } else {
             self.run(many::Many {
                 problem,

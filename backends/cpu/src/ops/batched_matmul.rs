@@ -13,7 +13,7 @@ use super::matmul::tile::{Columns, MAX_ROWS, Span, tile};
 use super::native::Planned;
 use crate::device::Cpu;
 use crate::memory::address;
-use crate::simd::{F32Arith, Float, Native, Path, Task, run};
+use crate::simd::{F32Arith, Float, Native, Path, Task, Work, run};
 
 /// Columns of k that are gathered at once.
 const BLOCK_K: usize = 64;
@@ -137,8 +137,28 @@ struct Share<'a> {
 }
 
 impl Task for Share<'_> {
-    #[inline(always)]
     unsafe fn with_f32<A: F32Arith, const NV: usize>(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { A::enter(&Blocks::<NV>(self)) }
+    }
+}
+
+/// Blocks of `out`, in panels of `NV` vectors, until there are none.
+struct Blocks<'s, const NV: usize>(&'s Share<'s>);
+
+impl<A: F32Arith, const NV: usize> Work<A> for Blocks<'_, NV> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.blocks::<A, NV>() }
+    }
+}
+
+impl Share<'_> {
+    /// # Safety
+    /// As [`Task::with_f32`].
+    #[inline(always)]
+    unsafe fn blocks<A: F32Arith, const NV: usize>(&self) {
         let [b0, b1, m, n] = self.call.out.shape;
         let panel = NV * A::LANES;
         let (row_blocks, col_blocks) = (m.div_ceil(BLOCK_ROWS), n.div_ceil(BLOCK_PANELS * panel));
@@ -156,9 +176,7 @@ impl Task for Share<'_> {
             }
         }
     }
-}
 
-impl Share<'_> {
     /// The block of `out` that starts at `row`, `col`.
     ///
     /// # Safety

@@ -10,6 +10,8 @@ use super::vector::{Element, Lanes};
 pub(super) trait Cached: Element {
     /// Whether a row ends with its scale.
     const SCALED: bool = false;
+    /// Whether bf16 holds its elements: [`Self::load_pairs`].
+    const PAIRS: bool = false;
 
     /// Writes `x`.
     #[inline(always)]
@@ -32,7 +34,7 @@ pub(super) trait Cached: Element {
     /// Elements as pairs of bf16, exactly.
     ///
     /// # Panics
-    /// Of types that bf16 does not hold, and without [`Lanes::PAIRS`].
+    /// Without [`Self::PAIRS`] and [`Lanes::PAIRS`].
     ///
     /// # Safety
     /// `2 · V::N` elements can be read at `from`.
@@ -46,6 +48,8 @@ impl Cached for f32 {}
 impl Cached for f16 {}
 
 impl Cached for bf16 {
+    const PAIRS: bool = true;
+
     #[inline(always)]
     unsafe fn load_pairs<V: Lanes>(from: *const Self) -> V {
         // SAFETY: the caller's promise.
@@ -55,6 +59,7 @@ impl Cached for bf16 {
 
 impl Cached for i8 {
     const SCALED: bool = true;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     unsafe fn load_pairs<V: Lanes>(from: *const Self) -> V {

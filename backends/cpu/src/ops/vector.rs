@@ -36,7 +36,7 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             // SAFETY: as above.
             Vectors::Neon => unsafe { neon::run(kernel) },
-            Vectors::Scalar => kernel.run::<Scalar>(),
+            Vectors::Scalar => run_scalar(kernel),
         }
     }
 
@@ -370,10 +370,29 @@ element!(
 #[derive(Clone, Copy)]
 struct Scalar([f32; 8]);
 
+/// Like that of every instruction set, a function of its own.
+#[inline(never)]
+fn run_scalar<K: Kernel>(kernel: K) {
+    kernel.run::<Scalar>();
+}
+
+/// `$e` for `$i` from 0 to 7, written out: loops of eight, unrolled one by one, take long to compile.
+macro_rules! eight {
+    ($i:ident => $e:expr) => {
+        eight!(@ $i => $e, 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident => $e:expr, $($at:literal)*) => {
+        [$({
+            let $i: usize = $at;
+            $e
+        }),*]
+    };
+}
+
 impl Scalar {
     #[inline(always)]
     fn zip(self, b: Self, f: impl Fn(f32, f32) -> f32) -> Self {
-        Self(std::array::from_fn(|i| f(self.0[i], b.0[i])))
+        Self(eight!(i => f(self.0[i], b.0[i])))
     }
 
     #[inline(always)]
@@ -416,12 +435,13 @@ macro_rules! scalar_memory {
             #[inline(always)]
             unsafe fn $load(from: *const $type) -> Self {
                 // SAFETY: the caller's promise.
-                Self(unsafe { from.cast::<[$type; 8]>().read_unaligned() }.map(<$type>::widen))
+                let x = unsafe { from.cast::<[$type; 8]>().read_unaligned() };
+                Self(eight!(i => x[i].widen()))
             }
             #[inline(always)]
             unsafe fn $store(self, to: *mut $type) {
                 // SAFETY: the caller's promise.
-                unsafe { *to.cast::<[$type; 8]>() = self.0.map(<$type>::narrow) }
+                unsafe { *to.cast::<[$type; 8]>() = eight!(i => <$type>::narrow(self.0[i])) }
             }
         )*
     };
@@ -444,9 +464,7 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn residue(a: Self, b: Self, p: Self) -> Self {
-        Self(std::array::from_fn(|i| {
-            (f64::from(a.0[i]) * f64::from(b.0[i]) - f64::from(p.0[i])) as f32
-        }))
+        Self(eight!(i => (f64::from(a.0[i]) * f64::from(b.0[i]) - f64::from(p.0[i])) as f32))
     }
     #[inline(always)]
     fn min(self, b: Self) -> Self {
@@ -476,59 +494,48 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn less(self, b: Self, yes: Self, no: Self) -> Self {
-        Self(std::array::from_fn(|i| {
-            if self.0[i] < b.0[i] {
-                yes.0[i]
-            } else {
-                no.0[i]
-            }
-        }))
+        Self(eight!(i => if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
     }
     #[inline(always)]
     fn exponent(self) -> Self {
-        Self(self.0.map(|x| f32::from_bits(x.to_bits() << 23)))
+        Self(eight!(i => f32::from_bits(self.0[i].to_bits() << 23)))
     }
     #[inline(always)]
     fn swap_pairs(self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i ^ 1]))
+        Self(eight!(i => self.0[i ^ 1]))
     }
     #[inline(always)]
     fn halves(self) -> [Self; 2] {
-        let lower = self.0.map(|x| f32::from_bits(x.to_bits() << 16));
-        let upper = self.0.map(|x| f32::from_bits(x.to_bits() & UPPER));
+        let lower = eight!(i => f32::from_bits(self.0[i].to_bits() << 16));
+        let upper = eight!(i => f32::from_bits(self.0[i].to_bits() & UPPER));
         [Self(lower), Self(upper)]
     }
     #[inline(always)]
     fn in_turns(a: Self, b: Self) -> [Self; 2] {
         let lane = |i: usize| [a, b][i % 2].0[i / 2];
-        [
-            Self(std::array::from_fn(lane)),
-            Self(std::array::from_fn(|i| lane(i + 8))),
-        ]
+        [Self(eight!(i => lane(i))), Self(eight!(i => lane(i + 8)))]
     }
     #[inline(always)]
     fn transpose(x: [Self; 4]) -> [Self; 4] {
-        std::array::from_fn(|j| Self(std::array::from_fn(|lane| x[lane % 4].0[lane / 4 * 4 + j])))
+        let lanes = |j| Self(eight!(lane => x[lane % 4].0[lane / 4 * 4 + j]));
+        [lanes(0), lanes(1), lanes(2), lanes(3)]
     }
     #[inline(always)]
     unsafe fn load_fours(from: *const f32, step: usize) -> Self {
         // SAFETY: the caller's promise.
-        Self(std::array::from_fn(|i| unsafe {
-            *from.add(i / 4 * step + i % 4)
-        }))
+        Self(eight!(i => unsafe { *from.add(i / 4 * step + i % 4) }))
     }
     #[inline(always)]
     unsafe fn store_fours(self, to: *mut f32, step: usize) {
-        for (i, x) in self.0.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { *to.add(i / 4 * step + i % 4) = x }
-        }
+        // SAFETY: the caller's promise.
+        eight!(i => unsafe { *to.add(i / 4 * step + i % 4) = self.0[i] });
     }
     #[inline(always)]
     unsafe fn store_folded(self, to: *mut f32) {
         let x = self.0;
+        let sums = [x[0] + x[4], x[1] + x[5], x[2] + x[6], x[3] + x[7]];
         // SAFETY: the caller's promise.
-        unsafe { *to.cast::<[f32; 4]>() = std::array::from_fn(|i| x[i] + x[i + 4]) }
+        unsafe { *to.cast::<[f32; 4]>() = sums }
     }
     #[inline(always)]
     fn prefetch(_at: *const u8, _far: bool) {}

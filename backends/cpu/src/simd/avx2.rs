@@ -3,7 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, float_sums, whole_parts,
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, enter, float_sums,
+    whole_parts,
 };
 
 /// f32 products.
@@ -21,30 +22,6 @@ pub(super) struct Avx2Int4;
 /// Products of fours of integers, summed in i32: `vpdpbusd`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2Vnni;
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run<T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_f32::<Avx2, 2>() }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run_int8<T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_integers::<Avx2Int8, I8, 2>() }
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn run_int4<T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_integers::<Avx2Int4, I4, 2>() }
-}
-
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-pub(super) unsafe fn run_vnni<F: Format<Avx2Vnni>, T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_integers::<Avx2Vnni, F, 2>() }
-}
 
 /// What all kinds do with their sums.
 macro_rules! sums {
@@ -68,6 +45,7 @@ impl Arith for Avx2 {
     type Scalar = f32;
     const STEP: usize = 1;
 
+    enter! { "avx2,fma,f16c" }
     sums! {}
 
     simd! {
@@ -180,9 +158,9 @@ const fn int4_as_bf16(byte: usize) -> [u8; 16] {
     table
 }
 
-/// Arithmetic on integers, `STEP` of them in each lane; parts and products as given.
+/// Arithmetic on integers, `STEP` of them in each lane; features, parts and products as given.
 macro_rules! integers {
-    ($arith:ident, $step:expr, { $($parts:tt)* }, $($dot:tt)*) => {
+    ($arith:ident, $features:literal, $step:expr, { $($parts:tt)* }, $($dot:tt)*) => {
         impl Arith for $arith {
             type Acc = __m256i;
             type Operand = __m256i;
@@ -190,6 +168,7 @@ macro_rules! integers {
             const STEP: usize = $step;
             const ROUNDED: bool = true;
 
+            enter! { $features }
             sums! {}
             $($parts)*
 
@@ -225,7 +204,7 @@ macro_rules! nibbles {
     };
 }
 
-integers! { Avx2Int8, 2, { whole_parts! {} },
+integers! { Avx2Int8, "avx2,fma,f16c", 2, { whole_parts! {} },
     fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i =
         _mm256_add_epi32(acc, _mm256_madd_epi16(w, x));
 }
@@ -252,7 +231,7 @@ impl Format<Avx2Int8> for I8 {
     }
 }
 
-integers! { Avx2Int4, 4,
+integers! { Avx2Int4, "avx2,fma,f16c", 4,
     {
         type Part = __m256i;
         // Sixteen products of at most 15 · 127 in size: 30480.
@@ -271,7 +250,7 @@ integers! { Avx2Int4, 4,
 impl IntArith for Avx2Int4 {}
 nibbles! { Avx2Int4 }
 
-integers! { Avx2Vnni, 4, { whole_parts! {} },
+integers! { Avx2Vnni, "avx2,fma,f16c,avxvnni", 4, { whole_parts! {} },
     fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i = _mm256_dpbusd_avx_epi32(acc, w, x);
 }
 

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, bf16_pair, float_sums,
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, bf16_pair, enter, float_sums,
     whole_parts,
 };
 
@@ -22,30 +22,6 @@ pub(super) struct Avx512Int8;
 /// The same by `vpdpbusd`.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Vnni;
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn run<T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_f32::<Avx512, 4>() }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
-pub(super) unsafe fn run_bf16<T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_bf16::<Avx512Bf16, 4>() }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) unsafe fn run_int8<F: Format<Avx512Int8>, T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_integers::<Avx512Int8, F, 4>() }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn run_vnni<F: Format<Avx512Vnni>, T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_integers::<Avx512Vnni, F, 4>() }
-}
 
 /// What all kinds do with their sums.
 macro_rules! sums {
@@ -69,6 +45,7 @@ impl Arith for Avx512 {
     type Scalar = f32;
     const STEP: usize = 1;
 
+    enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c" }
     sums! {}
 
     simd! {
@@ -115,6 +92,7 @@ impl Arith for Avx512Bf16 {
     type Scalar = u32;
     const STEP: usize = 2;
 
+    enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c" }
     sums! {}
 
     simd! {
@@ -140,9 +118,9 @@ impl FloatArith for Avx512Bf16 {
     }
 }
 
-/// Arithmetic on integers, by the products of fours given.
+/// Arithmetic on integers, by the features and products of fours given.
 macro_rules! integers {
-    ($arith:ident, $($dot:tt)*) => {
+    ($arith:ident, $features:literal, $($dot:tt)*) => {
         impl Arith for $arith {
             type Acc = __m512i;
             type Operand = __m512i;
@@ -150,6 +128,7 @@ macro_rules! integers {
             const STEP: usize = 4;
             const ROUNDED: bool = true;
 
+            enter! { $features }
             sums! {}
             whole_parts! {}
 
@@ -182,7 +161,7 @@ macro_rules! integers {
     };
 }
 
-integers! { Avx512Int8,
+integers! { Avx512Int8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
     fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = {
         let even = _mm512_madd_epi16(
             _mm512_and_si512(w, _mm512_set1_epi16(255)),
@@ -193,7 +172,7 @@ integers! { Avx512Int8,
     };
 }
 
-integers! { Avx512Vnni,
+integers! { Avx512Vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
     fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, w, x);
 }
 

@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{
-    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, Task, bf16_pair, float_sums,
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, bf16_pair, enter, float_sums,
     whole_parts,
 };
 
@@ -26,30 +26,6 @@ pub(super) struct NeonInt8;
 /// one row, the case of decoding, would gain nothing.)
 #[derive(Clone, Copy)]
 pub(super) struct NeonDot;
-
-#[target_feature(enable = "neon")]
-pub(super) unsafe fn run<T: Task>(task: &T) {
-    // SAFETY: the feature of this function.
-    unsafe { task.with_f32::<Neon, 4>() }
-}
-
-#[target_feature(enable = "neon,bf16")]
-pub(super) unsafe fn run_bf16<T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_bf16::<NeonBf16, 4>() }
-}
-
-#[target_feature(enable = "neon")]
-pub(super) unsafe fn run_int8<F: Format<NeonInt8>, T: Task>(task: &T) {
-    // SAFETY: the feature of this function.
-    unsafe { task.with_integers::<NeonInt8, F, 4>() }
-}
-
-#[target_feature(enable = "neon,dotprod")]
-pub(super) unsafe fn run_dot<F: Format<NeonDot>, T: Task>(task: &T) {
-    // SAFETY: the features of this function.
-    unsafe { task.with_integers::<NeonDot, F, 4>() }
-}
 
 /// Four f16 as f32. The intrinsic is not in this Rust yet; the instruction is in every aarch64.
 ///
@@ -89,6 +65,7 @@ impl Arith for Neon {
     type Scalar = f32;
     const STEP: usize = 1;
 
+    enter! { "neon" }
     sums! {}
 
     simd! {
@@ -134,6 +111,7 @@ impl Arith for NeonBf16 {
     type Scalar = u32;
     const STEP: usize = 2;
 
+    enter! { "neon,bf16" }
     sums! {}
 
     simd! {
@@ -194,9 +172,9 @@ impl Format<NeonBf16> for I4 {
     }
 }
 
-/// Arithmetic on integers, by the products of fours given.
+/// Arithmetic on integers, by the features and products of fours given.
 macro_rules! integers {
-    ($arith:ident, $($dot:tt)*) => {
+    ($arith:ident, $features:literal, $($dot:tt)*) => {
         impl Arith for $arith {
             type Acc = int32x4_t;
             type Operand = int8x16_t;
@@ -204,6 +182,7 @@ macro_rules! integers {
             const STEP: usize = 4;
             const ROUNDED: bool = true;
 
+            enter! { $features }
             sums! {}
             whole_parts! {}
 
@@ -237,7 +216,7 @@ macro_rules! integers {
     };
 }
 
-integers! { NeonInt8,
+integers! { NeonInt8, "neon",
     // Two products are at most 2 · 128 · 127 in size, which sixteen bits hold: x has no -128.
     fn dot(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t = {
         let low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
@@ -245,7 +224,7 @@ integers! { NeonInt8,
     };
 }
 
-integers! { NeonDot,
+integers! { NeonDot, "neon,dotprod",
     // The intrinsic is not in this Rust yet.
     fn dot(acc: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t = {
         let mut sum = acc;

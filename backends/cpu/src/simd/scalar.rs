@@ -3,7 +3,8 @@
 use half::f16;
 
 use super::{
-    Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, Quantised, float_sums, whole_parts,
+    Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, Quantised, enter, float_sums,
+    whole_parts,
 };
 
 /// f32 products.
@@ -14,17 +15,19 @@ pub(super) struct Scalar;
 #[derive(Clone, Copy)]
 pub(super) struct ScalarInt8;
 
-/// `[f(0), f(1), f(2), f(3)]`, without a closure that might not be inlined.
+/// `$e` for `$i` from 0 to 3, written out: thousands of loops of four, unrolled one by one, took minutes to compile.
 macro_rules! lanes {
-    ($i:ident => $e:expr) => {{
-        let mut out = [0.0f32; 4];
-        let mut $i = 0;
-        while $i < 4 {
-            // SAFETY: a pointer in `$e` is good for four elements, as the caller promised.
-            out[$i] = unsafe { $e };
-            $i += 1;
-        }
-        out
+    ($i:ident => $e:expr) => {
+        [
+            lanes!(@ $i 0 => $e),
+            lanes!(@ $i 1 => $e),
+            lanes!(@ $i 2 => $e),
+            lanes!(@ $i 3 => $e),
+        ]
+    };
+    (@ $i:ident $at:literal => $e:expr) => {{
+        let $i: usize = $at;
+        $e
     }};
 }
 
@@ -41,7 +44,8 @@ macro_rules! sums {
 
         #[inline(always)]
         unsafe fn load(at: *const f32) -> [f32; 4] {
-            lanes!(i => at.add(i).read_unaligned())
+            // SAFETY: the caller's promise.
+            unsafe { lanes!(i => at.add(i).read_unaligned()) }
         }
 
         #[inline(always)]
@@ -52,7 +56,8 @@ macro_rules! sums {
 
         #[inline(always)]
         unsafe fn load_f16(at: *const u16) -> [f32; 4] {
-            lanes!(i => Float::to_f32(f16::from_bits(at.add(i).read_unaligned())))
+            // SAFETY: the caller's promise.
+            unsafe { lanes!(i => Float::to_f32(f16::from_bits(at.add(i).read_unaligned()))) }
         }
 
         // Two roundings: a fused product would be a library call on CPUs without one.
@@ -68,12 +73,12 @@ macro_rules! sums {
     };
 }
 
-#[expect(unused_unsafe, reason = "some lanes need no pointer")]
 impl Arith for Scalar {
     type Operand = [f32; 4];
     type Scalar = f32;
     const STEP: usize = 1;
 
+    enter! {}
     sums! {}
 
     #[inline(always)]
@@ -113,12 +118,14 @@ impl F32Arith for Scalar {
 
     #[inline(always)]
     unsafe fn load_bf16(at: *const u16) -> [f32; 4] {
-        lanes!(i => f32::from_bits(u32::from(at.add(i).read_unaligned()) << 16))
+        // SAFETY: the caller's promise.
+        unsafe { lanes!(i => f32::from_bits(u32::from(at.add(i).read_unaligned()) << 16)) }
     }
 
     #[inline(always)]
     unsafe fn load_i8(at: *const i8) -> [f32; 4] {
-        lanes!(i => f32::from(*at.add(i)))
+        // SAFETY: the caller's promise.
+        unsafe { lanes!(i => f32::from(*at.add(i))) }
     }
 
     #[inline(always)]
@@ -128,18 +135,16 @@ impl F32Arith for Scalar {
     }
 
     #[inline(always)]
-    #[expect(unused_unsafe, reason = "no pointer here")]
     unsafe fn lowest(words: [u32; 4]) -> [f32; 4] {
         lanes!(i => ((words[i] << 28) as i32 >> 28) as f32)
     }
 
     #[inline(always)]
     unsafe fn shift(words: [u32; 4]) -> [u32; 4] {
-        [words[0] >> 4, words[1] >> 4, words[2] >> 4, words[3] >> 4]
+        lanes!(i => words[i] >> 4)
     }
 }
 
-#[expect(unused_unsafe, reason = "some lanes need no pointer")]
 impl Arith for ScalarInt8 {
     type Acc = [i32; 4];
     type Operand = [u32; 4];
@@ -147,6 +152,7 @@ impl Arith for ScalarInt8 {
     const STEP: usize = 4;
     const ROUNDED: bool = true;
 
+    enter! {}
     sums! {}
     whole_parts! {}
 
@@ -163,7 +169,8 @@ impl Arith for ScalarInt8 {
 
     #[inline(always)]
     unsafe fn merge(sum: [f32; 4], x: *const Quantised, old: [f32; 4]) -> [f32; 4] {
-        lanes!(i => sum[i] * (*x).scale + old[i])
+        // SAFETY: the caller's promise.
+        unsafe { lanes!(i => sum[i] * (*x).scale + old[i]) }
     }
 
     #[inline(always)]
@@ -184,14 +191,12 @@ impl Arith for ScalarInt8 {
     }
 
     #[inline(always)]
-    unsafe fn dot(mut acc: [i32; 4], w: [u32; 4], x: [u32; 4]) -> [i32; 4] {
-        for i in 0..4 {
-            let products = w[i].to_le_bytes().into_iter().zip(x[i].to_le_bytes());
-            acc[i] += products
-                .map(|(w, x)| i32::from(w) * i32::from(x as i8))
-                .sum::<i32>();
-        }
-        acc
+    unsafe fn dot(acc: [i32; 4], w: [u32; 4], x: [u32; 4]) -> [i32; 4] {
+        lanes!(i => {
+            let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
+            let products = lanes!(b => i32::from(w[b]) * i32::from(x[b] as i8));
+            acc[i] + products[0] + products[1] + products[2] + products[3]
+        })
     }
 }
 
@@ -210,11 +215,11 @@ impl Format<ScalarInt8> for I4 {
 
     #[inline(always)]
     unsafe fn operand(raw: [u32; 4]) -> [u32; 4] {
-        raw.map(|word| word & 0x0f0f_0f0f)
+        lanes!(i => raw[i] & 0x0f0f_0f0f)
     }
 
     #[inline(always)]
     unsafe fn next(raw: [u32; 4]) -> [u32; 4] {
-        raw.map(|word| word >> 4)
+        lanes!(i => raw[i] >> 4)
     }
 }

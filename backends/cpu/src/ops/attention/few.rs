@@ -5,6 +5,7 @@
 //! instruction that loads takes steps of one size: hence small blocks of pairs, and loops of known lengths. Where the slots of a head
 //! lie together in short pieces only, or products of floats take longer than reading, what comes next is asked for.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use hal::DType;
@@ -51,20 +52,33 @@ pub(super) struct Few<'p> {
     pub(super) scratch: &'p mut [f32],
 }
 
-impl Kernel for Few<'_> {
+impl Few<'_> {
+    /// Attends: each type of cache in a function of its own.
+    pub(super) fn run(self) {
+        let Problem { op, sizes, isa, .. } = self.problem;
+        let read = match self.problem.in_place() {
+            true => op.kv,
+            false => DType::F32,
+        };
+        let known = sizes.pairs && isa.has_pairs() && sizes.dim == 2 * KNOWN * MAX_LANES;
+        with_cache!(read, E => match known {
+            true => self.problem.run(Of::<E, KNOWN>(self, PhantomData)),
+            false => self.problem.run(Of::<E, 0>(self, PhantomData)),
+        });
+    }
+}
+
+/// [`Few`] where the cache is read as `E`, and [`Sizes::width`](super::Sizes::width) is `W` vectors, or any number if that is 0.
+struct Of<'p, E, const W: usize>(Few<'p>, PhantomData<E>);
+
+impl<E: Cached, const W: usize> Kernel for Of<'_, E, W> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let problem = self.problem;
-        let read = if problem.in_place() {
-            problem.op.kv
-        } else {
-            DType::F32
-        };
-        let known = V::PAIRS && problem.sizes.width::<V>() == KNOWN * V::N;
-        with_cache!(read, E => match known {
-            true => problem.few::<V, E, KNOWN>(self),
-            false => problem.few::<V, E, 0>(self),
-        });
+        // What `Few::run` never asks for is not compiled.
+        if V::PAIRS && !E::PAIRS || W > 0 && !V::PAIRS {
+            unreachable!("no such pairs");
+        }
+        self.0.problem.few::<V, E, W>(self.0);
     }
 }
 
@@ -160,8 +174,7 @@ impl<'w> Blocks<'w> {
 }
 
 impl Problem<'_> {
-    /// As [`Few`]. `E` is the type of the cache where its rows are whole vectors, else f32; `W` is [`Sizes::width`] in vectors, or 0
-    /// where that is any number.
+    /// As [`Of`].
     #[inline(always)]
     fn few<V: Lanes, E: Cached, const W: usize>(&self, call: Few<'_>) {
         let (task, heads, all_slots) = (call.task, call.heads, call.slots);

@@ -1,5 +1,6 @@
 //! One launch: x packed into tiles, then panels of the weight handed out to threads.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +20,7 @@ use crate::ops::tensor::Row;
 use crate::ops::vector::{Kernel, Lanes};
 use crate::simd::{
     Arith, BF16, F16, F32Arith, Float, FloatArith, Format, I4, I8, IntArith, MAX_PANEL, Native,
-    Path, Quantised, Rows, Task, load_f32, store_f32,
+    Path, Quantised, Rows, Task, Work, load_f32, store_f32,
 };
 
 /// Everything starts on a cache line.
@@ -101,12 +102,11 @@ pub(super) struct Share<'a> {
 unsafe impl Sync for Call<'_> {}
 
 impl Task for Share<'_> {
-    #[inline(always)]
     unsafe fn with_f32<A: F32Arith, const NV: usize>(&self) {
         // SAFETY: the CPU has `A`, and the planner laid the weight out for it.
         unsafe {
             match (self.pass, self.call.layout.format) {
-                (Pass::PackX, _) => self.pack_x::<A>(),
+                (Pass::PackX, _) => A::enter(&PackX(self)),
                 (_, WeightFormat::Dense(DType::F32)) => self.multiply::<A, Native, NV>(),
                 (_, WeightFormat::Dense(DType::F16)) => self.multiply::<A, F16, NV>(),
                 (_, WeightFormat::Dense(_)) => self.multiply::<A, BF16, NV>(),
@@ -119,7 +119,6 @@ impl Task for Share<'_> {
     }
 
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-    #[inline(always)]
     unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where
         I8: Format<A>,
@@ -128,7 +127,7 @@ impl Task for Share<'_> {
         // SAFETY: as above; the planner takes this way for bf16, int8 and int4 only.
         unsafe {
             match (self.pass, self.call.layout.format) {
-                (Pass::PackX, _) => self.pack_x::<A>(),
+                (Pass::PackX, _) => A::enter(&PackX(self)),
                 (_, WeightFormat::Dense(_)) => self.multiply::<A, Native, NV>(),
                 (_, WeightFormat::Int8Row | WeightFormat::Int8Group(_)) => {
                     self.multiply::<A, I8, NV>()
@@ -138,13 +137,88 @@ impl Task for Share<'_> {
         }
     }
 
-    #[inline(always)]
     unsafe fn with_integers<A: IntArith, F: Format<A>, const NV: usize>(&self) {
         // SAFETY: as above; the planner takes this way for int8 and int4 only.
         unsafe {
             match self.pass {
-                Pass::PackX => self.quantise_x::<A>(),
+                Pass::PackX => A::enter(&QuantiseX(self)),
                 Pass::Multiply => self.multiply::<A, F, NV>(),
+            }
+        }
+    }
+}
+
+/// [`Pass::PackX`] of x as it is.
+struct PackX<'s>(&'s Share<'s>);
+
+impl<A: FloatArith> Work<A> for PackX<'_> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.pack_x::<A>() }
+    }
+}
+
+/// [`Pass::PackX`] of x as integers.
+struct QuantiseX<'s>(&'s Share<'s>);
+
+impl<A: IntArith> Work<A> for QuantiseX<'_> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.quantise_x::<A>() }
+    }
+}
+
+/// [`Pass::Multiply`] of few rows, or of many, by a weight of format `F` in panels of `NV` vectors.
+struct Multiply<'s, F, const NV: usize, const FEW: bool>(&'s Share<'s>, PhantomData<F>);
+
+impl<A: Arith, F: Format<A>, const NV: usize, const FEW: bool> Work<A>
+    for Multiply<'_, F, NV, FEW>
+{
+    #[inline(always)]
+    unsafe fn run(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match FEW {
+                true => self.0.multiply_few::<A, F, NV>(),
+                false => self.0.multiply_many::<A, F, NV>(),
+            }
+        }
+    }
+}
+
+/// A block of a panel, as operands, by the rows of all its tiles.
+struct ByBlock<'b, const NV: usize> {
+    call: &'b Call<'b>,
+    tiles: Range<usize>,
+    /// The block's first step.
+    step: usize,
+    /// Its spans: the step and the part of x where each starts.
+    spans: &'b [(usize, usize, Span)],
+    /// The weight of the next block.
+    next: Range<*const u8>,
+    /// A panel for each row of the tiles.
+    sums: *mut f32,
+}
+
+impl<A: Arith, const NV: usize> Work<A> for ByBlock<'_, NV> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        let (call, panel) = (self.call, self.call.layout.panel);
+        let first_row = call.sizes.tiling.rows(self.tiles.start).start;
+        for (i, t) in self.tiles.clone().enumerate() {
+            let rows = call.sizes.tiling.rows(t);
+            let sums = self.sums.wrapping_add((rows.start - first_row) * panel);
+            // While this block is used, the next one comes: each tile asks for some of it.
+            let ask = (self.next.start).wrapping_add(i * ASKED_BYTES * BLOCK_STEPS);
+            for &(step, part, mut span) in self.spans {
+                if self.next.contains(&ask) {
+                    span.ask = ask.wrapping_add(ASKED_BYTES * (step - self.step));
+                }
+                let x = call.columns::<A>(&rows, step, part);
+                // SAFETY: the caller's promise: the block has these steps, x too, and `sums` a panel for each row.
+                unsafe { tile::<A, Native, NV, false>(rows.len(), span, x, sums) };
             }
         }
     }
@@ -342,19 +416,34 @@ impl Share<'_> {
 
     /// # Safety
     /// As [`Task::with_f32`]; the weight is of format `F`.
-    #[inline(always)]
     unsafe fn multiply<A: Arith, F: Format<A>, const NV: usize>(&self) {
-        let call = self.call;
-        let panels = call.layout.panels();
-        if call.sizes.tiling.few {
-            while let Some(item) = call.take(self.pass, self.thread) {
-                let first = item * call.together();
-                let count = call.together().min(panels - first);
-                // SAFETY: the caller's promise; one thread has these panels.
-                unsafe { self.few_rows::<A, F, NV>(first, count) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.call.sizes.tiling.few {
+                true => A::enter(&Multiply::<F, NV, true>(self, PhantomData)),
+                false => A::enter(&Multiply::<F, NV, false>(self, PhantomData)),
             }
-            return;
         }
+    }
+
+    /// # Safety
+    /// As [`Self::multiply`].
+    #[inline(always)]
+    unsafe fn multiply_few<A: Arith, F: Format<A>, const NV: usize>(&self) {
+        let call = self.call;
+        while let Some(item) = call.take(self.pass, self.thread) {
+            let first = item * call.together();
+            let count = call.together().min(call.layout.panels() - first);
+            // SAFETY: the caller's promise; one thread has these panels.
+            unsafe { self.few_rows::<A, F, NV>(first, count) };
+        }
+    }
+
+    /// # Safety
+    /// As [`Self::multiply`].
+    #[inline(always)]
+    unsafe fn multiply_many<A: Arith, F: Format<A>, const NV: usize>(&self) {
+        let (call, panels) = (self.call, self.call.layout.panels());
         while let Some(item) = call.take(self.pass, self.thread) {
             let (tiles, panel) = (call.sizes.tiling.block(item / panels), item % panels);
             // SAFETY: the caller's promise; one thread has this panel for these tiles.
@@ -434,22 +523,16 @@ impl Share<'_> {
                 decoded_spans[count] = (step, step / layout.part_steps, span);
                 count += 1;
             }
-            let next_block = spans.block();
-            for (i, t) in tiles.clone().enumerate() {
-                let rows = call.sizes.tiling.rows(t);
-                let sums = &mut sums[(rows.start - first_row) * layout.panel..];
-                // While this block is used, the next one comes: each tile asks for some of it.
-                let ask = next_block.start.wrapping_add(i * ASKED_BYTES * BLOCK_STEPS);
-                for &(step, part, mut span) in &decoded_spans[..count] {
-                    if next_block.contains(&ask) {
-                        span.ask = ask.wrapping_add(ASKED_BYTES * (step - block));
-                    }
-                    let x = call.columns::<A>(&rows, step, part);
-                    let sums = sums.as_mut_ptr();
-                    // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
-                    unsafe { tile::<A, Native, NV, false>(rows.len(), span, x, sums) };
-                }
-            }
+            let by_block = ByBlock::<NV> {
+                call,
+                tiles: tiles.clone(),
+                step: block,
+                spans: &decoded_spans[..count],
+                next: spans.block(),
+                sums: sums.as_mut_ptr(),
+            };
+            // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
+            unsafe { A::enter(&by_block) };
         }
         for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
             // SAFETY: as above.
