@@ -120,23 +120,27 @@ fetch_ascend_headers() {
     export GLM_ASCEND_HEADERS=$headers
 }
 
-# A core without products of fours of integers, one with them, and one with those of bf16 pairs too; without the longest test, which
-# alone would take as long as all others.
+# On each core the kernels that no other before it has: of floats and of products of pairs; of fours of integers by one instruction;
+# of bf16. The same integers as at any other level are asked of all.
 test_neon() {
-    local target=aarch64-unknown-linux-gnu core tool skipped
+    local target=aarch64-unknown-linux-gnu tool
     for tool in qemu-aarch64 aarch64-linux-gnu-gcc rustup; do
         command -v "$tool" >/dev/null || { say "NOT TESTED: NEON kernels: there is no $tool${excuse:+: $excuse}"; return 0; }
     done
     rustup -q target add $target >&2 || { say "NOT TESTED: NEON kernels: rustup has no $target"; return 0; }
-    for core in cortex-a57 neoverse-n1 max; do
-        say "NEON kernels on an emulated $core"
-        skipped=(--skip every_format_type)
-        # All levels at once are many minutes of emulation; the kernels of integers run on the other cores.
-        [ "$core" != max ] || skipped+=(--skip rounded_activations)
-        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-            CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $core" \
-            cargo test -p glm-backend-cpu --target $target --lib -- matmul isa "${skipped[@]}"
-    done
+    on_core cortex-a57 neon matmul isa
+    on_core neoverse-n1 neon-dotprod integers rounded_activations rows_do_not
+    on_core max neon-bf16 matmul --skip rounded_activations
+}
+
+# The core, the level that it is tested for, and which tests.
+on_core() {
+    local core=$1 level=$2
+    shift 2
+    say "NEON kernels on an emulated $core: $level"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $core" TEST_CPU_LEVELS=$level \
+        cargo test -p glm-backend-cpu --target aarch64-unknown-linux-gnu --lib -- "$@"
 }
 
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then

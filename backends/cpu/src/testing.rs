@@ -7,13 +7,30 @@ use ops::Context;
 use crate::{Activations, Level, Options, open};
 
 /// The levels of this CPU.
-pub(crate) fn levels() -> impl Iterator<Item = Level> {
-    Level::ALL.into_iter().filter(|level| level.is_available())
+pub(crate) fn all_levels() -> Vec<Level> {
+    (Level::ALL.into_iter())
+        .filter(|level| level.is_available())
+        .collect()
 }
 
-/// This CPU at every level it has, on one thread and on three.
+/// Those that are tested: all, or what `TEST_CPU_LEVELS` names, for emulated cores, which are slow.
+///
+/// # Panics
+/// If it names one that this CPU does not have.
+pub(crate) fn levels() -> Vec<Level> {
+    let Ok(names) = std::env::var("TEST_CPU_LEVELS") else {
+        return all_levels();
+    };
+    let levels: Vec<Level> = names.split(',').map(|name| name.parse().unwrap()).collect();
+    if let Some(level) = levels.iter().find(|level| !level.is_available()) {
+        panic!("TEST_CPU_LEVELS: this CPU has no {level}");
+    }
+    levels
+}
+
+/// This CPU at every one of [`levels`], on one thread and on three.
 pub(crate) fn contexts() -> Vec<Context> {
-    levels()
+    (levels().into_iter())
         .flat_map(|level| [1, 3].map(|threads| context(level, threads)))
         .collect()
 }

@@ -170,6 +170,9 @@ fn run(cpu: &Cpu, op: &Attention, args: &[View<'_>], workspace: &View<'_>) {
     problem.zero_the_rest();
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Where the keys or values of a block's slots lie.
 type Places = [*const u8; BLOCK];
 
@@ -490,12 +493,20 @@ impl<'a> Problem<'a> {
         places[last..].fill(last_place);
     }
 
-    /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them.
+    /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them. Where they go to the
+    /// first-level cache, four quarters take turns, which lie in four pages: hardware that follows a stream of addresses does
+    /// so inside a page, and these are four.
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {
             let far = self.isa.asks_far();
-            ask_for::<V>(places[asked(far, i, BLOCK)], self.row_bytes(), far);
+            let place = match far {
+                true => places[i],
+                false => places[i % 4 * (BLOCK / 4) + i / 4],
+            };
+            for byte in (0..self.row_bytes()).step_by(LINE) {
+                V::prefetch(place.wrapping_add(byte), far);
+            }
         }
     }
 
@@ -583,26 +594,6 @@ impl<'a> Problem<'a> {
             (partial[0], partial[1]) = (max, sum);
             Row::of(&mut partial[2..]).copy_from::<V, f32>(result);
         }
-    }
-}
-
-/// The `i`-th of `slots` slots to be asked for.
-///
-/// Where they go to the first-level cache, four quarters of the block take turns, which lie in four pages: hardware that
-/// follows a stream of addresses does so inside a page, and these are four.
-#[inline(always)]
-fn asked(far: bool, i: usize, slots: usize) -> usize {
-    match far {
-        true => i,
-        false => i % 4 * (slots / 4) + i / 4,
-    }
-}
-
-/// Asks for `bytes` from `at` on.
-#[inline(always)]
-fn ask_for<V: Lanes>(at: *const u8, bytes: usize, far: bool) {
-    for byte in (0..bytes).step_by(64) {
-        V::prefetch(at.wrapping_add(byte), far);
     }
 }
 

@@ -138,7 +138,7 @@ mod tests {
     use ops::{Act, Context, MatmulArgs, Op, Plan};
 
     use super::*;
-    use crate::testing::{Random, context, contexts, decode, encode, levels, opened};
+    use crate::testing::{Random, all_levels, context, contexts, decode, encode, levels, opened};
     use crate::{Activations, Level};
 
     /// Elements between rows beyond their length.
@@ -299,16 +299,16 @@ mod tests {
         }
     }
 
-    /// This CPU at every level, with activations of eight bits.
-    fn of_integers() -> Vec<Context> {
-        levels()
+    /// This CPU at these levels, with activations of eight bits.
+    fn of_integers(levels: Vec<Level>) -> Vec<Context> {
+        (levels.into_iter())
             .flat_map(|level| [1, 3].map(|threads| opened(level, threads, Activations::Int8)))
             .collect()
     }
 
     #[test]
     fn rounded_activations_stay_within_the_bound_of_their_own_reference() {
-        for context in of_integers() {
+        for context in of_integers(levels()) {
             for weight in WeightFormat::ALL {
                 for x in [DType::F32, DType::F16, DType::BF16] {
                     for (i, (m, n, k)) in [
@@ -347,7 +347,7 @@ mod tests {
                 let k = weight.group().map_or(block, |group| group.min(block));
                 let op = Matmul { k, ..op };
                 let case = Case { op, m };
-                let all: Vec<_> = of_integers()
+                let all: Vec<_> = of_integers(all_levels())
                     .iter()
                     .map(|c| launch(c, &case, 5).got)
                     .collect();
@@ -360,7 +360,7 @@ mod tests {
     fn rows_do_not_depend_on_their_neighbours() {
         // Fewer rows than one tile has, two tiles, many: all ways through the weight.
         let rows = [1, 5, 11, 40];
-        for context in contexts().into_iter().chain(of_integers()) {
+        for context in contexts().into_iter().chain(of_integers(levels())) {
             for weight in WeightFormat::ALL {
                 for x in [DType::F32, DType::BF16] {
                     let k = 520usize.next_multiple_of(weight.cols_multiple());
@@ -414,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        for context in of_integers() {
+        for context in of_integers(levels()) {
             for (bad, at) in [(f32::NAN, 3), (f32::INFINITY, 200), (f32::NEG_INFINITY, 0)] {
                 let op = Matmul::new(20, 256, DType::F32, WeightFormat::Int8Row);
                 let mut x = vec![1.0f32; 512];
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn the_largest_integers_do_not_overflow() {
         let (n, k) = (20, 512);
-        for context in of_integers() {
+        for context in of_integers(levels()) {
             for format in [
                 WeightFormat::Int4Row,
                 WeightFormat::Int4Group(32),

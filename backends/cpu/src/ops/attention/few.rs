@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use hal::DType;
 
-use super::{BLOCK, Problem, Task, ask_for, asked, exp_normal};
+use super::{BLOCK, LINE, Problem, Task, exp_normal};
 use crate::Isa;
 use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
@@ -32,6 +32,8 @@ const KNOWN: usize = 4;
 /// How many blocks ahead of its use a block is asked for, as pairs and else.
 const AHEAD_PAIRS: usize = 2;
 const AHEAD: usize = 1;
+/// Slots whose values are multiplied between two times of asking, where not as pairs.
+const STEPS: usize = 8;
 /// From this length on a piece of the cache is a stream that hardware follows by itself.
 const STREAM_BYTES: usize = 64 << 10;
 
@@ -211,8 +213,8 @@ impl Problem<'_> {
         if self.in_place() {
             for _ in 0..if V::PAIRS { AHEAD_PAIRS } else { AHEAD } {
                 let Some(next) = first.next::<V>() else { break };
-                for next in self.to_ask(&next) {
-                    (0..block_slots::<V>()).for_each(|i| next.ask_row::<V>(i));
+                for next in self.to_ask::<V>(&next) {
+                    next.ask::<V>(0..next.fours);
                 }
             }
         }
@@ -221,7 +223,7 @@ impl Problem<'_> {
         let scores = &mut scores[..rows * SLOTS];
         while let Some(block) = blocks.next::<V>() {
             let next = ahead.as_mut().and_then(Blocks::next::<V>);
-            let next = next.map_or([None; 2], |next| self.to_ask(&next).map(Some));
+            let next = next.map_or([None; 2], |next| self.to_ask::<V>(&next).map(Some));
             let (start, n) = (block.slots.start, block.slots.len());
             let own = block.head * rows..(block.head + 1) * rows;
             let q = &q[own.start * width..own.end * width];
@@ -285,15 +287,17 @@ impl Problem<'_> {
     }
 
     /// How the keys and values of a block are asked for.
-    fn to_ask(&self, block: &Block) -> [Next; 2] {
+    #[inline(always)]
+    fn to_ask<V: Lanes>(&self, block: &Block) -> [Next; 2] {
         block.at.map(|at| Next {
             at,
-            row_bytes: self.row_bytes(),
-            far: self.isa.asks_far(),
+            fours: (block_slots::<V>() * self.row_bytes()).div_ceil(4 * LINE),
+            // No CPU with few registers is asked so.
+            far: V::MANY_REGISTERS && self.isa.asks_far(),
         })
     }
 
-    /// `scores[r, j] = scale · keys[j] · q[r]`, and anything for slots behind the last. Asks for the rows of `next`.
+    /// `scores[r, j] = scale · keys[j] · q[r]`, and anything for slots behind the last. Asks for `next`.
     ///
     /// # Safety
     /// At each of `keys` lie `dim` elements, whole vectors.
@@ -314,7 +318,7 @@ impl Problem<'_> {
         assert!(width.is_multiple_of(V::N) && scores.len() >= rows * SLOTS && keys.n <= SLOTS);
         for j in (0..keys.n).step_by(4) {
             if let Some(next) = next {
-                (j..j + 4).for_each(|i| next.ask_row::<V>(i));
+                next.ask::<V>(next.part(j..j + 4, block_slots::<V>()));
             }
             let mut r = 0;
             while r < rows {
@@ -359,7 +363,7 @@ impl Problem<'_> {
         }
     }
 
-    /// `results[r] += Σ_j p[r, j] · values[j]`. Asks for the rows of `next`.
+    /// `results[r] += Σ_j p[r, j] · values[j]`. Asks for `next`.
     ///
     /// # Safety
     /// At each of `values` lie `dim` elements, whole vectors.
@@ -415,23 +419,31 @@ impl Slots {
 #[derive(Clone, Copy)]
 struct Next {
     at: *const u8,
-    row_bytes: usize,
+    /// Cache lines, four by four.
+    fours: usize,
     far: bool,
 }
 
 impl Next {
-    /// Asks for the row of the `i`-th slot.
+    /// The fours of `part` of `whole`, which may be any numbers.
     #[inline(always)]
-    fn ask_row<V: Lanes>(self, i: usize) {
-        self.ask::<V>(i, 0, self.row_bytes);
+    fn part(self, part: Range<usize>, whole: usize) -> Range<usize> {
+        self.fours * part.start / whole..self.fours * part.end / whole
     }
 
-    /// Asks for `bytes` of it from `start` on.
+    /// Asks for them. Where they go to the first-level cache, four lie in the four quarters: hardware that follows a stream of
+    /// addresses does so inside a page, and these are four.
     #[inline(always)]
-    fn ask<V: Lanes>(self, i: usize, start: usize, bytes: usize) {
-        let slot = asked(self.far, i, block_slots::<V>());
-        let at = self.at.wrapping_add(slot * self.row_bytes + start);
-        ask_for::<V>(at, bytes, self.far);
+    fn ask<V: Lanes>(self, fours: Range<usize>) {
+        for four in fours {
+            let (first, step) = match self.far {
+                true => (4 * four, 1),
+                false => (four, self.fours),
+            };
+            for i in 0..4 {
+                V::prefetch(self.at.wrapping_add((first + i * step) * LINE), self.far);
+            }
+        }
     }
 }
 
@@ -670,43 +682,48 @@ impl Weigh {
             }
             let p = self.p.add(row * SLOTS);
             let steps = if V::PAIRS { n.div_ceil(2) } else { n };
-            for j in 0..steps {
-                let slots = if V::PAIRS { 2 * j..2 * j + 2 } else { j..j + 1 };
-                // Each column its own part, so that requests come evenly.
-                if let (0, Some(next)) = (row, self.next) {
-                    let element = size_of::<E>();
-                    for slot in slots.clone() {
-                        next.ask::<V>(slot, d * element, NV * V::N * element);
-                    }
+            // Each column its own part, and of that each group of steps, so that requests come evenly.
+            let group = if V::PAIRS { 1 } else { STEPS };
+            let next = self.next.filter(|_| row == 0);
+            let mut ask = next.map_or(0..0, |next| next.part(d..d + NV * V::N, self.dim));
+            let each = ask.len().div_ceil(steps.div_ceil(group).max(1));
+            for first in (0..steps).step_by(group) {
+                if let Some(next) = next {
+                    let end = ask.end.min(ask.start + each);
+                    next.ask::<V>(ask.start..end);
+                    ask.start = end;
                 }
-                let value = self.values.row::<E>(slots.start).add(d);
-                let mut x = [V::splat(0.0); NV];
-                if V::PAIRS {
-                    let second = self.values.row::<E>(slots.start + 1).add(d);
-                    let whole = slots.end <= n;
-                    for v in 0..NV / 2 {
-                        let at = 2 * v * V::N;
-                        let lower = E::load_pairs(value.add(at));
-                        let upper = match whole {
-                            true => E::load_pairs(second.add(at)),
-                            false => V::splat(0.0),
-                        };
-                        [x[2 * v], x[2 * v + 1]] = V::in_pairs(lower, upper);
+                for j in first..steps.min(first + group) {
+                    let slots = if V::PAIRS { 2 * j..2 * j + 2 } else { j..j + 1 };
+                    let value = self.values.row::<E>(slots.start).add(d);
+                    let mut x = [V::splat(0.0); NV];
+                    if V::PAIRS {
+                        let second = self.values.row::<E>(slots.start + 1).add(d);
+                        let whole = slots.end <= n;
+                        for v in 0..NV / 2 {
+                            let at = 2 * v * V::N;
+                            let lower = E::load_pairs(value.add(at));
+                            let upper = match whole {
+                                true => E::load_pairs(second.add(at)),
+                                false => V::splat(0.0),
+                            };
+                            [x[2 * v], x[2 * v + 1]] = V::in_pairs(lower, upper);
+                        }
+                    } else if NV == 1 {
+                        x[0] = E::load::<V>(value);
+                    } else {
+                        for v in 0..NV / 2 {
+                            [x[2 * v], x[2 * v + 1]] = E::load_two(value.add(2 * v * V::N));
+                        }
                     }
-                } else if NV == 1 {
-                    x[0] = E::load::<V>(value);
-                } else {
-                    for v in 0..NV / 2 {
-                        [x[2 * v], x[2 * v + 1]] = E::load_two(value.add(2 * v * V::N));
-                    }
-                }
-                for r in 0..R {
-                    let p = V::splat(*p.add(r * SLOTS + j));
-                    for v in 0..NV {
-                        sums[r][v] = match V::PAIRS {
-                            true => p.dot_pairs(x[v], sums[r][v]),
-                            false => p.mul_add(x[v], sums[r][v]),
-                        };
+                    for r in 0..R {
+                        let p = V::splat(*p.add(r * SLOTS + j));
+                        for v in 0..NV {
+                            sums[r][v] = match V::PAIRS {
+                                true => p.dot_pairs(x[v], sums[r][v]),
+                                false => p.mul_add(x[v], sums[r][v]),
+                            };
+                        }
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use hal::DType;
 
-use super::product::{Floats, Into, Pairs, VECTORS, product};
+use super::product::{Floats, Into, Pairs, product, vectors};
 use super::{BLOCK, Problem, Task};
 use crate::ops::kv_cache::{Cached, with_cache};
 use crate::ops::tensor::Row;
@@ -66,7 +66,7 @@ impl Problem<'_> {
         self.transpose_q::<V>(task, q, lanes, results);
         results.fill(0.0);
         // What is asked for comes in parts, between the parts of a product.
-        let part_rows = match lanes <= VECTORS * V::N {
+        let part_rows = match lanes <= vectors::<V>() * V::N {
             true => PART,
             false => BLOCK.max(dim),
         };

@@ -37,11 +37,16 @@ pub(super) enum Into<'a> {
     Added(&'a [f32]),
 }
 
-/// The most vectors of lanes of one block: with [`MANY`] or [`FEW`] rows, its sums and operands fill the registers.
-pub(super) const VECTORS: usize = 3;
-/// Rows of a block with 32 vector registers, and with 16.
+/// The most vectors of lanes of one block: with [`MANY`] or [`SIX`] rows, its sums and operands fill the registers, of 16 all but one.
+pub(super) const fn vectors<V: Lanes>() -> usize {
+    if V::MANY_REGISTERS { 3 } else { 2 }
+}
+
+/// Rows of a block with 32 vector registers, with 16, and with either where few are left.
 const MANY: usize = 8;
+const SIX: usize = 6;
 const FEW: usize = 4;
+const TWO: usize = 2;
 /// Rows of a block of one vector alone, with 32 registers.
 const TALL: usize = 16;
 
@@ -76,10 +81,10 @@ pub(super) fn product<V: Lanes, F: Factors>(
     while lane < lanes {
         // SAFETY: checked above for every row and lane.
         lane += unsafe {
-            match (lanes - lane) / V::N {
+            match ((lanes - lane) / V::N).min(vectors::<V>()) {
                 1 => call.column::<V, F, 1>(rows, lane),
                 2 => call.column::<V, F, 2>(rows, lane),
-                _ => call.column::<V, F, VECTORS>(rows, lane),
+                _ => call.column::<V, F, 3>(rows, lane),
             }
         };
     }
@@ -116,7 +121,9 @@ impl Product<'_> {
                         self.block::<V, F, TALL, NV>(row, lane)
                     }
                     MANY.. if V::MANY_REGISTERS => self.block::<V, F, MANY, NV>(row, lane),
+                    SIX.. if !V::MANY_REGISTERS => self.block::<V, F, SIX, NV>(row, lane),
                     FEW.. => self.block::<V, F, FEW, NV>(row, lane),
+                    TWO.. if !V::MANY_REGISTERS => self.block::<V, F, TWO, NV>(row, lane),
                     _ => self.block::<V, F, 1, NV>(row, lane),
                 }
             };
