@@ -128,7 +128,7 @@ test_neon() {
         command -v "$tool" >/dev/null || { say "NOT TESTED: NEON kernels: there is no $tool${excuse:+: $excuse}"; return 0; }
     done
     rustup -q target add $target >&2 || { say "NOT TESTED: NEON kernels: rustup has no $target"; return 0; }
-    on_core cortex-a57 neon matmul isa
+    on_core cortex-a57 neon matmul isa attention vector
     on_core neoverse-n1 neon-dotprod integers rounded_activations rows_do_not
     on_core max neon-bf16 matmul --skip rounded_activations
 }
@@ -173,7 +173,9 @@ export REQUIRE_DEVICE=${required%,}
 say "Devices that must be tested: ${REQUIRE_DEVICE:-none}"
 
 if [ "${DRIVERS:-}" = all ]; then
-    devices=$(cargo run -q -p glm --features wgpu -- devices)
+    # What the tests build: the program alone would have other features, and everything would be compiled twice.
+    cargo test --workspace --features glm/wgpu --no-run
+    devices=$("${CARGO_TARGET_DIR:-target}/debug/glm" devices)
     say "$devices"
     for name in 'Portable Computing Language' 'Intel(R) OpenCL' llvmpipe SwiftShader; do
         grep -qF "$name" <<<"$devices" && continue
