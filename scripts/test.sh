@@ -4,7 +4,7 @@
 #
 # DRIVERS=all fetches more into target/drivers: Intel's OpenCL runtime, SwiftShader, NVIDIA's compiler and AscendCL's headers; what was
 # installed or fetched must then be a device; what could not be is not tested, and the reason is printed. It also runs the CPU's products
-# for aarch64 on emulated cores.
+# and attention for aarch64 on emulated cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=$PWD/target/drivers
@@ -121,7 +121,7 @@ fetch_ascend_headers() {
 }
 
 # On each core the kernels that no other before it has: of floats and of products of pairs; of fours of integers by one instruction;
-# of bf16. The same integers as at any other level are asked of all.
+# of bf16. All must give the same integers as any other level.
 test_neon() {
     local target=aarch64-unknown-linux-gnu tool
     for tool in qemu-aarch64 aarch64-linux-gnu-gcc rustup; do

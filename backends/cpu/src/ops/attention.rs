@@ -493,9 +493,8 @@ impl<'a> Problem<'a> {
         places[last..].fill(last_place);
     }
 
-    /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them. Where they go to the
-    /// first-level cache, four quarters take turns, which lie in four pages: hardware that follows a stream of addresses does
-    /// so inside a page, and these are four.
+    /// Asks for the keys or values at some of `places`: the `part`-th of `parts` equal parts of them, in the order of few rows
+    /// (`Next::ask`).
     #[inline(always)]
     fn ask<V: Lanes>(&self, places: &Places, part: usize, parts: usize) {
         for i in part * BLOCK / parts..(part + 1) * BLOCK / parts {

@@ -292,8 +292,7 @@ impl Problem<'_> {
         block.at.map(|at| Next {
             at,
             fours: (block_slots::<V>() * self.row_bytes()).div_ceil(4 * LINE),
-            // No CPU with few registers is asked so.
-            far: V::MANY_REGISTERS && self.isa.asks_far(),
+            far: self.isa.asks_far(),
         })
     }
 
@@ -685,8 +684,11 @@ impl Weigh {
             // Each column its own part, and of that each group of steps, so that requests come evenly.
             let group = if V::PAIRS { 1 } else { STEPS };
             let next = self.next.filter(|_| row == 0);
-            let mut ask = next.map_or(0..0, |next| next.part(d..d + NV * V::N, self.dim));
-            let each = ask.len().div_ceil(steps.div_ceil(group).max(1));
+            let (mut ask, each) = next.map_or((0..0, 0), |next| {
+                let ask = next.part(d..d + NV * V::N, self.dim);
+                let each = ask.len().div_ceil(steps.div_ceil(group).max(1));
+                (ask, each)
+            });
             for first in (0..steps).step_by(group) {
                 if let Some(next) = next {
                     let end = ask.end.min(ask.start + each);

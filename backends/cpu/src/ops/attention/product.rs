@@ -37,18 +37,11 @@ pub(super) enum Into<'a> {
     Added(&'a [f32]),
 }
 
-/// The most vectors of lanes of one block: with [`MANY`] or [`SIX`] rows, its sums and operands fill the registers, of 16 all but one.
+/// The most vectors of lanes of one block: with 8 rows, or 6 by two vectors, its sums and operands fill 32 registers, or all but one
+/// of 16. With none to spare, a sum is kept in memory.
 pub(super) const fn vectors<V: Lanes>() -> usize {
     if V::MANY_REGISTERS { 3 } else { 2 }
 }
-
-/// Rows of a block with 32 vector registers, with 16, and with either where few are left.
-const MANY: usize = 8;
-const SIX: usize = 6;
-const FEW: usize = 4;
-const TWO: usize = 2;
-/// Rows of a block of one vector alone, with 32 registers.
-const TALL: usize = 16;
 
 /// `Σ_k a(m, k) · b[k, ..]` into `c[m, ..]`. `a(m, k)` lies at `m · steps[0] + k · steps[1]`. Rows of `b` and `c` have `lanes`
 /// elements, whole vectors.
@@ -117,13 +110,11 @@ impl Product<'_> {
             row += unsafe {
                 match rows - row {
                     // One vector alone: more rows, so that its sums hide a multiply-add's latency.
-                    TALL.. if NV == 1 && V::MANY_REGISTERS => {
-                        self.block::<V, F, TALL, NV>(row, lane)
-                    }
-                    MANY.. if V::MANY_REGISTERS => self.block::<V, F, MANY, NV>(row, lane),
-                    SIX.. if !V::MANY_REGISTERS => self.block::<V, F, SIX, NV>(row, lane),
-                    FEW.. => self.block::<V, F, FEW, NV>(row, lane),
-                    TWO.. if !V::MANY_REGISTERS => self.block::<V, F, TWO, NV>(row, lane),
+                    16.. if NV == 1 && V::MANY_REGISTERS => self.block::<V, F, 16, NV>(row, lane),
+                    8.. if V::MANY_REGISTERS => self.block::<V, F, 8, NV>(row, lane),
+                    6.. if !V::MANY_REGISTERS => self.block::<V, F, 6, NV>(row, lane),
+                    4.. => self.block::<V, F, 4, NV>(row, lane),
+                    2.. if !V::MANY_REGISTERS => self.block::<V, F, 2, NV>(row, lane),
                     _ => self.block::<V, F, 1, NV>(row, lane),
                 }
             };
