@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use hal::Error;
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
+
 /// A family of kernels; of those that one CPU has, each adds to the one before. Each is tested on any CPU that has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -26,6 +29,8 @@ pub enum Level {
     Avx512Vnni,
     /// With products of bf16 pairs (`vdpbf16ps`) too.
     Avx512Bf16,
+    /// With tiles of integers and of bf16 (AMX), in place of `vdpbf16ps`.
+    Amx,
 }
 
 /// What the lanes of a [`Level`] are computed with.
@@ -42,7 +47,7 @@ pub(crate) enum Vectors {
 
 impl Level {
     /// Every level.
-    pub const ALL: [Level; 9] = [
+    pub const ALL: [Level; 10] = [
         Level::Scalar,
         Level::Neon,
         Level::NeonDot,
@@ -52,6 +57,7 @@ impl Level {
         Level::Avx512,
         Level::Avx512Vnni,
         Level::Avx512Bf16,
+        Level::Amx,
     ];
 
     /// Whether this CPU can run it.
@@ -92,6 +98,8 @@ impl Level {
             Level::Avx512Bf16 => {
                 Level::Avx512Vnni.is_available() && is_x86_feature_detected!("avx512bf16")
             }
+            #[cfg(target_arch = "x86_64")]
+            Level::Amx => Level::Avx512Bf16.is_available() && amx::is_allowed(),
             _ => false,
         }
     }
@@ -121,6 +129,7 @@ impl Level {
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512-vnni",
             Level::Avx512Bf16 => "avx512-bf16",
+            Level::Amx => "amx",
         }
     }
 }
@@ -163,6 +172,7 @@ const STREAM_AHEAD: usize = 4096;
 pub struct Isa {
     level: Level,
     asks_far: bool,
+    has_tiles: bool,
 }
 
 impl Isa {
@@ -172,7 +182,20 @@ impl Isa {
         let asks_far = is_amd() && Level::Avx512.is_available();
         #[cfg(not(target_arch = "x86_64"))]
         let asks_far = false;
-        Self { level, asks_far }
+        Self {
+            level,
+            asks_far,
+            has_tiles: level == Level::Amx,
+        }
+    }
+
+    /// Plain Rust, and its tiles.
+    #[cfg(test)]
+    pub(crate) fn with_emulated_tiles() -> Self {
+        Self {
+            has_tiles: true,
+            ..Self::new(Level::Scalar)
+        }
     }
 
     /// The best of this CPU: the highest level, but for those that it has and does not gain by.
@@ -228,14 +251,19 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx2Vnni => Vectors::Avx2,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => Vectors::Avx512,
+            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => Vectors::Avx512,
             _ => Vectors::Scalar,
         }
     }
 
     /// Whether products of bf16 pairs are used.
     pub fn has_bf16(self) -> bool {
-        matches!(self.level, Level::Avx512Bf16 | Level::NeonBf16)
+        matches!(self.level, Level::Avx512Bf16 | Level::NeonBf16) || self.has_tiles
+    }
+
+    /// Whether products are those of tiles of integers and of bf16.
+    pub(crate) fn has_tiles(self) -> bool {
+        self.has_tiles
     }
 }
 
@@ -268,7 +296,7 @@ mod tests {
         }
         let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let amd = info.contains("AuthenticAMD");
-        assert_eq!(Isa::detect().has_bf16(), amd);
+        assert_eq!(Isa::detect().has_bf16(), amd || Level::Amx.is_available());
         assert!(Isa::at(Level::Avx512Bf16).unwrap().has_bf16());
     }
 }

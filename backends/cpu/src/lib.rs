@@ -2,8 +2,8 @@
 //!
 //! Design choices:
 //! - Always present, needs nothing installed; the embedded default and the reference of speed for a laptop.
-//! - One [`Isa`] value, detected once, chooses each kernel's variant when it is planned: AVX-512 (with VNNI, with BF16 where
-//!   that is faster than f32), AVX2 with FMA, NEON, or plain Rust. `GLM_CPU_LEVEL` names another.
+//! - One [`Isa`] value, detected once, chooses each kernel's variant when it is planned: AVX-512 (with AMX, with VNNI, with BF16
+//!   where that is faster than f32), AVX2 with FMA, NEON, or plain Rust. `GLM_CPU_LEVEL` names another.
 //! - Kernels split their outputs among threads, never a sum: results do not depend on the number of threads.
 //! - Streams work at once on the calling thread and the pool: when a call returns, the work is done.
 //!
@@ -72,6 +72,11 @@ pub fn open(options: &Options) -> Result<Accelerator> {
         (None, Ok(level)) => Isa::at(level.parse()?)?,
         (None, Err(_)) => Isa::detect(),
     };
+    open_at(isa, options)
+}
+
+/// As [`open`], at this level.
+pub(crate) fn open_at(isa: Isa, options: &Options) -> Result<Accelerator> {
     let threads = match options.threads {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),

@@ -8,6 +8,8 @@ use hal::{Buffer, DeviceId, Result, View};
 
 use crate::memory::{CpuMemory, elements, elements_mut};
 use crate::pool::Pool;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::amx;
 
 /// Far beyond the last-level cache.
 const MEMORY_BYTES: usize = 512 << 20;
@@ -23,9 +25,10 @@ pub enum Limit {
     Read,
     /// f32 operations per second, two for each fused multiply-add.
     F32,
-    /// Operations per second of `vdpbf16ps`, four per lane.
+    /// Operations per second of bf16: of AMX's tiles, else of `vdpbf16ps`, four per lane.
     Bf16,
-    /// Operations per second of `vpdpbusd`, eight per lane; of AVX2 `vpmaddubsw` and a sum, four per lane of 16 bits.
+    /// Operations per second of integers: of AMX's tiles, else of `vpdpbusd`, eight per lane; of AVX2 `vpmaddubsw` and a sum, four per
+    /// lane of 16 bits.
     Int8,
 }
 
@@ -81,7 +84,7 @@ impl Limits {
         match limit {
             Limit::Read => READ_BYTES as f64,
             Limit::F32 => ROUNDS as f64 * self.pool.threads() as f64 * operations_f32(),
-            Limit::Bf16 => ROUNDS as f64 * self.pool.threads() as f64 * (SUMS * 16 * 4) as f64,
+            Limit::Bf16 => ROUNDS as f64 * self.pool.threads() as f64 * operations_bf16(),
             Limit::Int8 => ROUNDS as f64 * self.pool.threads() as f64 * operations_int8(),
         }
     }
@@ -142,6 +145,9 @@ const SUMS: usize = 16;
 const SUMS_256: usize = 12;
 /// About 1 ms.
 const ROUNDS: usize = 200_000;
+/// Rounds of vectors for one of tiles, which takes longer.
+#[cfg(target_arch = "x86_64")]
+const PER_TILES: usize = 4;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -255,7 +261,19 @@ fn operations_f32() -> f64 {
     (SUMS * 4 * 2) as f64
 }
 
+fn operations_bf16() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_allowed() {
+        return amx::ROUND_PRODUCTS as f64 / PER_TILES as f64;
+    }
+    (SUMS * 16 * 4) as f64
+}
+
 fn operations_int8() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_allowed() {
+        return 2.0 * amx::ROUND_PRODUCTS as f64 / PER_TILES as f64;
+    }
     #[cfg(target_arch = "x86_64")]
     if !is_x86_feature_detected!("avx512vnni") {
         // Four for each of 16 lanes, or eight for each of eight.
@@ -292,16 +310,24 @@ fn compute_f32() {
 
 fn compute_bf16() {
     #[cfg(target_arch = "x86_64")]
-    if Limit::Bf16.is_available() {
-        // SAFETY: just detected.
-        unsafe { x86::bf16() }
+    {
+        if amx::is_allowed() {
+            // SAFETY: as just asked.
+            unsafe { amx::over_and_over(amx::Products::Bf16, ROUNDS / PER_TILES) }
+        } else if Limit::Bf16.is_available() {
+            // SAFETY: just detected.
+            unsafe { x86::bf16() }
+        }
     }
 }
 
 fn compute_int8() {
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512vnni") {
+        if amx::is_allowed() {
+            // SAFETY: as just asked.
+            unsafe { amx::over_and_over(amx::Products::Int8, ROUNDS / PER_TILES) }
+        } else if is_x86_feature_detected!("avx512vnni") {
             // SAFETY: just detected.
             unsafe { x86::int8_512() }
         } else if is_x86_feature_detected!("avxvnni") {

@@ -33,6 +33,8 @@ pub(crate) fn prefetch(at: *const u8, far: bool) {
 }
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -41,6 +43,7 @@ mod formats;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod tiles;
 
 use hal::WeightFormat;
 
@@ -50,6 +53,8 @@ pub(crate) use convert::{Float, Rows, load_f32, store_f32};
 pub(crate) use formats::{BF16, F16, Format, I4, I8, Native};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use neon::widen_f16;
+use tiles::NoTiles;
+pub(crate) use tiles::{Shape, TILE_ROWS, TILE_STEPS, Tiles};
 
 /// Multiply-accumulate over vectors of `LANES` f32 sums, `STEP` products per sum and instruction.
 ///
@@ -67,6 +72,8 @@ pub(crate) trait Arith: Copy + 'static {
     type Operand: Copy;
     /// `STEP` values of x, as they are packed.
     type Scalar: bytemuck::Pod;
+    /// Tiles of such operands, for where [`Path::has_tiles`].
+    type Tiles: Tiles<Self>;
 
     const LANES: usize;
     const STEP: usize;
@@ -183,7 +190,7 @@ pub(crate) trait FloatArith: Arith {
 }
 
 /// Two values of x as they lie in a lane of bf16 pairs, the first in the low half. Exact: they come from bf16.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg(any(test, target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn bf16_pair(x: [f32; 2]) -> u32 {
     x[0].to_bits() >> 16 | x[1].to_bits() & 0xffff_0000
@@ -240,7 +247,7 @@ pub(crate) trait Task {
     ///
     /// # Safety
     /// As [`Self::with_f32`].
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[cfg(any(test, target_arch = "x86_64", target_arch = "aarch64"))]
     unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where
         I8: Format<A>,
@@ -300,6 +307,11 @@ impl Path {
             _ => Products::Int8,
         };
         Self { isa, products }
+    }
+
+    /// Whether its products are those of tiles, where there are rows enough.
+    pub(crate) fn has_tiles(self) -> bool {
+        self.isa.has_tiles() && self.products != Products::F32
     }
 
     /// Whether x is rounded to eight bits.
@@ -380,7 +392,7 @@ macro_rules! run_integers {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => $task.with_integers::<avx512::Avx512Int8, $format, 4>(),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Avx512Bf16 => {
+            Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => {
                 $task.with_integers::<avx512::Avx512Vnni, $format, 4>();
             }
             _ => $task.with_integers::<scalar::ScalarInt8, $format, 2>(),
@@ -408,8 +420,12 @@ pub(crate) fn run<T: Task>(path: Path, task: &T) {
             Products::Bf16 => match path.isa.level() {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512Bf16 => task.with_bf16::<avx512::Avx512Bf16, 4>(),
+                #[cfg(target_arch = "x86_64")]
+                Level::Amx => task.with_bf16::<avx512::Avx512Pairs, 4>(),
                 #[cfg(target_arch = "aarch64")]
                 Level::NeonBf16 => task.with_bf16::<neon::NeonBf16, 4>(),
+                #[cfg(test)]
+                Level::Scalar => task.with_bf16::<scalar::ScalarBf16, 2>(),
                 level => unreachable!("{level} has no products of bf16"),
             },
             #[cfg(target_arch = "x86_64")]

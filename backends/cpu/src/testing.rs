@@ -4,7 +4,7 @@ use hal::DType;
 use half::{bf16, f16};
 use ops::Context;
 
-use crate::{Activations, Level, Options, open};
+use crate::{Activations, Isa, Level, Options, open_at};
 
 /// The levels of this CPU.
 pub(crate) fn all_levels() -> Vec<Level> {
@@ -37,17 +37,28 @@ pub(crate) fn contexts() -> Vec<Context> {
 
 /// This CPU at one level.
 pub(crate) fn context(level: Level, threads: usize) -> Context {
-    opened(level, threads, Activations::Float)
+    opened(of_level(level), threads, Activations::Float)
 }
 
-/// As [`context`], with what products do with activations.
-pub(crate) fn opened(level: Level, threads: usize, activations: Activations) -> Context {
+fn of_level(level: Level) -> Isa {
+    Isa::at(level).expect("the level is available")
+}
+
+fn opened(isa: Isa, threads: usize, activations: Activations) -> Context {
     let options = Options {
         threads: Some(threads),
-        level: Some(level),
+        level: None,
         activations,
     };
-    Context::new(open(&options).expect("the level is available"))
+    Context::new(open_at(isa, &options).unwrap())
+}
+
+/// Every way through a product: these levels and, with plain Rust, tiles in plain Rust; on one thread and on three.
+pub(crate) fn of_products(levels: Vec<Level>, activations: Activations) -> Vec<Context> {
+    let tiles = (levels.contains(&Level::Scalar)).then(Isa::with_emulated_tiles);
+    (levels.into_iter().map(of_level).chain(tiles))
+        .flat_map(|isa| [1, 3].map(|threads| opened(isa, threads, activations)))
+        .collect()
 }
 
 /// A small generator (SplitMix64): the same numbers everywhere.

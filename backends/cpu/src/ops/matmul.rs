@@ -1,14 +1,16 @@
 //! Matrix product with a weight.
 //!
 //! Numeric class: weights dequantised exactly, sums in f32. Products of bf16 x with bf16, int8 and int4 weights are
-//! `vdpbf16ps` (or `bfdot`) where the level has it: both factors exact, subnormals flushed to zero; f32 products otherwise.
+//! `vdpbf16ps` (or `bfdot`, or AMX's tiles) where the level has it: both factors exact, subnormals flushed to zero; f32 products
+//! otherwise.
 //! The scale of a row multiplies the finished sum, the scale of a group that group's part of it.
 //! x is never rounded to a shorter type, unless the CPU was opened with [`crate::Activations::Int8`]: then products with
 //! int8 and int4 weights are those of integers ([`Matmul::activation_block`]), the same on every instruction set.
 //!
 //! One layout and one loop serve every shape: a panel of weight rows lies across the lanes, a value of x is broadcast.
 //! With few rows of x ([`tiling::Tiling`]) the panel streams from memory once; with more, blocks of it are decoded into the
-//! first-level cache and used by all tiles of x, while the next block is on its way.
+//! first-level cache and used by all tiles of x, while the next block is on its way. Where the CPU has registers for tiles
+//! ([`crate::Level::Amx`]), a tile of x is one of these.
 
 mod kernel;
 mod layout;
@@ -138,7 +140,7 @@ mod tests {
     use ops::{Act, Context, MatmulArgs, Op, Plan};
 
     use super::*;
-    use crate::testing::{Random, all_levels, context, contexts, decode, encode, levels, opened};
+    use crate::testing::{Random, all_levels, context, decode, encode, levels, of_products};
     use crate::{Activations, Level};
 
     /// Elements between rows beyond their length.
@@ -286,7 +288,7 @@ mod tests {
             (70, 67, 224),
             (395, 330, 64),
         ];
-        for context in contexts() {
+        for context in of_products(levels(), Activations::Float) {
             for weight in WeightFormat::ALL {
                 for x in [DType::F32, DType::F16, DType::BF16] {
                     for (i, (m, n, k)) in shapes.into_iter().enumerate() {
@@ -299,16 +301,9 @@ mod tests {
         }
     }
 
-    /// This CPU at these levels, with activations of eight bits.
-    fn of_integers(levels: Vec<Level>) -> Vec<Context> {
-        (levels.into_iter())
-            .flat_map(|level| [1, 3].map(|threads| opened(level, threads, Activations::Int8)))
-            .collect()
-    }
-
     #[test]
     fn rounded_activations_stay_within_the_bound_of_their_own_reference() {
-        for context in of_integers(levels()) {
+        for context in of_products(levels(), Activations::Int8) {
             for weight in WeightFormat::ALL {
                 for x in [DType::F32, DType::F16, DType::BF16] {
                     for (i, (m, n, k)) in [
@@ -347,7 +342,7 @@ mod tests {
                 let k = weight.group().map_or(block, |group| group.min(block));
                 let op = Matmul { k, ..op };
                 let case = Case { op, m };
-                let all: Vec<_> = of_integers(all_levels())
+                let all: Vec<_> = of_products(all_levels(), Activations::Int8)
                     .iter()
                     .map(|c| launch(c, &case, 5).got)
                     .collect();
@@ -360,7 +355,10 @@ mod tests {
     fn rows_do_not_depend_on_their_neighbours() {
         // Fewer rows than one tile has, two tiles, many: all ways through the weight.
         let rows = [1, 5, 11, 40];
-        for context in contexts().into_iter().chain(of_integers(levels())) {
+        for context in [Activations::Float, Activations::Int8]
+            .into_iter()
+            .flat_map(|activations| of_products(levels(), activations))
+        {
             for weight in WeightFormat::ALL {
                 for x in [DType::F32, DType::BF16] {
                     let k = 520usize.next_multiple_of(weight.cols_multiple());
@@ -414,7 +412,7 @@ mod tests {
 
     #[test]
     fn what_is_no_number_stays_none() {
-        for context in of_integers(levels()) {
+        for context in of_products(levels(), Activations::Int8) {
             for (bad, at) in [(f32::NAN, 3), (f32::INFINITY, 200), (f32::NEG_INFINITY, 0)] {
                 let op = Matmul::new(20, 256, DType::F32, WeightFormat::Int8Row);
                 let mut x = vec![1.0f32; 512];
@@ -431,7 +429,7 @@ mod tests {
     #[test]
     fn the_largest_integers_do_not_overflow() {
         let (n, k) = (20, 512);
-        for context in of_integers(levels()) {
+        for context in of_products(levels(), Activations::Int8) {
             for format in [
                 WeightFormat::Int4Row,
                 WeightFormat::Int4Group(32),
@@ -459,7 +457,7 @@ mod tests {
 
     #[test]
     fn odd_lengths_and_nothing_at_all() {
-        for context in contexts() {
+        for context in of_products(levels(), Activations::Float) {
             for weight in [
                 WeightFormat::Dense(DType::F32),
                 WeightFormat::Dense(DType::F16),
@@ -527,7 +525,7 @@ mod tests {
 
     #[test]
     fn every_epilogue_and_output_type() {
-        for context in contexts() {
+        for context in of_products(levels(), Activations::Float) {
             for activation in Act::ALL.map(Some).into_iter().chain([None]) {
                 for (x, out) in [
                     (DType::BF16, DType::F32),

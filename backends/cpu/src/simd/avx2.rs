@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{
-    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, enter, float_sums,
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, NoTiles, Quantised, enter, float_sums,
     whole_parts,
 };
 
@@ -43,6 +43,7 @@ macro_rules! sums {
 impl Arith for Avx2 {
     type Operand = __m256;
     type Scalar = f32;
+    type Tiles = NoTiles;
     const STEP: usize = 1;
 
     enter! { "avx2,fma,f16c" }
@@ -165,6 +166,7 @@ macro_rules! integers {
             type Acc = __m256i;
             type Operand = __m256i;
             type Scalar = u32;
+            type Tiles = NoTiles;
             const STEP: usize = $step;
             const ROUNDED: bool = true;
 

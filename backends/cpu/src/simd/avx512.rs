@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 
+use super::amx::{AmxBf16, AmxInt8};
 use super::{
-    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, bf16_pair, enter, float_sums,
-    whole_parts,
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, NoTiles, Quantised, TILE_STEPS,
+    bf16_pair, enter, float_sums, whole_parts,
 };
 
 /// f32 products.
@@ -14,6 +15,10 @@ pub(super) struct Avx512;
 /// Products of bf16 pairs, summed in f32. The instruction rounds to nearest and flushes subnormals.
 #[derive(Clone, Copy)]
 pub(super) struct Avx512Bf16;
+
+/// The same products in f32, in the order of [`AmxBf16`]: even and odd ones of sixteen pairs apart.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512Pairs;
 
 /// Products of fours of integers, summed in i32: `vpmaddwd` of the even and of the odd ones. (`vpmaddubsw` would saturate.)
 #[derive(Clone, Copy)]
@@ -43,6 +48,7 @@ macro_rules! sums {
 impl Arith for Avx512 {
     type Operand = __m512;
     type Scalar = f32;
+    type Tiles = NoTiles;
     const STEP: usize = 1;
 
     enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c" }
@@ -90,6 +96,7 @@ impl F32Arith for Avx512 {
 impl Arith for Avx512Bf16 {
     type Operand = __m512i;
     type Scalar = u32;
+    type Tiles = NoTiles;
     const STEP: usize = 2;
 
     enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c" }
@@ -118,13 +125,62 @@ impl FloatArith for Avx512Bf16 {
     }
 }
 
-/// Arithmetic on integers, by the features and products of fours given.
+impl Arith for Avx512Pairs {
+    type Acc = __m512;
+    type Part = [__m512; 2];
+    type Operand = __m512i;
+    type Scalar = u32;
+    type Tiles = AmxBf16;
+    const STEP: usize = 2;
+    const PART_STEPS: Option<usize> = Some(TILE_STEPS);
+
+    // With the conversion of integers to bf16, not the products of it.
+    enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c" }
+    sums! {}
+
+    simd! {
+        fn start(_x: *const Quantised) -> __m512 = _mm512_setzero_ps();
+        fn part(_acc: __m512) -> [__m512; 2] = [_mm512_setzero_ps(); 2];
+        fn join(acc: __m512, part: [__m512; 2]) -> __m512 =
+            _mm512_add_ps(acc, _mm512_add_ps(part[0], part[1]));
+        fn merge(sum: __m512, _x: *const Quantised, old: __m512) -> __m512 = _mm512_add_ps(old, sum);
+        fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+        fn store_operand(at: *mut u8, operand: __m512i) -> () =
+            _mm512_storeu_si512(at.cast(), operand);
+        fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
+        fn dot(part: [__m512; 2], w: __m512i, x: __m512i) -> [__m512; 2] = [
+            _mm512_fmadd_ps(first(w), first(x), part[0]),
+            _mm512_fmadd_ps(second(w), second(x), part[1]),
+        ];
+    }
+
+    #[inline(always)]
+    unsafe fn sums(acc: __m512) -> __m512 {
+        acc
+    }
+}
+
+simd! {
+    fn first(pairs: __m512i) -> __m512 = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+    fn second(pairs: __m512i) -> __m512 =
+        _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-1 << 16)));
+}
+
+impl FloatArith for Avx512Pairs {
+    #[inline(always)]
+    fn pack(x: [f32; 2]) -> u32 {
+        bf16_pair(x)
+    }
+}
+
+/// Arithmetic on integers, by the features, the tiles and the products of fours given.
 macro_rules! integers {
-    ($arith:ident, $features:literal, $($dot:tt)*) => {
+    ($arith:ident, $features:literal, $tiles:ty, $($dot:tt)*) => {
         impl Arith for $arith {
             type Acc = __m512i;
             type Operand = __m512i;
             type Scalar = u32;
+            type Tiles = $tiles;
             const STEP: usize = 4;
             const ROUNDED: bool = true;
 
@@ -161,7 +217,7 @@ macro_rules! integers {
     };
 }
 
-integers! { Avx512Int8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
+integers! { Avx512Int8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", NoTiles,
     fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = {
         let even = _mm512_madd_epi16(
             _mm512_and_si512(w, _mm512_set1_epi16(255)),
@@ -172,41 +228,49 @@ integers! { Avx512Int8, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
     };
 }
 
-integers! { Avx512Vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
+integers! { Avx512Vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", AmxInt8,
     fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, w, x);
 }
 
-impl Format<Avx512Bf16> for I8 {
-    type Raw = __m256i;
-    const STEPS: usize = 1;
-    const BYTES: usize = 32;
+/// Integers as pairs of bf16.
+macro_rules! pairs {
+    ($arith:ident) => {
+        impl Format<$arith> for I8 {
+            type Raw = __m256i;
+            const STEPS: usize = 1;
+            const BYTES: usize = 32;
 
-    simd! {
-        fn load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
-        // Integers of eight bits are exact in bf16.
-        fn operand(raw: __m256i) -> __m512i = {
-            let low = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(raw));
-            let high = _mm512_cvtepi8_epi32(_mm256_extracti128_si256::<1>(raw));
-            std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(
-                _mm512_cvtepi32_ps(high),
-                _mm512_cvtepi32_ps(low),
-            ))
-        };
-    }
+            simd! {
+                fn load(at: *const u8) -> __m256i = _mm256_loadu_si256(at.cast());
+                // Integers of eight bits are exact in bf16.
+                fn operand(raw: __m256i) -> __m512i = {
+                    let low = _mm512_cvtepi8_epi32(_mm256_castsi256_si128(raw));
+                    let high = _mm512_cvtepi8_epi32(_mm256_extracti128_si256::<1>(raw));
+                    std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(
+                        _mm512_cvtepi32_ps(high),
+                        _mm512_cvtepi32_ps(low),
+                    ))
+                };
+            }
+        }
+
+        impl Format<$arith> for I4 {
+            type Raw = __m512i;
+            const STEPS: usize = 4;
+            const BYTES: usize = 64;
+
+            simd! {
+                fn load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+                // The lookup reads five bits; both halves of the table are alike, so the fifth does not matter.
+                fn operand(raw: __m512i) -> __m512i = _mm512_permutexvar_epi16(raw, int4_as_bf16());
+                fn next(raw: __m512i) -> __m512i = _mm512_srli_epi16::<4>(raw);
+            }
+        }
+    };
 }
 
-impl Format<Avx512Bf16> for I4 {
-    type Raw = __m512i;
-    const STEPS: usize = 4;
-    const BYTES: usize = 64;
-
-    simd! {
-        fn load(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-        // The lookup reads five bits; both halves of the table are alike, so the fifth does not matter.
-        fn operand(raw: __m512i) -> __m512i = _mm512_permutexvar_epi16(raw, int4_as_bf16());
-        fn next(raw: __m512i) -> __m512i = _mm512_srli_epi16::<4>(raw);
-    }
-}
+pairs! { Avx512Bf16 }
+pairs! { Avx512Pairs }
 
 /// The bf16 of every int4, by its bits, twice.
 #[inline(always)]

@@ -4,8 +4,8 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 use super::{
-    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, Quantised, bf16_pair, enter, float_sums,
-    whole_parts,
+    Arith, F32Arith, FloatArith, Format, I4, I8, IntArith, NoTiles, Quantised, bf16_pair, enter,
+    float_sums, whole_parts,
 };
 
 /// f32 products.
@@ -63,6 +63,7 @@ macro_rules! sums {
 impl Arith for Neon {
     type Operand = float32x4_t;
     type Scalar = f32;
+    type Tiles = NoTiles;
     const STEP: usize = 1;
 
     enter! { "neon" }
@@ -109,6 +110,7 @@ impl F32Arith for Neon {
 impl Arith for NeonBf16 {
     type Operand = uint16x8_t;
     type Scalar = u32;
+    type Tiles = NoTiles;
     const STEP: usize = 2;
 
     enter! { "neon,bf16" }
@@ -179,6 +181,7 @@ macro_rules! integers {
             type Acc = int32x4_t;
             type Operand = int8x16_t;
             type Scalar = u32;
+            type Tiles = NoTiles;
             const STEP: usize = 4;
             const ROUNDED: bool = true;
 

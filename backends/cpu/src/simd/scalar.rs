@@ -3,8 +3,8 @@
 use half::f16;
 
 use super::{
-    Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, Quantised, enter, float_sums,
-    whole_parts,
+    Arith, F32Arith, Float, FloatArith, Format, I4, IntArith, NoTiles, Quantised, enter,
+    float_sums, whole_parts,
 };
 
 /// f32 products.
@@ -76,6 +76,7 @@ macro_rules! sums {
 impl Arith for Scalar {
     type Operand = [f32; 4];
     type Scalar = f32;
+    type Tiles = NoTiles;
     const STEP: usize = 1;
 
     enter! {}
@@ -149,6 +150,10 @@ impl Arith for ScalarInt8 {
     type Acc = [i32; 4];
     type Operand = [u32; 4];
     type Scalar = u32;
+    #[cfg(not(test))]
+    type Tiles = NoTiles;
+    #[cfg(test)]
+    type Tiles = super::tiles::Emulated;
     const STEP: usize = 4;
     const ROUNDED: bool = true;
 
@@ -221,5 +226,93 @@ impl Format<ScalarInt8> for I4 {
     #[inline(always)]
     unsafe fn next(raw: [u32; 4]) -> [u32; 4] {
         lanes!(i => raw[i] >> 4)
+    }
+}
+
+/// Products of bf16 pairs, to test what is done with them where no CPU has them.
+#[cfg(test)]
+#[derive(Clone, Copy)]
+pub(super) struct ScalarBf16;
+
+#[cfg(test)]
+impl Arith for ScalarBf16 {
+    type Operand = [u32; 4];
+    type Scalar = u32;
+    type Tiles = super::tiles::Emulated;
+    const STEP: usize = 2;
+
+    enter! {}
+    sums! {}
+    float_sums! {}
+
+    unsafe fn operand(at: *const u8) -> [u32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { ScalarInt8::operand(at) }
+    }
+
+    unsafe fn store_operand(at: *mut u8, operand: [u32; 4]) {
+        // SAFETY: the caller's promise.
+        unsafe { ScalarInt8::store_operand(at, operand) }
+    }
+
+    unsafe fn splat(x: u32) -> [u32; 4] {
+        [x; 4]
+    }
+
+    unsafe fn dot(sum: [f32; 4], w: [u32; 4], x: [u32; 4]) -> [f32; 4] {
+        lanes!(i => add_bf16_products(sum[i], w[i], x[i]))
+    }
+}
+
+/// `sum` and the products of two pairs of bf16.
+#[cfg(test)]
+pub(super) fn add_bf16_products(sum: f32, a: u32, b: u32) -> f32 {
+    [16, 0].into_iter().fold(sum, |sum, up| {
+        let [a, b] = [a, b].map(|pair| f32::from_bits(pair << up & 0xffff_0000));
+        sum + a * b
+    })
+}
+
+#[cfg(test)]
+impl FloatArith for ScalarBf16 {
+    fn pack(x: [f32; 2]) -> u32 {
+        super::bf16_pair(x)
+    }
+}
+
+#[cfg(test)]
+impl Format<ScalarBf16> for super::I8 {
+    type Raw = [[i8; 2]; 4];
+    const STEPS: usize = 1;
+    const BYTES: usize = 8;
+
+    unsafe fn load(at: *const u8) -> [[i8; 2]; 4] {
+        // SAFETY: good for eight bytes, as the caller promised.
+        unsafe { at.cast::<[[i8; 2]; 4]>().read_unaligned() }
+    }
+
+    unsafe fn operand(raw: [[i8; 2]; 4]) -> [u32; 4] {
+        raw.map(|pair| super::bf16_pair(pair.map(f32::from)))
+    }
+}
+
+#[cfg(test)]
+impl Format<ScalarBf16> for I4 {
+    type Raw = [u32; 4];
+    const STEPS: usize = 4;
+    const BYTES: usize = 16;
+
+    unsafe fn load(at: *const u8) -> [u32; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { ScalarInt8::operand(at) }
+    }
+
+    // The columns of a pair lie in the two halves of a word.
+    unsafe fn operand(raw: [u32; 4]) -> [u32; 4] {
+        raw.map(|word| super::bf16_pair([28, 12].map(|up| ((word << up) as i32 >> 28) as f32)))
+    }
+
+    unsafe fn next(raw: [u32; 4]) -> [u32; 4] {
+        raw.map(|word| word >> 4)
     }
 }

@@ -11,7 +11,7 @@ use ops::{ACTIVATION_BLOCK, Act};
 use super::layout::Layout;
 use super::quantise::quantise;
 use super::span::{BLOCK_STEPS, MAX_SPANS, Spans, decode};
-use super::tile::{ASKED_BYTES, Columns, Span, pair, tile};
+use super::tile::{ASKED_BYTES, Columns, Span, pair, tile, whole_tile};
 use super::tiling::{BLOCK_ROWS, FEW_ROWS, Tiling};
 use crate::isa::Isa;
 use crate::ops::activation::with_act;
@@ -20,7 +20,8 @@ use crate::ops::tensor::Row;
 use crate::ops::vector::{Kernel, Lanes};
 use crate::simd::{
     Arith, BF16, F16, F32Arith, Float, FloatArith, Format, I4, I8, IntArith, MAX_PANEL, Native,
-    Path, Quantised, Rows, Task, Work, load_f32, store_f32,
+    Path, Quantised, Rows, Shape, TILE_ROWS, TILE_STEPS, Task, Tiles, Work, load_f32, prefetch,
+    store_f32,
 };
 
 /// Everything starts on a cache line.
@@ -33,7 +34,7 @@ pub(super) struct Workspace {
     x_bytes: usize,
     /// How each part of each row of x was rounded.
     quantised_bytes: usize,
-    /// Sums and a decoded block, for each thread.
+    /// A decoded block, sums, and those of tiles, for each thread.
     scratch_bytes: usize,
     threads: usize,
 }
@@ -42,10 +43,15 @@ impl Workspace {
     pub(super) fn new(layout: &Layout, m: usize, threads: usize) -> Self {
         let tiling = Tiling::new(layout, m);
         let rows = m.min(BLOCK_ROWS);
-        let scratch = (rows + BLOCK_STEPS) * layout.panel * Path::SCALAR_BYTES;
+        let (of_tiles, behind_x) = match tiling.by_registers {
+            true => (layout.block_parts * TILE_ROWS, BLOCK_STEPS),
+            false => (0, 0),
+        };
+        let scratch = (BLOCK_STEPS + rows + of_tiles) * layout.panel * Path::SCALAR_BYTES;
         Self {
             tiling,
-            x_bytes: (m * layout.steps * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
+            // A tile may have a row less than its register, which reads one all the same.
+            x_bytes: ((m * layout.steps + behind_x) * Path::SCALAR_BYTES).next_multiple_of(ALIGN),
             quantised_bytes: (m * layout.parts_of_x() * size_of::<Quantised>())
                 .next_multiple_of(ALIGN),
             scratch_bytes: if tiling.few { 0 } else { scratch },
@@ -118,7 +124,7 @@ impl Task for Share<'_> {
         }
     }
 
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    #[cfg(any(test, target_arch = "x86_64", target_arch = "aarch64"))]
     unsafe fn with_bf16<A: FloatArith, const NV: usize>(&self)
     where
         I8: Format<A>,
@@ -188,11 +194,11 @@ impl<A: Arith, F: Format<A>, const NV: usize, const FEW: bool> Work<A>
     }
 }
 
-/// A block of a panel, as operands, by the rows of all its tiles.
-struct ByBlock<'b, const NV: usize> {
+/// A block of a panel, as operands, to be multiplied by the rows of all its tiles.
+struct Block<'b> {
     call: &'b Call<'b>,
     tiles: Range<usize>,
-    /// The block's first step.
+    /// Its first step.
     step: usize,
     /// Its spans: the step and the part of x where each starts.
     spans: &'b [(usize, usize, Span)],
@@ -200,23 +206,39 @@ struct ByBlock<'b, const NV: usize> {
     next: Range<*const u8>,
     /// A panel for each row of the tiles.
     sums: *mut f32,
+    /// Room for the sums of the registers of tiles.
+    of_tiles: *mut f32,
 }
 
-impl<A: Arith, const NV: usize> Work<A> for ByBlock<'_, NV> {
+impl Block<'_> {
+    /// The tiles' rows and their sums.
+    #[inline(always)]
+    fn rows(&self) -> impl Iterator<Item = (Range<usize>, *mut f32)> {
+        let (tiling, panel) = (self.call.sizes.tiling, self.call.layout.panel);
+        let first_row = tiling.rows(self.tiles.start).start;
+        self.tiles.clone().map(move |t| {
+            let rows = tiling.rows(t);
+            let sums = self.sums.wrapping_add((rows.start - first_row) * panel);
+            (rows, sums)
+        })
+    }
+}
+
+/// A block by vectors: a few rows at a time.
+struct ByLanes<'b, const NV: usize>(Block<'b>);
+
+impl<A: Arith, const NV: usize> Work<A> for ByLanes<'_, NV> {
     #[inline(always)]
     unsafe fn run(&self) {
-        let (call, panel) = (self.call, self.call.layout.panel);
-        let first_row = call.sizes.tiling.rows(self.tiles.start).start;
-        for (i, t) in self.tiles.clone().enumerate() {
-            let rows = call.sizes.tiling.rows(t);
-            let sums = self.sums.wrapping_add((rows.start - first_row) * panel);
+        let block = &self.0;
+        for (i, (rows, sums)) in block.rows().enumerate() {
             // While this block is used, the next one comes: each tile asks for some of it.
-            let ask = (self.next.start).wrapping_add(i * ASKED_BYTES * BLOCK_STEPS);
-            for &(step, part, mut span) in self.spans {
-                if self.next.contains(&ask) {
-                    span.ask = ask.wrapping_add(ASKED_BYTES * (step - self.step));
+            let ask = (block.next.start).wrapping_add(i * ASKED_BYTES * BLOCK_STEPS);
+            for &(step, part, mut span) in block.spans {
+                if block.next.contains(&ask) {
+                    span.ask = ask.wrapping_add(ASKED_BYTES * (step - block.step));
                 }
-                let x = call.columns::<A>(&rows, step, part);
+                let x = block.call.columns::<A>(&rows, step, part);
                 // SAFETY: the caller's promise: the block has these steps, x too, and `sums` a panel for each row.
                 unsafe { tile::<A, Native, NV, false>(rows.len(), span, x, sums) };
             }
@@ -224,16 +246,66 @@ impl<A: Arith, const NV: usize> Work<A> for ByBlock<'_, NV> {
     }
 }
 
+/// A block by the registers of tiles.
+struct WholeTiles<'b, const NV: usize>(Block<'b>);
+
+impl<A: Arith, const NV: usize> Work<A> for WholeTiles<'_, NV> {
+    #[inline(always)]
+    unsafe fn run(&self) {
+        let Block { call, next, .. } = &self.0;
+        let next_bytes = next.end.addr() - next.start.addr();
+        for (i, (rows, sums)) in self.0.rows().enumerate() {
+            // While this block is used, the next one comes: each tile asks for its share.
+            let share = |i: usize| i * next_bytes / self.0.tiles.len();
+            for line in (share(i)..share(i + 1)).step_by(ALIGN) {
+                prefetch(next.start.wrapping_add(line), true);
+            }
+            let x_step = call
+                .packed_x::<A>(rows.start, rows.len(), self.0.step)
+                .row_step;
+            for &(step, part, span) in self.0.spans {
+                let x = call.columns::<A>(&rows, step, part);
+                let of_tiles = self.0.of_tiles;
+                // SAFETY: the caller's promise: the block has these steps, x too, and `sums` a panel for each row.
+                unsafe { whole_tile::<A, NV>(rows.len(), span, x, x_step, sums, of_tiles) };
+            }
+        }
+    }
+}
+
+/// Where the scalars of packed x lie, from one on.
+#[derive(Clone, Copy)]
+struct PackedX<S> {
+    at: *mut S,
+    row_step: usize,
+    step_step: usize,
+}
+
+impl<S> PackedX<S> {
+    #[inline(always)]
+    fn scalar(&self, row: usize, step: usize) -> *mut S {
+        (self.at).wrapping_add(row * self.row_step + step * self.step_step)
+    }
+}
+
 impl Call<'_> {
     /// Packed x from row `row` and step `step` of a tile of `rows` rows that starts there.
     ///
-    /// Blocks of steps follow each other, in each block tiles, in each tile steps: what one decoded block of weights
-    /// meets lies together.
-    fn packed_x<A: Arith>(&self, row: usize, rows: usize, step: usize) -> *mut A::Scalar {
+    /// Blocks of steps follow each other, in each block tiles, in each tile steps, or rows for the registers of tiles: what one
+    /// decoded block of weights meets lies together.
+    fn packed_x<A: Arith>(&self, row: usize, rows: usize, step: usize) -> PackedX<A::Scalar> {
         let block = step - step % BLOCK_STEPS;
         let steps = BLOCK_STEPS.min(self.layout.steps - block);
-        let at = block * self.m + row * steps + (step - block) * rows;
-        self.after_counters().cast::<A::Scalar>().wrapping_add(at)
+        let (row_step, step_step) = match self.sizes.tiling.by_registers {
+            true => (steps, 1),
+            false => (1, rows),
+        };
+        let at = block * self.m + row * steps + (step - block) * step_step;
+        PackedX {
+            at: self.after_counters().cast::<A::Scalar>().wrapping_add(at),
+            row_step,
+            step_step,
+        }
     }
 
     fn after_counters(&self) -> *mut u8 {
@@ -255,7 +327,7 @@ impl Call<'_> {
         part: usize,
     ) -> Columns<A::Scalar> {
         Columns {
-            scalars: self.packed_x::<A>(rows.start, rows.len(), step),
+            scalars: self.packed_x::<A>(rows.start, rows.len(), step).at,
             quantised: self.quantised(rows.start, part),
             quantised_step: self.m,
         }
@@ -348,12 +420,12 @@ impl Share<'_> {
                     let copied = if as_they_lie { whole } else { 0 };
                     for s in 0..copied {
                         let pair = from.add(2 * s).cast::<A::Scalar>();
-                        *to.add(s * rows + r) = pair.read_unaligned();
+                        *to.scalar(r, s) = pair.read_unaligned();
                     }
                     for s in copied..whole {
                         let first = (*from.add(s * A::STEP)).to_f32();
                         let last = (*from.add(s * A::STEP + A::STEP - 1)).to_f32();
-                        *to.add(s * rows + r) = A::pack([first, last]);
+                        *to.scalar(r, s) = A::pack([first, last]);
                     }
                     for s in whole..steps {
                         let rest = if (block + s) * A::STEP < k {
@@ -361,7 +433,7 @@ impl Share<'_> {
                         } else {
                             0.0
                         };
-                        *to.add(s * rows + r) = A::pack([rest, 0.0]);
+                        *to.scalar(r, s) = A::pack([rest, 0.0]);
                     }
                 }
             }
@@ -407,7 +479,7 @@ impl Share<'_> {
                         to.write(Quantised { scale, start });
                     }
                     for (s, values) in used.chunks_exact(A::STEP).enumerate() {
-                        *to.add(s * rows + r) = A::pack(values);
+                        *to.scalar(r, s) = A::pack(values);
                     }
                 }
             }
@@ -444,10 +516,23 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn multiply_many<A: Arith, F: Format<A>, const NV: usize>(&self) {
         let (call, panels) = (self.call, self.call.layout.panels());
+        let by_registers = call.sizes.tiling.by_registers;
+        if by_registers {
+            let shape = Shape {
+                rows: call.sizes.tiling.most_rows(),
+                rest: call.layout.steps % TILE_STEPS,
+            };
+            // SAFETY: the level has them.
+            unsafe { A::Tiles::set_up(&shape) };
+        }
         while let Some(item) = call.take(self.pass, self.thread) {
             let (tiles, panel) = (call.sizes.tiling.block(item / panels), item % panels);
             // SAFETY: the caller's promise; one thread has this panel for these tiles.
             unsafe { self.many_rows::<A, F, NV>(tiles, panel) };
+        }
+        if by_registers {
+            // SAFETY: set up above.
+            unsafe { A::Tiles::release() };
         }
     }
 
@@ -507,6 +592,7 @@ impl Share<'_> {
         let sums: *mut f32 = decoded
             .wrapping_add(BLOCK_STEPS * layout.panel * Path::SCALAR_BYTES)
             .cast();
+        let of_tiles = sums.wrapping_add(rows * layout.panel);
         // SAFETY: this thread's scratch: a block, then a panel of sums for each row.
         let sums = unsafe {
             sums.write_bytes(0, rows * layout.panel);
@@ -523,16 +609,23 @@ impl Share<'_> {
                 decoded_spans[count] = (step, step / layout.part_steps, span);
                 count += 1;
             }
-            let by_block = ByBlock::<NV> {
+            let block = Block {
                 call,
                 tiles: tiles.clone(),
                 step: block,
                 spans: &decoded_spans[..count],
                 next: spans.block(),
                 sums: sums.as_mut_ptr(),
+                of_tiles,
             };
-            // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row.
-            unsafe { A::enter(&by_block) };
+            // SAFETY: the block has these steps, x too, and `sums` holds a panel for each row; behind them is room for those of
+            // tiles, which were set up.
+            unsafe {
+                match A::Tiles::EXIST && call.sizes.tiling.by_registers {
+                    true => A::enter(&WholeTiles::<NV>(block)),
+                    false => A::enter(&ByLanes::<NV>(block)),
+                }
+            }
         }
         for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
             // SAFETY: as above.

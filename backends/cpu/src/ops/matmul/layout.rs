@@ -10,7 +10,7 @@ use ops::{HostWeight, Matmul};
 
 use crate::device::Cpu;
 use crate::memory::{CpuMemory, address};
-use crate::simd::Path;
+use crate::simd::{Path, TILE_STEPS};
 
 /// Columns of one packed int4 word.
 const WORD: usize = 8;
@@ -45,6 +45,8 @@ pub(crate) struct Layout {
     pub(super) part_steps: usize,
     /// Parts of x that share a scale, where it is rounded.
     pub(super) block_parts: usize,
+    /// Whether it is multiplied by tiles, where there are rows enough.
+    pub(super) tiled: bool,
 }
 
 impl Layout {
@@ -70,6 +72,9 @@ impl Layout {
             run_steps,
             part_steps,
             block_parts: (block_steps / part_steps).max(1),
+            // A short part would leave a tile half empty, which takes as long as a whole one.
+            tiled: path.has_tiles()
+                && (part_steps.is_multiple_of(TILE_STEPS) || part_steps == steps),
         }
     }
 

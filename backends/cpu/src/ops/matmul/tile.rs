@@ -1,12 +1,15 @@
 //! The innermost loops: a few rows of x by one panel of weights, sums in registers.
 
-use crate::simd::{Arith, Format, Quantised, prefetch};
+use crate::simd::{Arith, Format, Quantised, TILE_ROWS, TILE_STEPS, Tiles, prefetch};
 
 /// The most rows of x in one tile: with the panel's vectors, their sums fill the registers.
 pub(crate) const MAX_ROWS: usize = 6;
 
 /// Rows whose sums of a second kind stay in registers beside those of a stretch.
 pub(crate) const KEPT_ROWS: usize = MAX_ROWS / 2;
+
+/// The most stretches that share a scale of x and are whole tiles: those of groups of 64.
+pub(crate) const MAX_SHARING: usize = 2;
 
 /// Bytes of other memory that are asked for in each step of a product with a weight in a cache.
 pub(crate) const ASKED_BYTES: usize = 128;
@@ -117,6 +120,55 @@ macro_rules! each {
             $body
         })*
     };
+}
+
+/// [`tile`] of up to [`TILE_ROWS`] rows by registers of tiles. Rows of x lie `x_step` scalars apart, step by step. Stretches that share
+/// a scale of x are multiplied one after the other into `of_tiles`, and meet there.
+///
+/// # Safety
+/// As [`tile`], of operands that lie in a cache; tiles of at least these rows were set up, with short ones for stretches that are not
+/// whole tiles. `of_tiles` holds [`TILE_ROWS`] panels for each stretch that shares a scale of x: [`MAX_SHARING`] at most.
+#[inline(always)]
+pub(crate) unsafe fn whole_tile<A: Arith, const NV: usize>(
+    rows: usize,
+    mut span: Span,
+    mut x: Columns<A::Scalar>,
+    x_step: usize,
+    sums: *mut f32,
+    of_tiles: *mut f32,
+) {
+    for first in (0..span.stretches).step_by(span.block) {
+        let stretches = span.block.min(span.stretches - first);
+        for stretch in 0..stretches {
+            let weight = span.weight.wrapping_add(stretch * span.weight_step);
+            let to = of_tiles.wrapping_add(stretch * TILE_ROWS * NV * A::LANES);
+            // SAFETY: the caller's promise; `x` and `weight` have the units of each stretch.
+            unsafe {
+                A::Tiles::clear();
+                for unit in (0..span.units).step_by(TILE_STEPS) {
+                    A::Tiles::multiply::<NV>(
+                        x.scalars.wrapping_add(unit).cast(),
+                        x_step * size_of::<A::Scalar>(),
+                        weight.wrapping_add(unit * NV * A::OPERAND_BYTES),
+                        span.units - unit < TILE_STEPS,
+                    );
+                }
+                A::Tiles::store::<NV>(to.cast());
+            }
+            x.scalars = x.scalars.wrapping_add(span.units);
+        }
+        // SAFETY: the caller's promise; the sums of these stretches were just stored.
+        unsafe {
+            match (span.scales.is_null(), stretches) {
+                (true, _) => meet_tiles::<A, NV, 1, false>(rows, &span, x, of_tiles, sums),
+                (_, 1) => meet_tiles::<A, NV, 1, true>(rows, &span, x, of_tiles, sums),
+                _ => meet_tiles::<A, NV, MAX_SHARING, true>(rows, &span, x, of_tiles, sums),
+            }
+        }
+        span.weight = span.weight.wrapping_add(stretches * span.weight_step);
+        span.scales = (span.scales).wrapping_byte_add(stretches * span.scales_step);
+        x.quantised = x.quantised.wrapping_add(stretches * x.quantised_step);
+    }
 }
 
 /// [`tile`] of `MR` rows by `NV` vectors of weights, of which each panel has `PANEL`.
@@ -352,6 +404,56 @@ unsafe fn gather<A: Arith, const MR: usize, const NV: usize, const PANEL: usize>
                 sums[r][v] = A::zero();
             });
         });
+    }
+}
+
+/// The sums of `STRETCHES` stretches that tiles stored, all that share a scale of x, meet `out`: in the same order as those of
+/// [`meet`] and [`gather`].
+///
+/// # Safety
+/// As [`whole_tile`], where `SCALED` says whether there are scales; without, there is one stretch.
+#[inline(always)]
+unsafe fn meet_tiles<A: Arith, const NV: usize, const STRETCHES: usize, const SCALED: bool>(
+    rows: usize,
+    span: &Span,
+    x: Columns<A::Scalar>,
+    of_tiles: *const f32,
+    out: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut span = *span;
+        let mut scale = [[A::zero(); NV]; STRETCHES];
+        if SCALED {
+            for scale in &mut scale {
+                *scale = load_scales::<A, NV, NV>(&span);
+                span.scales = span.scales.wrapping_byte_add(span.scales_step);
+            }
+        }
+        for r in 0..rows {
+            let quantised = x.quantised.wrapping_add(r);
+            each!(v in NV => {
+                let at = (r * NV + v) * A::LANES;
+                let (from, out) = (of_tiles.add(at), out.add(at));
+                let old = A::load(out);
+                let mut sum = A::Tiles::sums(from.cast(), quantised);
+                let new = match (SCALED, A::ROUNDED) {
+                    (true, true) => {
+                        sum = A::mul_add(scale[0][v], sum, A::zero());
+                        if STRETCHES > 1 {
+                            let from = from.add(TILE_ROWS * NV * A::LANES);
+                            let next = quantised.wrapping_add(x.quantised_step);
+                            let next = A::Tiles::sums(from.cast(), next);
+                            sum = A::mul_add(scale[STRETCHES - 1][v], next, sum);
+                        }
+                        A::merge(sum, quantised, old)
+                    }
+                    (true, false) => A::mul_add(scale[0][v], sum, old),
+                    (false, _) => A::merge(sum, quantised, old),
+                };
+                A::store(out, new);
+            });
+        }
     }
 }
 
