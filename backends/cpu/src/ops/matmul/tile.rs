@@ -83,12 +83,43 @@ pub(crate) unsafe fn tile<A: Arith, F: Format<A>, const NV: usize, const STREAM:
     // SAFETY: the caller's promise.
     unsafe {
         match rows {
-            1 => rows_of::<A, F, 1, NV, NV, STREAM>(span, x, sums),
-            2 => rows_of::<A, F, 2, NV, NV, STREAM>(span, x, sums),
-            3 => rows_of::<A, F, 3, NV, NV, STREAM>(span, x, sums),
-            4 => rows_of::<A, F, 4, NV, NV, STREAM>(span, x, sums),
-            5 => rows_of::<A, F, 5, NV, NV, STREAM>(span, x, sums),
-            _ => rows_of::<A, F, MAX_ROWS, NV, NV, STREAM>(span, x, sums),
+            1 => rows_or_short::<A, F, 1, NV, STREAM>(span, x, sums),
+            2 => rows_or_short::<A, F, 2, NV, STREAM>(span, x, sums),
+            3 => rows_or_short::<A, F, 3, NV, STREAM>(span, x, sums),
+            4 => rows_or_short::<A, F, 4, NV, STREAM>(span, x, sums),
+            5 => rows_or_short::<A, F, 5, NV, STREAM>(span, x, sums),
+            _ => rows_or_short::<A, F, MAX_ROWS, NV, STREAM>(span, x, sums),
+        }
+    }
+}
+
+/// Units of the shortest group: 32 columns, four at a time.
+const SHORT: usize = 8;
+
+/// [`tile`] of `MR` rows. Where a part joins the sums of its stretch at its end, short stretches that are one part have a loop of
+/// their own, written out, without registers for sums that nothing joins before.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn rows_or_short<
+    A: Arith,
+    F: Format<A>,
+    const MR: usize,
+    const NV: usize,
+    const STREAM: bool,
+>(
+    span: Span,
+    x: Columns<A::Scalar>,
+    sums: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let short = span.units == SHORT && A::PART_STEPS == Some(SHORT * F::STEPS);
+        if !STREAM && MR <= KEPT_ROWS && short {
+            rows_of::<A, F, MR, NV, NV, SHORT, STREAM>(span, x, sums);
+        } else {
+            rows_of::<A, F, MR, NV, NV, 0, STREAM>(span, x, sums);
         }
     }
 }
@@ -105,7 +136,7 @@ pub(crate) unsafe fn pair<A: Arith, F: Format<A>>(
     sums: *mut f32,
 ) {
     // SAFETY: the caller's promise.
-    unsafe { rows_of::<A, F, 1, 4, 2, true>(span, x, sums) }
+    unsafe { rows_of::<A, F, 1, 4, 2, 0, true>(span, x, sums) }
 }
 
 /// `$body` for each `$i` of `0..$n`, up to eight, written out. A long body in a loop leaves it a loop, and what it indexes lies in
@@ -171,7 +202,8 @@ pub(crate) unsafe fn whole_tile<A: Arith, const NV: usize>(
     }
 }
 
-/// [`tile`] of `MR` rows by `NV` vectors of weights, of which each panel has `PANEL`.
+/// [`tile`] of `MR` rows by `NV` vectors of weights, of which each panel has `PANEL`; of stretches of `UNITS` units, one part each,
+/// unless that is 0.
 ///
 /// # Safety
 /// As [`tile`].
@@ -186,6 +218,7 @@ unsafe fn rows_of<
     const MR: usize,
     const NV: usize,
     const PANEL: usize,
+    const UNITS: usize,
     const STREAM: bool,
 >(
     mut span: Span,
@@ -205,15 +238,21 @@ unsafe fn rows_of<
             }
         }
         let ahead = span.ask.addr().wrapping_sub(span.weight.addr());
+        let asks = ahead != 0;
+        let mut left_of_block = span.block;
         for stretch in 1..=span.stretches {
             let mut w = span.weight;
-            let mut acc = [[A::start(x.quantised); NV]; MR];
-            for r in 1..MR {
-                acc[r] = [A::start(x.quantised.wrapping_add(r)); NV];
+            let mut acc = starts::<A, MR, NV>(x.quantised);
+            let mut left = if UNITS > 0 { UNITS } else { span.units };
+            if UNITS > 0 && asks {
+                for _ in 0..UNITS * ASKED_BYTES / 64 {
+                    prefetch(span.ask, true);
+                    span.ask = span.ask.wrapping_add(64);
+                }
             }
-            let mut left = span.units;
             loop {
                 let units = match A::PART_STEPS {
+                    _ if UNITS > 0 => UNITS,
                     Some(steps) => left.min(steps / F::STEPS),
                     None => left,
                 };
@@ -240,7 +279,7 @@ unsafe fn rows_of<
                             }
                             panel += 1;
                         }
-                    } else {
+                    } else if UNITS == 0 {
                         prefetch(span.ask, true);
                         prefetch(span.ask.wrapping_add(64), true);
                         span.ask = span.ask.wrapping_add(ASKED_BYTES);
@@ -257,12 +296,16 @@ unsafe fn rows_of<
                     }
                     x.scalars = x.scalars.add(F::STEPS * MR);
                 }
+                if UNITS > 0 {
+                    // A part starts anew: until here these took no registers.
+                    acc = starts::<A, MR, NV>(x.quantised);
+                }
                 each!(r in MR => {
                     each!(v in NV => {
                         acc[r][v] = A::join(acc[r][v], part[r][v]);
                     });
                 });
-                if A::PART_STEPS.is_none() || left == 0 {
+                if UNITS > 0 || A::PART_STEPS.is_none() || left == 0 {
                     break;
                 }
             }
@@ -272,7 +315,11 @@ unsafe fn rows_of<
             } else if !A::ROUNDED || span.block == 1 {
                 meet::<A, MR, NV, PANEL, true>(acc, &mut sums, &span, x.quantised, out);
             } else if MR <= KEPT_ROWS {
-                let ends = stretch % span.block == 0 || stretch == span.stretches;
+                left_of_block -= 1;
+                let ends = left_of_block == 0 || stretch == span.stretches;
+                if ends {
+                    left_of_block = span.block;
+                }
                 let out = ends.then_some(out);
                 gather::<A, MR, NV, PANEL>(acc, &mut sums, &span, x.quantised, out);
             }
@@ -287,6 +334,28 @@ unsafe fn rows_of<
                 });
             });
         }
+    }
+}
+
+/// The sums of `MR` rows before their first product.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterators would put closures between the intrinsics and their target features"
+)]
+unsafe fn starts<A: Arith, const MR: usize, const NV: usize>(
+    quantised: *const Quantised,
+) -> [[A::Acc; NV]; MR] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[A::start(quantised); NV]; MR];
+        for r in 1..MR {
+            acc[r] = [A::start(quantised.wrapping_add(r)); NV];
+        }
+        acc
     }
 }
 
