@@ -37,7 +37,7 @@ impl CpuDevice {
         // Where bf16 is converted in registers, a model gains nothing by activations of it.
         if cpu.isa.has_bf16() {
             native_floats.push(DType::BF16);
-            // The instructions for bf16 products (vdpbf16ps, bfdot) treat numbers below the normal range as zero.
+            // The instructions for bf16 products (vdpbf16ps, tdpbf16ps, bfdot) treat numbers below the normal range as zero.
             numerics.flushes.push(DType::BF16);
         }
         numerics.rounds_probabilities = cpu.isa.has_pairs();
