@@ -38,18 +38,72 @@ impl Limit {
 
     /// Whether this CPU has what is measured.
     pub fn is_available(self) -> bool {
+        self == Limit::Read || self.products().is_some()
+    }
+
+    /// The loop of products that is measured, the best that this CPU has.
+    fn products(self) -> Option<Products> {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(best) = self.products_of_x86() {
+            return Some(best);
+        }
+        (self == Limit::F32).then_some(Products {
+            operations: ROUNDS * SUMS * 4 * 2,
+            run: multiply_scalars,
+        })
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn products_of_x86(self) -> Option<Products> {
+        /// `$each` operations in each of `$rounds`.
+        macro_rules! products {
+            ($rounds:expr, $each:expr, $run:expr) => {
+                Some(Products {
+                    operations: $rounds * $each,
+                    // SAFETY: chosen where the CPU has it.
+                    run: || unsafe { $run },
+                })
+            };
+        }
+        const TILE_ROUNDS: usize = ROUNDS / PER_TILES;
+        let has_avx2 = is_x86_feature_detected!("avx2");
         match self {
-            #[cfg(target_arch = "x86_64")]
-            Limit::Bf16 => is_x86_feature_detected!("avx512bf16"),
-            #[cfg(target_arch = "x86_64")]
-            Limit::Int8 => {
-                is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avx2")
+            Limit::F32 if is_x86_feature_detected!("avx512f") => {
+                products!(ROUNDS, SUMS * 16 * 2, x86::f32_512())
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            Limit::Bf16 | Limit::Int8 => false,
-            _ => true,
+            Limit::F32 if has_avx2 && is_x86_feature_detected!("fma") => {
+                products!(ROUNDS, SUMS_256 * 8 * 2, x86::f32_256())
+            }
+            Limit::Bf16 if amx::is_allowed() => products!(
+                TILE_ROUNDS,
+                amx::ROUND_PRODUCTS,
+                amx::over_and_over(amx::Products::Bf16, TILE_ROUNDS)
+            ),
+            Limit::Bf16 if is_x86_feature_detected!("avx512bf16") => {
+                products!(ROUNDS, SUMS * 16 * 4, x86::bf16())
+            }
+            Limit::Int8 if amx::is_allowed() => products!(
+                TILE_ROUNDS,
+                2 * amx::ROUND_PRODUCTS,
+                amx::over_and_over(amx::Products::Int8, TILE_ROUNDS)
+            ),
+            Limit::Int8 if is_x86_feature_detected!("avx512vnni") => {
+                products!(ROUNDS, SUMS * 16 * 8, x86::int8_512())
+            }
+            Limit::Int8 if is_x86_feature_detected!("avxvnni") => {
+                products!(ROUNDS, SUMS_256 * 8 * 8, x86::int8_vnni_256())
+            }
+            Limit::Int8 if has_avx2 => products!(ROUNDS, SUMS_256 * 16 * 4, x86::int8_256()),
+            _ => None,
         }
     }
+}
+
+/// A loop that does nothing but multiply and add.
+struct Products {
+    /// Of one run.
+    operations: usize,
+    run: fn(),
 }
 
 /// Measures limits with a number of threads.
@@ -83,9 +137,10 @@ impl Limits {
     pub fn amount(&self, limit: Limit) -> f64 {
         match limit {
             Limit::Read => READ_BYTES as f64,
-            Limit::F32 => ROUNDS as f64 * self.pool.threads() as f64 * operations_f32(),
-            Limit::Bf16 => ROUNDS as f64 * self.pool.threads() as f64 * operations_bf16(),
-            Limit::Int8 => ROUNDS as f64 * self.pool.threads() as f64 * operations_int8(),
+            _ => {
+                let operations = limit.products().map_or(0, |products| products.operations);
+                (operations * self.pool.threads()) as f64
+            }
         }
     }
 
@@ -100,11 +155,11 @@ impl Limits {
         let memory: &[u64] = bytemuck::cast_slice(memory);
         let start = self.next.fetch_add(READ_BYTES / 8, Ordering::Relaxed) % memory.len();
         let memory = &memory[start..start + READ_BYTES / 8];
-        let work = |part: &[u64]| match limit {
-            Limit::Read => read(part, ahead),
-            Limit::F32 => compute_f32(),
-            Limit::Bf16 => compute_bf16(),
-            Limit::Int8 => compute_int8(),
+        let products = limit.products().map(|products| products.run);
+        let work = |part: &[u64]| match (limit, products) {
+            (Limit::Read, _) => read(part, ahead),
+            (_, Some(run)) => run(),
+            (_, None) => {}
         };
         self.pool.run(|thread, threads| {
             let part = |thread| memory.len() * thread / threads;
@@ -248,52 +303,7 @@ fn read(memory: &[u64], ahead: usize) {
     black_box(sums);
 }
 
-fn operations_f32() -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return (SUMS * 16 * 2) as f64;
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return (SUMS_256 * 8 * 2) as f64;
-        }
-    }
-    (SUMS * 4 * 2) as f64
-}
-
-fn operations_bf16() -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if amx::is_allowed() {
-        return amx::ROUND_PRODUCTS as f64 / PER_TILES as f64;
-    }
-    (SUMS * 16 * 4) as f64
-}
-
-fn operations_int8() -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if amx::is_allowed() {
-        return 2.0 * amx::ROUND_PRODUCTS as f64 / PER_TILES as f64;
-    }
-    #[cfg(target_arch = "x86_64")]
-    if !is_x86_feature_detected!("avx512vnni") {
-        // Four for each of 16 lanes, or eight for each of eight.
-        return (SUMS_256 * 64) as f64;
-    }
-    (SUMS * 16 * 8) as f64
-}
-
-fn compute_f32() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: just detected.
-            return unsafe { x86::f32_512() };
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            // SAFETY: just detected.
-            return unsafe { x86::f32_256() };
-        }
-    }
+fn multiply_scalars() {
     let mut sums = [[black_box(0.0f32); 4]; SUMS];
     let (a, b) = (black_box(0.5f32), black_box(0.5f32));
     for _ in 0..ROUNDS {
@@ -306,36 +316,4 @@ fn compute_f32() {
         }
     }
     black_box(sums);
-}
-
-fn compute_bf16() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if amx::is_allowed() {
-            // SAFETY: as just asked.
-            unsafe { amx::over_and_over(amx::Products::Bf16, ROUNDS / PER_TILES) }
-        } else if Limit::Bf16.is_available() {
-            // SAFETY: just detected.
-            unsafe { x86::bf16() }
-        }
-    }
-}
-
-fn compute_int8() {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if amx::is_allowed() {
-            // SAFETY: as just asked.
-            unsafe { amx::over_and_over(amx::Products::Int8, ROUNDS / PER_TILES) }
-        } else if is_x86_feature_detected!("avx512vnni") {
-            // SAFETY: just detected.
-            unsafe { x86::int8_512() }
-        } else if is_x86_feature_detected!("avxvnni") {
-            // SAFETY: just detected.
-            unsafe { x86::int8_vnni_256() }
-        } else if is_x86_feature_detected!("avx2") {
-            // SAFETY: just detected.
-            unsafe { x86::int8_256() }
-        }
-    }
 }

@@ -89,6 +89,15 @@ fn set_up(shape: &Shape) {
     unsafe { asm!("ldtilecfg [{}]", in(reg) &config, options(nostack, readonly)) }
 }
 
+/// Gives the tiles back.
+///
+/// # Safety
+/// [`is_allowed`].
+unsafe fn release() {
+    // SAFETY: the caller's promise.
+    unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
+}
+
 /// What [`over_and_over`] multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Products {
@@ -131,7 +140,7 @@ pub(crate) unsafe fn over_and_over(products: Products, rounds: usize) {
                 Products::Bf16 => four!("tdpbf16ps"),
             }
         }
-        asm!("tilerelease", options(nostack, nomem, preserves_flags));
+        release();
     }
 }
 
@@ -182,7 +191,7 @@ macro_rules! tiles {
             #[inline(always)]
             unsafe fn release() {
                 // SAFETY: the caller's promise.
-                unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) }
+                unsafe { release() }
             }
 
             #[inline(always)]

@@ -45,6 +45,21 @@ macro_rules! sums {
     };
 }
 
+/// What all do with operands of several columns.
+macro_rules! operands {
+    () => {
+        type Operand = __m512i;
+        type Scalar = u32;
+
+        simd! {
+            fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
+            fn store_operand(at: *mut u8, operand: __m512i) -> () =
+                _mm512_storeu_si512(at.cast(), operand);
+            fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
+        }
+    };
+}
+
 impl Arith for Avx512 {
     type Operand = __m512;
     type Scalar = f32;
@@ -94,19 +109,14 @@ impl F32Arith for Avx512 {
 }
 
 impl Arith for Avx512Bf16 {
-    type Operand = __m512i;
-    type Scalar = u32;
     type Tiles = NoTiles;
     const STEP: usize = 2;
 
     enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c" }
     sums! {}
+    operands! {}
 
     simd! {
-        fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-        fn store_operand(at: *mut u8, operand: __m512i) -> () =
-            _mm512_storeu_si512(at.cast(), operand);
-        fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
         // SAFETY of the transmutes: 64 bytes each, any bits are valid.
         fn dot(sum: __m512, w: __m512i, x: __m512i) -> __m512 = _mm512_dpbf16_ps(
             sum,
@@ -118,18 +128,9 @@ impl Arith for Avx512Bf16 {
     float_sums! {}
 }
 
-impl FloatArith for Avx512Bf16 {
-    #[inline(always)]
-    fn pack(x: [f32; 2]) -> u32 {
-        bf16_pair(x)
-    }
-}
-
 impl Arith for Avx512Pairs {
     type Acc = __m512;
     type Part = [__m512; 2];
-    type Operand = __m512i;
-    type Scalar = u32;
     type Tiles = AmxBf16;
     const STEP: usize = 2;
     const PART_STEPS: Option<usize> = Some(TILE_STEPS);
@@ -137,6 +138,7 @@ impl Arith for Avx512Pairs {
     // With the conversion of integers to bf16, not the products of it.
     enter! { "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c" }
     sums! {}
+    operands! {}
 
     simd! {
         fn start(_x: *const Quantised) -> __m512 = _mm512_setzero_ps();
@@ -144,10 +146,6 @@ impl Arith for Avx512Pairs {
         fn join(acc: __m512, part: [__m512; 2]) -> __m512 =
             _mm512_add_ps(acc, _mm512_add_ps(part[0], part[1]));
         fn merge(sum: __m512, _x: *const Quantised, old: __m512) -> __m512 = _mm512_add_ps(old, sum);
-        fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-        fn store_operand(at: *mut u8, operand: __m512i) -> () =
-            _mm512_storeu_si512(at.cast(), operand);
-        fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
         fn dot(part: [__m512; 2], w: __m512i, x: __m512i) -> [__m512; 2] = [
             _mm512_fmadd_ps(first(w), first(x), part[0]),
             _mm512_fmadd_ps(second(w), second(x), part[1]),
@@ -166,26 +164,18 @@ simd! {
         _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-1 << 16)));
 }
 
-impl FloatArith for Avx512Pairs {
-    #[inline(always)]
-    fn pack(x: [f32; 2]) -> u32 {
-        bf16_pair(x)
-    }
-}
-
 /// Arithmetic on integers, by the features, the tiles and the products of fours given.
 macro_rules! integers {
     ($arith:ident, $features:literal, $tiles:ty, $($dot:tt)*) => {
         impl Arith for $arith {
             type Acc = __m512i;
-            type Operand = __m512i;
-            type Scalar = u32;
             type Tiles = $tiles;
             const STEP: usize = 4;
             const ROUNDED: bool = true;
 
             enter! { $features }
             sums! {}
+            operands! {}
             whole_parts! {}
 
             simd! {
@@ -193,10 +183,6 @@ macro_rules! integers {
                 fn sums(acc: __m512i) -> __m512 = _mm512_cvtepi32_ps(acc);
                 fn merge(sum: __m512, x: *const Quantised, old: __m512) -> __m512 =
                     _mm512_fmadd_ps(sum, _mm512_set1_ps((*x).scale), old);
-                fn operand(at: *const u8) -> __m512i = _mm512_loadu_si512(at.cast());
-                fn store_operand(at: *mut u8, operand: __m512i) -> () =
-                    _mm512_storeu_si512(at.cast(), operand);
-                fn splat(x: u32) -> __m512i = _mm512_set1_epi32(x as i32);
                 $($dot)*
             }
         }
@@ -232,9 +218,16 @@ integers! { Avx512Vnni, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,
     fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i = _mm512_dpbusd_epi32(acc, w, x);
 }
 
-/// Integers as pairs of bf16.
+/// What both kinds of pairs of bf16 are made of.
 macro_rules! pairs {
     ($arith:ident) => {
+        impl FloatArith for $arith {
+            #[inline(always)]
+            fn pack(x: [f32; 2]) -> u32 {
+                bf16_pair(x)
+            }
+        }
+
         impl Format<$arith> for I8 {
             type Raw = __m256i;
             const STEPS: usize = 1;
