@@ -41,7 +41,7 @@ const MAX_CHUNKS: usize = 16;
 /// With fewer tasks of single heads than this for each thread, heads that share tokens are tasks of their own.
 const TASKS: usize = 4;
 /// With fewer products than this, one thread does everything.
-const ALONE_PRODUCTS: usize = 1 << 17;
+const ALONE_PRODUCTS: usize = 1 << 15;
 
 pub(super) fn plan(cpu: &Cpu, op: &Attention) -> Planned {
     if !op.dtype.is_float() || with_cache!(op.kv, Kv => Kv::SCALED).is_none() {

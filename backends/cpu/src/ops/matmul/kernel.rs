@@ -68,9 +68,12 @@ impl Workspace {
     }
 }
 
-/// The next item of a thread's own part, on a cache line of its own.
+/// A thread's own part of the items: the next one and the end, on a cache line of their own.
 #[repr(align(64))]
-struct Counter(AtomicUsize);
+struct Counter {
+    next: AtomicUsize,
+    end: usize,
+}
 
 /// One launch, shared by all threads.
 pub(super) struct Call<'a> {
@@ -358,32 +361,31 @@ impl Call<'_> {
         }
     }
 
-    /// The items of a thread's own part: they follow each other in memory.
-    fn part(&self, pass: Pass, thread: usize) -> Range<usize> {
-        let at = |thread| self.items(pass) * thread / self.sizes.threads;
-        at(thread)..at(thread + 1)
-    }
-
-    /// Deals the items of `pass` to the threads; before it starts.
+    /// Deals the items of `pass` to the threads, to each some that follow each other in memory; before it starts.
     pub(super) fn deal(&self, pass: Pass) {
-        for thread in 0..self.sizes.threads {
+        let (items, threads) = (self.items(pass), self.sizes.threads);
+        for thread in 0..threads {
             let counter = self.workspace.cast::<Counter>().wrapping_add(thread);
-            let first = self.part(pass, thread).start;
+            let part = Counter {
+                next: AtomicUsize::new(items * thread / threads),
+                end: items * (thread + 1) / threads,
+            };
             // SAFETY: the workspace starts with a counter for each thread, and no thread counts yet.
-            unsafe { counter.write(Counter(AtomicUsize::new(first))) };
+            unsafe { counter.write(part) };
         }
     }
 
     /// The next item for `thread`: of its own part, then of what others have left.
     ///
     /// A thread reads on where it was, as hardware prefetchers expect it to.
-    fn take(&self, pass: Pass, thread: usize) -> Option<usize> {
+    fn take(&self, thread: usize) -> Option<usize> {
         let threads = self.sizes.threads;
         (thread..threads).chain(0..thread).find_map(|owner| {
             let counter = self.workspace.cast::<Counter>().wrapping_add(owner);
             // SAFETY: dealt before the pass started.
-            let item = unsafe { &*counter }.0.fetch_add(1, Ordering::Relaxed);
-            (item < self.part(pass, owner).end).then_some(item)
+            let part = unsafe { &*counter };
+            let item = part.next.fetch_add(1, Ordering::Relaxed);
+            (item < part.end).then_some(item)
         })
     }
 }
@@ -394,7 +396,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn pack_x<A: FloatArith>(&self) {
         let call = self.call;
-        while let Some(t) = call.take(self.pass, self.thread) {
+        while let Some(t) = call.take(self.thread) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
             with_float!(call.x.dtype, T => unsafe { self.pack_tile::<A, T>(t) });
         }
@@ -445,7 +447,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn quantise_x<A: IntArith>(&self) {
         let call = self.call;
-        while let Some(t) = call.take(self.pass, self.thread) {
+        while let Some(t) = call.take(self.thread) {
             // SAFETY: the tile is this thread's; `x` was checked by `ops`.
             with_float!(call.x.dtype, T => unsafe { self.quantise_tile::<A, T>(t) });
         }
@@ -503,7 +505,7 @@ impl Share<'_> {
     #[inline(always)]
     unsafe fn multiply_few<A: Arith, F: Format<A>, const NV: usize>(&self) {
         let call = self.call;
-        while let Some(item) = call.take(self.pass, self.thread) {
+        while let Some(item) = call.take(self.thread) {
             let first = item * call.together();
             let count = call.together().min(call.layout.panels() - first);
             // SAFETY: the caller's promise; one thread has these panels.
@@ -525,7 +527,7 @@ impl Share<'_> {
             // SAFETY: the level has them.
             unsafe { A::Tiles::set_up(&shape) };
         }
-        while let Some(item) = call.take(self.pass, self.thread) {
+        while let Some(item) = call.take(self.thread) {
             let (tiles, panel) = (call.sizes.tiling.block(item / panels), item % panels);
             // SAFETY: the caller's promise; one thread has this panel for these tiles.
             unsafe { self.many_rows::<A, F, NV>(tiles, panel) };
@@ -549,10 +551,13 @@ impl Share<'_> {
         // SAFETY: what is made a slice was just set to zeros.
         let sums = unsafe {
             let sums: *mut f32 = space.as_mut_ptr().cast();
-            sums.write_bytes(0, space.len());
+            for at in (0..space.len()).step_by(A::LANES) {
+                A::store(sums.add(at), A::zero());
+            }
             std::slice::from_raw_parts_mut(sums, space.len())
         };
-        let mut spans = Spans::new::<A, F>(call, panel);
+        // One tile's x lies step by step, past the ends of blocks too.
+        let mut spans = Spans::new::<A, F>(call, panel, call.sizes.tiling.tiles == 1);
         while let Some((step, span)) = spans.next(layout.steps) {
             let part = step / layout.part_steps;
             if NV == 2 && count == 2 {
@@ -569,7 +574,7 @@ impl Share<'_> {
                 unsafe { tile::<A, F, NV, true>(rows.len(), span, x, sums.as_mut_ptr()) };
             }
         }
-        for (i, sums) in sums.chunks_exact(layout.panel).enumerate() {
+        for (i, sums) in sums.chunks_exact_mut(layout.panel).enumerate() {
             // SAFETY: `sums` holds a panel for each row, or two for the only one.
             unsafe { self.finish(i / count, panel + i % count, sums) };
         }
@@ -598,7 +603,7 @@ impl Share<'_> {
             sums.write_bytes(0, rows * layout.panel);
             std::slice::from_raw_parts_mut(sums, rows * layout.panel)
         };
-        let mut spans = Spans::new::<A, F>(call, panel);
+        let mut spans = Spans::new::<A, F>(call, panel, false);
         for block in (0..layout.steps).step_by(BLOCK_STEPS) {
             let mut decoded_spans = [(0, 0, Span::plain(std::ptr::null(), 0)); MAX_SPANS];
             let mut count = 0;
@@ -627,7 +632,7 @@ impl Share<'_> {
                 }
             }
         }
-        for (row, sums) in sums.chunks_exact(layout.panel).enumerate() {
+        for (row, sums) in sums.chunks_exact_mut(layout.panel).enumerate() {
             // SAFETY: as above.
             unsafe { self.finish(first_row + row, panel, sums) };
         }
@@ -638,37 +643,33 @@ impl Share<'_> {
     /// # Safety
     /// `sums` starts with this row's panel of sums, and no other thread writes this part of `out`.
     #[inline(always)]
-    unsafe fn finish(&self, row: usize, panel: usize, sums: &[f32]) {
+    unsafe fn finish(&self, row: usize, panel: usize, sums: &mut [f32]) {
         let (call, layout) = (self.call, self.call.layout);
         let first = panel * layout.panel;
         let n = layout.panel.min(layout.n - first);
-        let mut y = [0.0f32; MAX_PANEL];
-        y[..n].copy_from_slice(&sums[..n]);
+        let y = &mut sums[..n];
         if layout.has_row_scales() {
             let at = panel * layout.panel_bytes() + layout.runs_bytes();
             let scales: *const f32 = call.weight.wrapping_add(at).cast();
-            for (i, y) in y[..n].iter_mut().enumerate() {
+            for (i, y) in y.iter_mut().enumerate() {
                 // SAFETY: the panel ends with a scale for each of its rows.
                 *y *= unsafe { scales.add(i).read_unaligned() };
             }
         }
         if let Some(bias) = call.bias {
-            for (y, b) in y[..n].iter_mut().zip(&bias[first..first + n]) {
+            for (y, b) in y.iter_mut().zip(&bias[first..first + n]) {
                 *y += b;
             }
         }
         if let Some(act) = call.activation {
-            call.isa.run(Activate {
-                y: &mut y[..n],
-                act,
-            });
+            call.isa.run(Activate { y, act });
         }
         if let Some(residual) = call.residual {
             let mut add = [0.0f32; MAX_PANEL];
             let from = residual.element(row, first);
             // SAFETY: `ops` checked the shape of the residual.
             unsafe { load_f32(residual.dtype, from, add.as_mut_ptr(), n) };
-            for (y, add) in y[..n].iter_mut().zip(&add) {
+            for (y, add) in y.iter_mut().zip(&add) {
                 *y += add;
             }
         }

@@ -30,6 +30,8 @@ pub(super) struct Spans {
     unit_steps: usize,
     unit_bytes: usize,
     steps: usize,
+    /// Spans end where a multiple of so many steps does.
+    block_steps: usize,
     run_steps: usize,
     part_steps: usize,
     block_parts: usize,
@@ -38,10 +40,19 @@ pub(super) struct Spans {
 }
 
 impl Spans {
-    /// Of a panel of format `F`.
+    /// Of a panel of format `F`, whose spans may be longer than a block if they are `long`.
     #[inline(always)]
-    pub(super) fn new<A: Arith, F: Format<A>>(call: &Call<'_>, panel: usize) -> Self {
+    pub(super) fn new<A: Arith, F: Format<A>>(call: &Call<'_>, panel: usize, long: bool) -> Self {
         let layout = call.layout;
+        // Stretches that end where blocks do follow each other in one span.
+        let (part_steps, run_steps) = (layout.part_steps.min(BLOCK_STEPS), layout.run_steps);
+        let long = long
+            && BLOCK_STEPS.is_multiple_of(part_steps)
+            && (run_steps == layout.steps || run_steps.is_multiple_of(part_steps));
+        let (block_steps, part_steps) = match long {
+            true => (layout.steps, part_steps),
+            false => (BLOCK_STEPS, layout.part_steps),
+        };
         Self {
             ahead: call.isa.stream_ahead(),
             run: call.weight.wrapping_add(panel * layout.panel_bytes()),
@@ -51,8 +62,9 @@ impl Spans {
             unit_steps: F::STEPS,
             unit_bytes: F::BYTES * (layout.panel / A::LANES),
             steps: layout.steps,
-            run_steps: layout.run_steps,
-            part_steps: layout.part_steps,
+            block_steps,
+            run_steps,
+            part_steps,
             block_parts: layout.block_parts,
             at: [0; 3],
         }
@@ -71,7 +83,7 @@ impl Spans {
         if step >= end.min(self.steps) {
             return None;
         }
-        let in_block = (BLOCK_STEPS - step % BLOCK_STEPS).min(self.steps - step);
+        let in_block = (self.block_steps - step % self.block_steps).min(self.steps - step);
         let whole = self.part_steps == self.run_steps && in_run == 0;
         let runs = if whole { in_block / self.run_steps } else { 0 };
         // Whole runs with their scales; or of one run whole parts, or what is left of a part or of the block.
