@@ -1,11 +1,9 @@
 //! Beam search against searches that recompute everything: all texts, and GLM-130B's rule by rule.
 
-mod common;
-
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use common::{
+use crate::common::{
     cpu, first_generation, golden, golden_config, golden_shapes, letters_tokenizer,
     write_checkpoint,
 };

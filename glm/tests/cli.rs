@@ -1,11 +1,9 @@
 //! The tool as its users meet it: output, errors, exit codes.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{golden, golden_config, golden_shapes, torch, write_checkpoint};
+use crate::common::{golden, golden_config, golden_shapes, torch, write_checkpoint};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

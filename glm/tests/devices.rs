@@ -1,9 +1,5 @@
 //! The demo model on every accelerator of this machine: the answers of the CPU, and its logits but for roundings.
 
-#[cfg(feature = "ascend")]
-#[path = "common/cann.rs"]
-mod cann;
-
 use std::ops::ControlFlow;
 
 use glm::backends;
@@ -208,7 +204,7 @@ fn answers_through_musas_calls_as_on_the_cpu() {
 #[test]
 fn answers_through_ascends_calls_as_on_the_cpu() {
     let name = "answers_through_ascends_calls_as_on_the_cpu";
-    cann::CANN.emulated(name, &[], &[], |stand_in| {
+    crate::cann::CANN.emulated(name, &[], &[], |stand_in| {
         let context = open("ascend:0").unwrap();
         let composed = [
             "add_layer_norm",

@@ -1,11 +1,9 @@
 //! From files to values: checkpoints are written, opened by the normal path, and damaged.
 
-mod common;
-
 use std::borrow::Cow;
 use std::path::Path;
 
-use common::{
+use crate::common::{
     Shapes, golden, golden_config, golden_shapes, le_bytes, tensor, torch, write_checkpoint,
 };
 use glm::architecture::Architecture;

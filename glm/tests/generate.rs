@@ -1,11 +1,9 @@
 //! Generation: what is drawn, where it stops, what is computed again and what is not.
 
-mod common;
-
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{
+use crate::common::{
     LETTERS, cpu, first_generation, golden, golden_config, golden_shapes, le_bytes,
     letters_tokenizer, tensor, write_checkpoint,
 };

@@ -1,11 +1,9 @@
 //! GGUF files: those that llama.cpp's own package wrote, golden models, blocks, damaged files.
 
-mod common;
-
 use std::path::Path;
 
-use common::gguf::{F16, F32, Meta, Tensor, meta, write};
-use common::{golden, golden_config, golden_shapes, le_bytes, tensor};
+use crate::common::gguf::{F16, F32, Meta, Tensor, meta, write};
+use crate::common::{golden, golden_config, golden_shapes, le_bytes, tensor};
 use glm::architecture::{Architecture, Position, RopeScaling};
 use glm::checkpoint::{Block, Checkpoint, StoredType};
 use glm::inspect::inspect;

@@ -1,15 +1,15 @@
 //! Logits of tiny models against those of the official code, through real files and the normal load
 //! path.
 
-mod common;
-
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::sat::{self, Family};
-use common::watched::watched;
-use common::{Shapes, golden, golden_config, golden_shapes, tensor, torch, write_checkpoint};
+use crate::common::sat::{self, Family};
+use crate::common::watched::watched;
+use crate::common::{
+    Shapes, golden, golden_config, golden_shapes, tensor, torch, write_checkpoint,
+};
 use glm::architecture::{Architecture, TrainedPrefix};
 use glm::backends;
 use glm::blank::{Blank, BlankPositions};
@@ -739,7 +739,8 @@ fn write_dequantised(dir: &Path, case: &Value, config: &Value, format: WeightFor
         if matrices.contains(&name) {
             let dense = WeightFormat::Dense(DType::F32);
             let (rows, cols) = (shape[0], shape[1]);
-            let weight = HostWeight::new(dense, rows, cols, common::le_bytes(&values), vec![]);
+            let weight =
+                HostWeight::new(dense, rows, cols, crate::common::le_bytes(&values), vec![]);
             let weight = weight.unwrap();
             let back = weight.convert(format).unwrap().dequantise();
             values = back.data.iter().map(|&x| x as f32).collect();
@@ -757,7 +758,7 @@ fn write_values(
 ) {
     std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let tensors: Vec<_> = tensors
-        .map(|(name, values, shape)| (name, shape, common::le_bytes(&values)))
+        .map(|(name, values, shape)| (name, shape, crate::common::le_bytes(&values)))
         .collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap();

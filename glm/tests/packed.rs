@@ -1,13 +1,11 @@
 //! Packed weights that are kept: the same logits as without, taken from the files at the next start, and made again when
 //! anything that they were made of is another.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::common::watched::watched;
 use backend_cpu::Activations;
-use common::watched::watched;
 use glm::demo;
 use glm::model::{Chunk, Model, Options, Rows};
 use glm::source::ModelSource;

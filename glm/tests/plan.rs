@@ -1,10 +1,8 @@
 //! `glm plan`: what it says of memory, operations and types is what loading the model does.
 
-mod common;
-
 use std::process::{Command, Output};
 
-use common::{golden, golden_config, golden_shapes, write_checkpoint};
+use crate::common::{golden, golden_config, golden_shapes, write_checkpoint};
 use glm::backends;
 use glm::checkpoint::Checkpoint;
 use glm::model::{Model, Options};

@@ -1,9 +1,5 @@
 //! `glm support`, and that docs/support.md is what it prints.
 
-#[cfg(all(feature = "ascend", feature = "emulator"))]
-#[path = "common/cann.rs"]
-mod cann;
-
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -41,7 +37,7 @@ fn the_document_is_what_the_planners_say() {
 #[cfg(all(feature = "ascend", feature = "emulator"))]
 #[test]
 fn the_document_has_what_ascends_planners_say_over_the_stand_in() {
-    let folder = match cann::CANN.build(&[]) {
+    let folder = match crate::cann::CANN.build(&[]) {
         Ok(folder) => folder,
         Err(e) if e.kind() == hal::ErrorKind::NotFound => {
             return conformance::skip("stand-in", e);
@@ -50,7 +46,7 @@ fn the_document_has_what_ascends_planners_say_over_the_stand_in() {
     };
     let output = Command::new(env!("CARGO_BIN_EXE_glm"))
         .args(["support", "--markdown", "--device", "ascend:0"])
-        .env(cann::CANN.variable, folder)
+        .env(crate::cann::CANN.variable, folder)
         .output()
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr);

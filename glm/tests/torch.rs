@@ -1,14 +1,14 @@
 //! The files of PyTorch: as `torch.save` writes them, by torch itself, in shards of tensor
 //! parallelism, quantised by the publisher, and damaged.
 
-mod common;
-
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use common::sat::{self, Family};
-use common::torch::{self as written, Pickle, Tensor, archive, deepspeed_file, file, tensors, zip};
-use common::{Shapes, golden, golden_config, golden_shapes, tensor};
+use crate::common::sat::{self, Family};
+use crate::common::torch::{
+    self as written, Pickle, Tensor, archive, deepspeed_file, file, tensors, zip,
+};
+use crate::common::{Shapes, golden, golden_config, golden_shapes, tensor};
 use glm::cache::Sequence;
 use glm::checkpoint::{Checkpoint, StoredType};
 use glm::convert::{convert, convert_in_shards};
@@ -117,7 +117,7 @@ fn folders_of_torch_are_opened() {
 
     // Safetensors win over torch.
     let half = shapes[..3].to_vec();
-    common::write_checkpoint(&folder("single"), &half, &config, false);
+    crate::common::write_checkpoint(&folder("single"), &half, &config, false);
     assert_holds(
         &Checkpoint::open(&folder("single")).unwrap(),
         &half,

@@ -26,20 +26,37 @@ fn open(spec: &str) -> Option<Accelerator> {
     }
 }
 
-macro_rules! one_test_per_op {
+/// All cases of an operation.
+fn run<O: Conformance>(spec: &str) {
+    let Some(accelerator) = open(spec) else {
+        return;
+    };
+    let report = Suite::new(accelerator).run::<O>();
+    println!("{spec}: {report}");
+    report.require_pass().unwrap();
+}
+
+macro_rules! tests_per_op {
     ($($name:ident $op:ident),*) => {
-        $(#[test]
-        fn $name() {
-            for spec in SPECS {
-                let Some(accelerator) = open(spec) else { return };
-                let report = Suite::new(accelerator).run::<ops::$op>();
-                println!("{spec}: {report}");
-                report.require_pass().unwrap();
+        $(mod $name {
+            #[test]
+            fn waves_of_32() {
+                super::run::<ops::$op>(super::SPECS[0]);
+            }
+
+            #[test]
+            fn waves_of_64() {
+                super::run::<ops::$op>(super::SPECS[1]);
+            }
+
+            #[test]
+            fn without_waves() {
+                super::run::<ops::$op>(super::SPECS[2]);
             }
         })*
     };
 }
-for_each_op!(one_test_per_op);
+for_each_op!(tests_per_op);
 
 /// A device of one unit gives a tile's cache to one group, a device of many to several: no bit may tell.
 #[test]
