@@ -15,9 +15,10 @@ const MIN_RUN_STEPS: usize = 8;
 /// The most spans of one block.
 pub(super) const MAX_SPANS: usize = BLOCK_STEPS / MIN_RUN_STEPS;
 
-/// Cuts a panel into what is added up before it meets other sums: nothing longer than a block, a run, or a part of x.
+/// Cuts a panel into stretches, what is added up before it meets other sums: nothing longer than a block, a run, or a part of x.
+/// Those that follow each other are one span.
 ///
-/// The cuts are the same for any number of rows, so that a row's results do not depend on its neighbours.
+/// Stretches are the same for any number of rows, so that a row's results do not depend on its neighbours.
 pub(super) struct Spans {
     /// How many bytes ahead of its use a stream is asked for.
     ahead: usize,
