@@ -153,7 +153,7 @@ fn answers_through_hips_calls_as_on_the_cpu() {
         files: &["libamdhip64.so.6"],
         variable: "GLM_HIP_LIBRARIES",
     };
-    let name = "answers_through_hips_calls_as_on_the_cpu";
+    let name = "devices::answers_through_hips_calls_as_on_the_cpu";
     amd.emulated(name, &[], &[], |stand_in| {
         let context = open("hip:0").unwrap();
         assert!(context.device().info().name.contains("emulated"));
@@ -186,7 +186,7 @@ fn answers_through_musas_calls_as_on_the_cpu() {
         files: &["libmusa.so.1", "libmtrtc.so.5"],
         variable: "GLM_MUSA_LIBRARIES",
     };
-    let name = "answers_through_musas_calls_as_on_the_cpu";
+    let name = "devices::answers_through_musas_calls_as_on_the_cpu";
     let s4000 = [("STAND_IN_CHIP", "22"), ("STAND_IN_WAVE", "128")];
     moore_threads.emulated(name, &s4000, &[], |stand_in| {
         let context = open("musa:0").unwrap();
@@ -203,7 +203,7 @@ fn answers_through_musas_calls_as_on_the_cpu() {
 #[cfg(feature = "ascend")]
 #[test]
 fn answers_through_ascends_calls_as_on_the_cpu() {
-    let name = "answers_through_ascends_calls_as_on_the_cpu";
+    let name = "devices::answers_through_ascends_calls_as_on_the_cpu";
     crate::cann::CANN.emulated(name, &[], &[], |stand_in| {
         let context = open("ascend:0").unwrap();
         let composed = [
