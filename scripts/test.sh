@@ -127,10 +127,14 @@ build_neon() {
         command -v "$tool" >/dev/null || { say "NOT TESTED: NEON kernels: there is no $tool${excuse:+: $excuse}"; return 1; }
     done
     rustup -q target add $aarch64 >&2 || { say "NOT TESTED: NEON kernels: rustup has no $aarch64"; return 1; }
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-        cargo test -p glm-backend-cpu --target $aarch64 --lib --no-run || exit 1
+    cargo_neon --no-run || exit 1
 }
+
 aarch64=aarch64-unknown-linux-gnu
+cargo_neon() {
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+        cargo test -p glm-backend-cpu --target $aarch64 --lib "$@"
+}
 
 # On each core the kernels that no other before it has: of floats and of products of pairs; of fours of integers by one instruction;
 # of bf16. All must give the same integers as any other level.
@@ -145,9 +149,8 @@ on_core() {
     local core=$1 level=$2
     shift 2
     say "NEON kernels on an emulated $core: $level"
-    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="nice qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $core" TEST_CPU_LEVELS=$level \
-        cargo test -p glm-backend-cpu --target $aarch64 --lib -- "$@"
+    CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="nice qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu $core" TEST_CPU_LEVELS=$level \
+        cargo_neon -- "$@"
 }
 
 if command -v apt-get >/dev/null && command -v dpkg-query >/dev/null; then

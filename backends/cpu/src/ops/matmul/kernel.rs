@@ -551,6 +551,7 @@ impl Share<'_> {
         // SAFETY: what is made a slice was just set to zeros.
         let sums = unsafe {
             let sums: *mut f32 = space.as_mut_ptr().cast();
+            // A vector at a time: for so few a call takes longer.
             for at in (0..space.len()).step_by(A::LANES) {
                 A::store(sums.add(at), A::zero());
             }
@@ -638,7 +639,7 @@ impl Share<'_> {
         }
     }
 
-    /// `out[row, panel] = act(sums · scale + bias) + residual`.
+    /// `out[row, panel] = act(sums · scale + bias) + residual`, worked out where the sums are.
     ///
     /// # Safety
     /// `sums` starts with this row's panel of sums, and no other thread writes this part of `out`.
